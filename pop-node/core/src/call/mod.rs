@@ -1,0 +1,1 @@
+//! Calls: a back-to-back user agent over two legs (RFC 7092).

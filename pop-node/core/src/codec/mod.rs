@@ -1,0 +1,1 @@
+//! Voice codecs, concealment and resampling.

@@ -1,0 +1,1 @@
+//! The media plane of a POP: relay, playout, transcoding, quality.

@@ -1,0 +1,1 @@
+//! Statistics of the paths to other POPs.

@@ -1,0 +1,1 @@
+//! From a number to candidates (POP, trunk).

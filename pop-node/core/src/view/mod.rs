@@ -1,0 +1,1 @@
+//! The last control-plane snapshot plus deltas.

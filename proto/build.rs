@@ -1,0 +1,17 @@
+//! Compiles `schema/` with a pure-Rust compiler; no protoc.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = [
+        "schema/voxmesh/control/v1/control.proto",
+        "schema/voxmesh/call/v1/call.proto",
+        "schema/voxmesh/raft/v1/raft.proto",
+    ];
+    println!("cargo:rerun-if-changed=schema");
+    let descriptors = protox::compile(files, ["schema"])?;
+    let grpc = std::env::var_os("CARGO_FEATURE_GRPC").is_some();
+    tonic_prost_build::configure()
+        .build_client(grpc)
+        .build_server(grpc)
+        .compile_fds(descriptors)?;
+    Ok(())
+}
