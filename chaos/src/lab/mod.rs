@@ -1,0 +1,501 @@
+//! A whole mesh on one machine: real processes on own loopback addresses.
+//!
+//! [`Mesh::start`] makes certificates and configurations in a temporary directory, starts control
+//! nodes and POPs, and puts a [`Wan`] between the POPs. Dropping the mesh kills every process and
+//! removes the directory.
+
+mod address;
+pub mod admin;
+mod config;
+pub mod pki;
+pub mod process;
+pub mod provision;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use proto::identity::{Identity, Kind};
+use tempfile::TempDir;
+
+pub use address::{ADMIN_PORT, API_PORT, OVERLAY_PORT, SIP_PORT};
+
+use crate::wan::{Front, Profile, Wan};
+use address::Block;
+use process::{Process, Recipe};
+use provision::Client;
+
+/// What to build.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    /// Name of the mesh, in every certificate.
+    pub mesh: String,
+    /// Region of each control node; ids count from 1.
+    pub control: Vec<String>,
+    /// Id and region of each POP.
+    pub pops: Vec<(String, String)>,
+    /// What lies between POPs; `None`: they dial each other directly.
+    pub wan: Option<Profile>,
+    /// For the WAN's losses.
+    pub seed: u64,
+    /// Calls a POP accepts at once.
+    pub max_calls: u32,
+    /// Where `control-plane` and `pop-node` are.
+    pub bin_dir: PathBuf,
+    /// Keep certificates, data and logs here instead of in a directory that goes away.
+    pub keep_dir: Option<PathBuf>,
+    /// What nodes log (`RUST_LOG`).
+    pub log: String,
+}
+
+impl Topology {
+    /// Three regions, one control node and one POP each.
+    pub fn three_regions(bin_dir: &Path) -> Self {
+        let regions = [("eu", "fra1"), ("us", "iad1"), ("ap", "sin1")];
+        Self {
+            mesh: "demo".into(),
+            control: regions.iter().map(|(region, _)| (*region).to_owned()).collect(),
+            pops: regions.iter().map(|(r, p)| ((*p).to_owned(), (*r).to_owned())).collect(),
+            wan: None,
+            seed: 1,
+            max_calls: 1_000,
+            bin_dir: bin_dir.to_owned(),
+            keep_dir: None,
+            log: "info".into(),
+        }
+    }
+}
+
+/// Where the executables of this build are: beside the running one.
+pub fn bin_dir() -> Result<PathBuf> {
+    let exe = std::env::current_exe().context("cannot find the running executable")?;
+    let dir = exe.parent().context("the running executable has no directory")?;
+    // Test executables live one level below.
+    let dir = if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir };
+    Ok(dir.to_owned())
+}
+
+/// One process of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Node {
+    /// A control node, by id (from 1).
+    Control(u64),
+    /// A POP, by id.
+    Pop(String),
+}
+
+impl Node {
+    /// A POP.
+    pub fn pop(id: &str) -> Self {
+        Self::Pop(id.to_owned())
+    }
+}
+
+impl std::fmt::Display for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Control(id) => write!(f, "control-{id}"),
+            Self::Pop(id) => f.write_str(id),
+        }
+    }
+}
+
+/// A POP's addresses.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// POP id.
+    pub id: String,
+    /// Region.
+    pub region: String,
+    /// Where it takes SIP, over UDP and TCP.
+    pub sip: SocketAddr,
+    /// Where it takes overlay connections itself, behind the WAN.
+    pub overlay: SocketAddr,
+    /// Its metrics, health and status.
+    pub admin: SocketAddr,
+    /// Address of the carrier beside it: trunk `carrier-ID` points there and accepts calls from it.
+    pub carrier: IpAddr,
+}
+
+#[derive(Debug)]
+enum Directory {
+    Temporary(TempDir),
+    Kept(PathBuf),
+}
+
+#[derive(Debug)]
+struct Member {
+    node: Node,
+    admin: SocketAddr,
+    process: Option<Process>,
+    recipe: Recipe,
+}
+
+/// A running mesh.
+#[derive(Debug)]
+pub struct Mesh {
+    // Fields drop in this order: processes first, the directory last.
+    members: Vec<Member>,
+    wan: Option<Wan>,
+    client: Client,
+    sites: Vec<Site>,
+    api: Vec<SocketAddr>,
+    operator: pki::Files,
+    _block: Block,
+    directory: Directory,
+}
+
+impl Mesh {
+    /// Starts everything, and waits until each POP serves calls.
+    pub async fn start(topology: &Topology) -> Result<Self> {
+        let mut mesh = Self::prepare(topology)?;
+        mesh.launch()?;
+        mesh.ready(Duration::from_secs(30)).await?;
+        Ok(mesh)
+    }
+
+    /// Makes addresses, certificates, configurations and the WAN; starts no process.
+    pub fn prepare(topology: &Topology) -> Result<Self> {
+        for name in ["control-plane", "pop-node"] {
+            process::check_executable(&topology.bin_dir.join(name))?;
+        }
+        let block = Block::claim(topology.control.len(), topology.pops.len())?;
+        let directory = directory(topology.keep_dir.as_deref())?;
+        let dir = directory.path().to_owned();
+        std::fs::create_dir_all(dir.join("log"))
+            .with_context(|| format!("cannot make {}", dir.join("log").display()))?;
+        let plan = Plan::new(topology, &block, &dir);
+        let authority = pki::Authority::new(&topology.mesh, &dir.join("pki"))?;
+        let operator = Identity {
+            mesh: topology.mesh.clone(),
+            kind: Kind::Operator,
+            name: "lab".into(),
+            region: topology.control.first().cloned().unwrap_or_default(),
+        };
+        let operator = authority.issue(&operator, "operator-lab", None)?;
+        let mut members = plan.controls(&authority)?;
+        members.extend(plan.pops(&authority)?);
+        let wan = topology.wan.map(|p| Wan::start(&plan.fronts, p, topology.seed)).transpose()?;
+        Ok(Self {
+            members,
+            wan,
+            client: Client::new(&plan.api, &operator)?,
+            sites: plan.sites,
+            api: plan.api,
+            operator,
+            _block: block,
+            directory,
+        })
+    }
+
+    /// Starts every process that does not run.
+    pub fn launch(&mut self) -> Result<()> {
+        for member in &mut self.members {
+            if member.process.is_none() {
+                member.process = Some(Process::start(member.recipe.clone())?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until every running node is healthy: control nodes know a leader, POPs have a view.
+    pub async fn ready(&mut self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        for index in 0..self.members.len() {
+            loop {
+                self.check()?;
+                let Some(member) = self.members.get(index) else { break };
+                if member.process.is_none() {
+                    break;
+                }
+                let Err(why) = admin::get(member.admin, "/healthz").await else { break };
+                if Instant::now() >= deadline {
+                    let tail = member.process.as_ref().map(|p| p.log_tail(12)).unwrap_or_default();
+                    let name = &member.node;
+                    bail!("{name} is not ready after {patience:?}: {why}. It said:\n{tail}");
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until each POP that runs works with this revision of the view, or a later one.
+    pub async fn in_view(&self, revision: u64, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let list = self.client.pops().await?;
+            let late: Vec<_> = self
+                .sites
+                .iter()
+                .filter(|s| self.is_running(&Node::pop(&s.id)))
+                .filter(|s| {
+                    !list.pops.iter().any(|e| {
+                        e.pop.as_ref().is_some_and(|p| p.pop_id == s.id)
+                            && e.view_revision >= revision
+                    })
+                })
+                .map(|s| s.id.as_str())
+                .collect();
+            if late.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!("{} did not see revision {revision} in {patience:?}", late.join(", "));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Fails if a process ended that nobody stopped.
+    pub fn check(&mut self) -> Result<()> {
+        self.members.iter_mut().filter_map(|m| m.process.as_mut()).try_for_each(Process::check)
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self, node: &Node) -> Result<()> {
+        self.member(node)?.process = None;
+        Ok(())
+    }
+
+    /// SIGTERM, then kill -9 after `grace`; its exit status.
+    pub fn stop(
+        &mut self,
+        node: &Node,
+        grace: Duration,
+    ) -> Result<Option<std::process::ExitStatus>> {
+        Ok(self.member(node)?.process.take().and_then(|mut p| p.stop(grace)))
+    }
+
+    /// Sends a signal (SIGSTOP, SIGCONT, …).
+    pub fn signal(&mut self, node: &Node, signal: process::Signal) -> Result<()> {
+        self.member(node)?.process.as_mut().map_or(Ok(()), |p| p.signal(signal))
+    }
+
+    /// Starts a node again, on its own data.
+    pub fn restart(&mut self, node: &Node) -> Result<()> {
+        let member = self.member(node)?;
+        member.process = None;
+        member.process = Some(Process::start(member.recipe.clone())?);
+        Ok(())
+    }
+
+    /// Whether a node's process runs.
+    pub fn is_running(&self, node: &Node) -> bool {
+        self.process(node).is_some()
+    }
+
+    /// A node's process, while it runs.
+    pub fn process(&self, node: &Node) -> Option<&Process> {
+        self.members.iter().find(|m| m.node == *node).and_then(|m| m.process.as_ref())
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.members.iter().map(|m| &m.node)
+    }
+
+    /// The client of the public API.
+    pub const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The API addresses of the control nodes, by id.
+    pub fn api(&self) -> &[SocketAddr] {
+        &self.api
+    }
+
+    /// The operator's certificate, for `meshctl`.
+    pub const fn operator(&self) -> &pki::Files {
+        &self.operator
+    }
+
+    /// The POPs' addresses.
+    pub fn sites(&self) -> &[Site] {
+        &self.sites
+    }
+
+    /// One POP's addresses.
+    pub fn site(&self, pop: &str) -> Result<&Site> {
+        self.sites.iter().find(|s| s.id == pop).with_context(|| format!("no POP {pop}"))
+    }
+
+    /// A node's admin address.
+    pub fn admin(&self, node: &Node) -> Result<SocketAddr> {
+        let member = self.members.iter().find(|m| m.node == *node);
+        Ok(member.with_context(|| format!("no node {node}"))?.admin)
+    }
+
+    /// What lies between the POPs.
+    pub const fn wan(&self) -> Option<&Wan> {
+        self.wan.as_ref()
+    }
+
+    /// Certificates (`pki/`), configurations, data and logs (`log/`).
+    pub fn dir(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A node's configuration file.
+    pub fn config(&self, node: &Node) -> PathBuf {
+        self.dir().join(format!("{node}.toml"))
+    }
+
+    fn member(&mut self, node: &Node) -> Result<&mut Member> {
+        let found = self.members.iter_mut().find(|m| m.node == *node);
+        found.with_context(|| format!("no node {node}"))
+    }
+}
+
+impl Directory {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(dir) => dir.path(),
+            Self::Kept(dir) => dir,
+        }
+    }
+}
+
+fn directory(keep: Option<&Path>) -> Result<Directory> {
+    match keep {
+        Some(dir) => {
+            if dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+                bail!("{} is not empty: name another directory to keep the run in", dir.display());
+            }
+            std::fs::create_dir_all(dir)
+                .with_context(|| format!("cannot make {}", dir.display()))?;
+            let dir = dir.canonicalize().with_context(|| format!("no {}", dir.display()))?;
+            Ok(Directory::Kept(dir))
+        }
+        None => {
+            let dir = tempfile::Builder::new().prefix("voxmesh-").tempdir();
+            Ok(Directory::Temporary(dir.context("no temporary directory")?))
+        }
+    }
+}
+
+/// Everything `prepare` derives from the topology before it touches the disk.
+struct Plan<'a> {
+    topology: &'a Topology,
+    block: &'a Block,
+    dir: &'a Path,
+    sites: Vec<Site>,
+    api: Vec<SocketAddr>,
+    fronts: Vec<Front>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(topology: &'a Topology, block: &'a Block, dir: &'a Path) -> Self {
+        let sites: Vec<Site> = topology
+            .pops
+            .iter()
+            .enumerate()
+            .map(|(i, (id, region))| Site {
+                id: id.clone(),
+                region: region.clone(),
+                sip: SocketAddr::new(block.pop(i), SIP_PORT),
+                overlay: SocketAddr::new(block.pop(i), OVERLAY_PORT),
+                admin: SocketAddr::new(block.pop(i), ADMIN_PORT),
+                carrier: block.carrier(i),
+            })
+            .collect();
+        let front = |(i, site): (usize, &Site)| Front {
+            pop: site.id.clone(),
+            listen: SocketAddr::new(block.front(i), OVERLAY_PORT),
+            target: site.overlay,
+        };
+        let fronts = sites.iter().enumerate().map(front).collect();
+        let api = (0..topology.control.len())
+            .map(|i| SocketAddr::new(block.control(i), API_PORT))
+            .collect();
+        Self { topology, block, dir, sites, api, fronts }
+    }
+
+    fn controls(&self, authority: &pki::Authority) -> Result<Vec<Member>> {
+        let voters: Vec<config::Member> = (1..)
+            .zip(self.topology.control.iter().zip(&self.api))
+            .map(|(id, (region, address))| config::Member {
+                id,
+                address: *address,
+                region: region.clone(),
+            })
+            .collect();
+        let control = |voter: &config::Member| {
+            let node = Node::Control(voter.id);
+            let tls = self.issue(authority, &node, &voter.region, voter.address.ip())?;
+            let admin = SocketAddr::new(voter.address.ip(), ADMIN_PORT);
+            let path = self.dir.join(format!("{node}.toml"));
+            config::Control {
+                id: voter.id,
+                region: &voter.region,
+                mesh: &self.topology.mesh,
+                data_dir: &self.data_dir(&node)?,
+                api: voter.address,
+                admin,
+                members: &voters,
+                tls: &tls,
+            }
+            .write(&path)?;
+            Ok(self.member(node, admin, "control-plane", &path))
+        };
+        voters.iter().map(control).collect()
+    }
+
+    fn pops(&self, authority: &pki::Authority) -> Result<Vec<Member>> {
+        let pop = |(site, front): (&Site, &Front)| {
+            let node = Node::pop(&site.id);
+            let tls = self.issue(authority, &node, &site.region, site.sip.ip())?;
+            let path = self.dir.join(format!("{node}.toml"));
+            config::Pop {
+                id: &site.id,
+                region: &site.region,
+                mesh: &self.topology.mesh,
+                data_dir: &self.data_dir(&node)?,
+                sip: site.sip,
+                media: site.sip.ip(),
+                overlay: site.overlay,
+                advertise: self.topology.wan.map_or(site.overlay, |_| front.listen),
+                control: &self.api,
+                admin: site.admin,
+                tls: &tls,
+                max_calls: self.topology.max_calls,
+            }
+            .write(&path)?;
+            Ok(self.member(node, site.admin, "pop-node", &path))
+        };
+        self.sites.iter().zip(&self.fronts).map(pop).collect()
+    }
+
+    fn issue(
+        &self,
+        authority: &pki::Authority,
+        node: &Node,
+        region: &str,
+        ip: IpAddr,
+    ) -> Result<pki::Files> {
+        let (kind, name) = match node {
+            Node::Control(id) => (Kind::Control, id.to_string()),
+            Node::Pop(id) => (Kind::Pop, id.clone()),
+        };
+        let (mesh, region) = (self.topology.mesh.clone(), region.to_owned());
+        authority.issue(&Identity { mesh, kind, name, region }, &node.to_string(), Some(ip))
+    }
+
+    fn data_dir(&self, node: &Node) -> Result<PathBuf> {
+        let dir = self.dir.join("data").join(node.to_string());
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    fn member(&self, node: Node, admin: SocketAddr, program: &str, config: &Path) -> Member {
+        let recipe = Recipe {
+            name: node.to_string(),
+            program: self.topology.bin_dir.join(program),
+            args: vec!["--config".into(), config.display().to_string()],
+            env: vec![("RUST_LOG".into(), self.topology.log.clone())],
+            log: self.dir.join("log").join(format!("{node}.log")),
+        };
+        Member { node, admin, process: None, recipe }
+    }
+}
