@@ -24,14 +24,14 @@ const CLAIM_PORT: u16 = 4432;
 
 /// A claimed block; free again when dropped.
 #[derive(Debug)]
-pub struct Block {
+pub(super) struct Block {
     number: u8,
     _claim: UdpSocket,
 }
 
 impl Block {
     /// Claims the first block whose ports are all free.
-    pub fn claim(controls: usize, pops: usize) -> Result<Self> {
+    pub(super) fn claim(controls: usize, pops: usize) -> Result<Self> {
         if controls > CONTROLS_MAX || pops > POPS_MAX {
             bail!("a lab holds at most {CONTROLS_MAX} control nodes and {POPS_MAX} POPs");
         }
@@ -55,22 +55,22 @@ impl Block {
     }
 
     /// A control node's address; `index` counts from 0.
-    pub fn control(&self, index: usize) -> IpAddr {
+    pub(super) fn control(&self, index: usize) -> IpAddr {
         third(10 * self.number, 11 + narrow(index))
     }
 
     /// A POP's address; `index` counts from 0.
-    pub fn pop(&self, index: usize) -> IpAddr {
+    pub(super) fn pop(&self, index: usize) -> IpAddr {
         third(10 * self.number + 1 + narrow(index), 1)
     }
 
     /// The address of the carrier beside a POP.
-    pub fn carrier(&self, index: usize) -> IpAddr {
+    pub(super) fn carrier(&self, index: usize) -> IpAddr {
         third(10 * self.number + 1 + narrow(index), 2)
     }
 
     /// The address of the WAN front before a POP.
-    pub fn front(&self, index: usize) -> IpAddr {
+    pub(super) fn front(&self, index: usize) -> IpAddr {
         third(10 * self.number + 1 + narrow(index), 9)
     }
 

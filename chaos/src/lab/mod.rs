@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use proto::identity::{Identity, Kind};
 use tempfile::TempDir;
 
 pub use address::{ADMIN_PORT, API_PORT, OVERLAY_PORT, SIP_PORT};
 
 use crate::wan::{Front, Profile, Wan};
 use address::Block;
+use pki::{Identity, Kind};
 use process::{Process, Recipe};
 use provision::Client;
 
@@ -378,7 +378,6 @@ fn directory(keep: Option<&Path>) -> Result<Directory> {
 /// Everything `prepare` derives from the topology before it touches the disk.
 struct Plan<'a> {
     topology: &'a Topology,
-    block: &'a Block,
     dir: &'a Path,
     sites: Vec<Site>,
     api: Vec<SocketAddr>,
@@ -386,7 +385,7 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(topology: &'a Topology, block: &'a Block, dir: &'a Path) -> Self {
+    fn new(topology: &'a Topology, block: &Block, dir: &'a Path) -> Self {
         let sites: Vec<Site> = topology
             .pops
             .iter()
@@ -409,7 +408,7 @@ impl<'a> Plan<'a> {
         let api = (0..topology.control.len())
             .map(|i| SocketAddr::new(block.control(i), API_PORT))
             .collect();
-        Self { topology, block, dir, sites, api, fronts }
+        Self { topology, dir, sites, api, fronts }
     }
 
     fn controls(&self, authority: &pki::Authority) -> Result<Vec<Member>> {

@@ -4,11 +4,49 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use proto::identity::{Identity, Kind};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
+
+/// What a certificate's owner is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A POP.
+    Pop,
+    /// A control node.
+    Control,
+    /// A person with the operator's rights.
+    Operator,
+}
+
+/// Whom a certificate names.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Name of the mesh.
+    pub mesh: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Its id.
+    pub name: String,
+    /// Its region.
+    pub region: String,
+}
+
+impl Identity {
+    fn principal(&self) -> String {
+        let kind = match self.kind {
+            Kind::Pop => "pop",
+            Kind::Control => "control",
+            Kind::Operator => "operator",
+        };
+        format!("{kind}/{}", self.name)
+    }
+
+    fn to_uri(&self) -> String {
+        format!("spiffe://{}/{}/{}", self.mesh, self.region, self.principal())
+    }
+}
 
 /// A certificate authority with its directory.
 pub struct Authority {
@@ -73,7 +111,7 @@ impl Authority {
 
 fn dns_names(identity: &Identity) -> Vec<String> {
     match identity.kind {
-        Kind::Pop => vec![proto::identity::pop_dns_name(&identity.name)],
+        Kind::Pop => vec![format!("{}.pop.voxmesh", identity.name)],
         Kind::Control => {
             vec!["control.voxmesh".into(), format!("{}.control.voxmesh", identity.name)]
         }

@@ -1,0 +1,75 @@
+//! What an agent tells about a call when it is over.
+
+use std::time::Duration;
+
+use pop_core::codec::Codec;
+
+/// Which side of the call this report is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// We called.
+    Caller,
+    /// We were called.
+    Callee,
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Answered, and ended by a BYE of either side.
+    Completed,
+    /// A final response that is no 2xx.
+    Refused(u16),
+    /// No final response, or nobody acknowledged ours.
+    TimedOut,
+    /// We cannot go on, in words.
+    Failed(String),
+}
+
+/// One side's account of one call.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Side.
+    pub side: Side,
+    /// Calling number, as this side saw it.
+    pub from: String,
+    /// Called number, as this side saw it.
+    pub to: String,
+    /// End.
+    pub end: End,
+    /// INVITE sent to first response above 100; callers only.
+    pub ringing: Option<Duration>,
+    /// INVITE sent to 2xx received; callers only.
+    pub set_up: Option<Duration>,
+    /// Answer to end.
+    pub talked: Duration,
+    /// Codec we sent, once agreed.
+    pub codec: Option<Codec>,
+    /// What we heard.
+    pub heard: Heard,
+}
+
+/// What one side received, measured on RTP (RFC 3550) and on the sound itself.
+#[derive(Debug, Clone, Default)]
+pub struct Heard {
+    /// RTP packets sent.
+    pub sent: u64,
+    /// RTP packets received, each sequence number once.
+    pub received: u64,
+    /// Received a second time.
+    pub duplicates: u64,
+    /// Expected by sequence numbers but not received (RFC 3550 §A.3).
+    pub lost: u64,
+    /// Interarrival jitter (RFC 3550 §A.8).
+    pub jitter: Duration,
+    /// Longest time between two packets while the call was up.
+    pub longest_gap: Duration,
+    /// Answer to first packet.
+    pub first_packet: Option<Duration>,
+    /// Telephone events (RFC 4733), each once: digits `0-9*#A-D`.
+    pub digits: String,
+    /// The sound, 8 kHz mono, as it would be played: lost packets concealed.
+    pub sound: Vec<i16>,
+    /// How much it is the voice the other side speaks with, 0.0 to 1.0; see [`crate::speech`].
+    pub likeness: f64,
+}
