@@ -1,0 +1,359 @@
+//! What goes into and comes out of [`Media`](super::Media): plain data.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use proto::id::{LegId, PopId, StreamId};
+use proto::time::{Duration, Instant};
+
+use crate::codec::Codec;
+
+/// What the machine needs to know once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MediaConfig {
+    /// Seed of SSRCs, first sequence numbers and RTCP intervals (RFC 3550 §5.1 wants them random).
+    pub seed: u64,
+    /// The longest a frame waits for company in a datagram; taken as 2 ms if longer.
+    pub flush_delay: Duration,
+    /// The largest overlay datagram.
+    pub datagram_bytes: usize,
+    /// RTCP canonical name (RFC 3550 §6.5.1).
+    pub cname: String,
+}
+
+/// An order to the media plane. The shell also executes `OpenLeg` and `CloseLeg` (sockets).
+#[derive(Debug, Clone, PartialEq)]
+pub enum MediaCommand {
+    /// A leg begins: bind RTP at `local` and RTCP at the next port.
+    OpenLeg {
+        /// The leg.
+        leg: LegId,
+        /// Where RTP is received.
+        local: SocketAddr,
+    },
+    /// What offer and answer agreed on; again after each re-INVITE.
+    SetLeg {
+        /// The leg.
+        leg: LegId,
+        /// The agreement.
+        params: LegParams,
+    },
+    /// Joins a leg with its far side. With `Far::Leg` both legs are joined, so one command is
+    /// enough (a second, mirrored one changes nothing).
+    Connect {
+        /// The leg.
+        leg: LegId,
+        /// Its far side.
+        to: Far,
+    },
+    /// Undoes `Connect`, for both sides.
+    Disconnect {
+        /// The leg.
+        leg: LegId,
+    },
+    /// A leg ends: a last quality report, an RTCP BYE, the sockets closed.
+    CloseLeg {
+        /// The leg.
+        leg: LegId,
+    },
+}
+
+/// One agreed audio format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Format {
+    /// The codec.
+    pub codec: Codec,
+    /// Its RTP payload type, the same in both directions.
+    pub payload_type: u8,
+    /// Milliseconds per packet we send when we encode; 0 means the codec's default.
+    pub ptime_ms: u32,
+    /// The peer's `a=fmtp`: what it wants to receive (RFC 7587 §6.1).
+    pub fmtp: Option<String>,
+}
+
+/// The agreed telephone-event format (RFC 4733).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TelephoneEvent {
+    /// Its RTP payload type, the same in both directions.
+    pub payload_type: u8,
+    /// The clock of its timestamps and durations.
+    pub clock_rate: u32,
+}
+
+/// What **we** may do on a leg (RFC 3264 §5.1), as our own SDP says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Direction {
+    /// Send and receive.
+    #[default]
+    SendRecv,
+    /// Send only: what arrives is dropped.
+    SendOnly,
+    /// Receive only.
+    RecvOnly,
+    /// Neither; RTCP goes on.
+    Inactive,
+}
+
+impl Direction {
+    /// May we send?
+    pub const fn sends(self) -> bool {
+        matches!(self, Self::SendRecv | Self::SendOnly)
+    }
+
+    /// May the peer send to us?
+    pub const fn receives(self) -> bool {
+        matches!(self, Self::SendRecv | Self::RecvOnly)
+    }
+}
+
+/// What offer and answer agreed on for a leg.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegParams {
+    /// Where the peer wants RTP; `None` while unknown (we may learn it by latching).
+    pub remote_rtp: Option<SocketAddr>,
+    /// Where the peer wants RTCP; `None`: the port after RTP's.
+    pub remote_rtcp: Option<SocketAddr>,
+    /// RTCP shares the RTP port (RFC 5761).
+    pub rtcp_mux: bool,
+    /// The audio format.
+    pub codec: Format,
+    /// The DTMF format, if the peer has one.
+    pub telephone_event: Option<TelephoneEvent>,
+    /// What we may do.
+    pub direction: Direction,
+}
+
+/// The other side of a leg.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Far {
+    /// Another leg at this POP.
+    Leg(LegId),
+    /// A stream to another POP.
+    Stream(Stream),
+}
+
+/// A pair of overlay streams, one each way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stream {
+    /// The other POP.
+    pub peer: PopId,
+    /// What the peer calls what we send.
+    pub send: StreamId,
+    /// What we call what the peer sends; unique at this POP.
+    pub receive: StreamId,
+    /// The codec on the overlay, both ways.
+    pub codec: Codec,
+    /// May telephone events be sent to the peer? On the overlay their timestamps and durations
+    /// count in `codec`'s clock rate.
+    pub telephone_event: bool,
+}
+
+/// What to do with a received RTP packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send the packet, rewritten in place, from `leg`'s RTP socket to `dst`.
+    Forward {
+        /// The leg it leaves by.
+        leg: LegId,
+        /// Where to.
+        dst: SocketAddr,
+    },
+    /// Taken: anything to send comes out of `poll_transmit`.
+    Consumed,
+    /// Dropped and counted.
+    Drop(DropReason),
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $label:literal),* $(,)?) => {
+        /// Why media was dropped. Each has a counter.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum DropReason {
+            $($(#[$doc])* $name),*
+        }
+
+        impl DropReason {
+            /// All of them, in the order of their counters.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The name in metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $label),* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The encoder or decoder refused it.
+    CodecFailed = "codec_failed",
+    /// Its far side is not connected (yet).
+    NotConnected = "not_connected",
+    /// Our side of the leg may not receive now (hold).
+    NotReceiving = "not_receiving",
+    /// The leg it should leave by may not send now (hold).
+    NotSending = "not_sending",
+    /// We do not know where the peer of the leg is (yet).
+    NoRemote = "no_remote",
+    /// The far side did not agree on telephone events.
+    NoTelephoneEvent = "no_telephone_event",
+    /// A malformed overlay datagram or frame.
+    MalformedDatagram = "malformed_datagram",
+    /// Malformed RTCP.
+    MalformedRtcp = "malformed_rtcp",
+    /// Malformed RTP.
+    MalformedRtp = "malformed_rtp",
+    /// Already in the playout buffer, or already played.
+    PlayoutDuplicate = "playout_duplicate",
+    /// The playout buffer was full.
+    PlayoutFull = "playout_full",
+    /// Its time to be played was over.
+    PlayoutLate = "playout_late",
+    /// Larger than a datagram or packet may be.
+    TooLarge = "too_large",
+    /// Output waited too long to be fetched.
+    TransmitFull = "transmit_full",
+    /// No such leg.
+    UnknownLeg = "unknown_leg",
+    /// A payload type nobody agreed on.
+    UnknownPayloadType = "unknown_payload_type",
+    /// No such overlay stream (the call may have just ended).
+    UnknownStream = "unknown_stream",
+    /// The stream belongs to another POP than the one which sent the datagram.
+    WrongPeer = "wrong_peer",
+    /// Not from the address the leg is latched to.
+    WrongSource = "wrong_source",
+}
+
+/// Something to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MediaTransmit {
+    /// From a leg's RTP socket.
+    Rtp {
+        /// The leg.
+        leg: LegId,
+        /// Where to.
+        dst: SocketAddr,
+        /// The packet.
+        bytes: Bytes,
+    },
+    /// RTCP of a leg: from its RTCP socket, or from its RTP socket when `mux`.
+    Rtcp {
+        /// The leg.
+        leg: LegId,
+        /// Where to.
+        dst: SocketAddr,
+        /// Sent from the RTP port (RFC 5761).
+        mux: bool,
+        /// The compound packet.
+        bytes: Bytes,
+    },
+    /// A datagram on the link to a POP.
+    Datagram {
+        /// The POP.
+        peer: PopId,
+        /// The datagram.
+        bytes: Bytes,
+    },
+}
+
+/// Something worth telling the call.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MediaEvent {
+    /// The first RTP packet of a leg arrived.
+    FirstPacket {
+        /// The leg.
+        leg: LegId,
+    },
+    /// The peer's address moved from what SDP said (symmetric RTP, RFC 4961).
+    Latched {
+        /// The leg.
+        leg: LegId,
+        /// Where RTP goes now.
+        remote: SocketAddr,
+    },
+    /// Every 5 s and once more at `CloseLeg` (with `last`).
+    LegQuality {
+        /// The leg.
+        leg: LegId,
+        /// Totals so far.
+        report: QualityReport,
+        /// The leg is closed.
+        last: bool,
+    },
+    /// Nothing arrived for 10 s though the peer may send; told once per silence.
+    Silent {
+        /// The leg.
+        leg: LegId,
+        /// When the last packet came, or the leg could first receive.
+        since: Instant,
+    },
+}
+
+/// The quality of what a leg receives, from its beginning.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct QualityReport {
+    /// The codec of the leg.
+    pub codec: Option<Codec>,
+    /// RTP packets received.
+    pub received: u64,
+    /// RTP packets sent to the peer.
+    pub sent: u64,
+    /// Packets lost on the way to us (RFC 3550 A.3; duplicates make it too small, never negative).
+    pub lost: u64,
+    /// Packets that came too late to be played, when this POP decodes.
+    pub late: u64,
+    /// Interarrival jitter (RFC 3550 A.8).
+    pub jitter: Duration,
+    /// Packets the peer says it lost of ours, if it sends RTCP.
+    pub remote_lost: Option<u64>,
+    /// The peer's interarrival jitter of ours, if it sends RTCP.
+    pub remote_jitter: Option<Duration>,
+    /// Round trip to the peer by RTCP (RFC 3550 §6.4.1), if it answers.
+    pub round_trip: Option<Duration>,
+    /// Playout delay at this POP, when it decodes.
+    pub playout_delay: Duration,
+    /// E-model rating (ITU-T G.107) of what the leg receives.
+    pub r_factor: f64,
+    /// Mean opinion score estimated from it (G.107 annex B).
+    pub mos: f64,
+}
+
+/// Totals since start.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// RTP packets received from legs.
+    pub rtp_received: u64,
+    /// RTP packets sent to legs.
+    pub rtp_sent: u64,
+    /// RTCP packets received.
+    pub rtcp_received: u64,
+    /// RTCP packets sent.
+    pub rtcp_sent: u64,
+    /// Overlay datagrams received.
+    pub datagrams_received: u64,
+    /// Overlay datagrams sent.
+    pub datagrams_sent: u64,
+    /// Overlay frames received.
+    pub frames_received: u64,
+    /// Overlay frames sent.
+    pub frames_sent: u64,
+    /// Packets encoded by transcoding.
+    pub transcoded: u64,
+    /// Frames made up because theirs was missing at its time.
+    pub concealed: u64,
+    pub(super) dropped: [u64; DropReason::ALL.len()],
+}
+
+impl Counters {
+    /// How many were dropped for `reason`.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.dropped.get(reason as usize).copied().unwrap_or(0)
+    }
+
+    pub(super) fn drop(&mut self, reason: DropReason) {
+        if let Some(counter) = self.dropped.get_mut(reason as usize) {
+            *counter += 1;
+        }
+    }
+}
