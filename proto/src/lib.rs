@@ -4,7 +4,10 @@
 //! `grpc`, which only shells switch on.
 #![warn(missing_docs)]
 
+pub mod e164;
 pub mod id;
+pub mod identity;
+pub mod overlay;
 pub mod time;
 
 macro_rules! generated {
