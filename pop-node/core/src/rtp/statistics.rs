@@ -1,0 +1,213 @@
+//! What a receiver knows of a source: loss (RFC 3550 A.1, A.3) and jitter (A.8).
+
+use proto::time::{Duration, Instant};
+
+/// Sequence numbers may jump this far before it counts as a restart (RFC 3550 A.1).
+const MAX_DROPOUT: u16 = 3_000;
+/// And this far back (RFC 3550 A.1).
+const MAX_MISORDER: u16 = 100;
+
+/// Loss since the previous report (RFC 3550 §6.4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Interval {
+    /// Packets expected.
+    pub expected: u32,
+    /// Packets received.
+    pub received: u32,
+}
+
+impl Interval {
+    /// Fraction lost in 1/256; 0 when duplicates outweigh losses.
+    pub fn fraction_lost(self) -> u8 {
+        let lost = u64::from(self.expected.saturating_sub(self.received));
+        match u64::from(self.expected) {
+            0 => 0,
+            expected => u8::try_from(lost * 256 / expected).unwrap_or(u8::MAX),
+        }
+    }
+}
+
+/// Reception statistics of one source; survives its restarts, keeping totals.
+#[derive(Debug, Clone, Default)]
+pub struct Reception {
+    source: Option<Source>,
+    received: u64,
+    /// Expected of sources before the current one.
+    expected_before: u64,
+    reported_expected: u64,
+    reported_received: u64,
+    clock_rate: u32,
+    /// In clock units, times 16 (A.8).
+    jitter: u32,
+    transit: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Source {
+    ssrc: u32,
+    base: u16,
+    highest: u16,
+    cycles: u32,
+}
+
+impl Source {
+    fn expected(self) -> u64 {
+        let extended = u64::from(self.cycles) << 16 | u64::from(self.highest);
+        (extended + 1).saturating_sub(u64::from(self.base))
+    }
+}
+
+impl Reception {
+    /// A packet arrived. True if it continues the source, false if the source is new or restarted.
+    pub fn packet(&mut self, ssrc: u32, sequence: u16) -> bool {
+        self.received += 1;
+        if let Some(source) = &mut self.source
+            && source.ssrc == ssrc
+        {
+            let ahead = sequence.wrapping_sub(source.highest);
+            if ahead < MAX_DROPOUT {
+                source.cycles += u32::from(sequence < source.highest);
+                source.highest = sequence;
+                return true;
+            }
+            if ahead > u16::MAX - MAX_MISORDER {
+                return true;
+            }
+        }
+        self.expected_before = self.expected();
+        self.source = Some(Source { ssrc, base: sequence, highest: sequence, cycles: 0 });
+        self.transit = None;
+        false
+    }
+
+    /// Measures jitter with a packet that carries new audio (not an event's repetition: those
+    /// repeat their timestamp).
+    pub fn arrival(&mut self, timestamp: u32, clock_rate: u32, now: Instant) {
+        if clock_rate != self.clock_rate {
+            self.clock_rate = clock_rate;
+            self.jitter = 0;
+            self.transit = None;
+        }
+        let units = u128::from(now.as_nanos()) * u128::from(clock_rate) / 1_000_000_000;
+        #[allow(clippy::cast_possible_truncation, reason = "timestamps wrap at 32 bits")]
+        let transit = (units as u32).wrapping_sub(timestamp);
+        if let Some(before) = self.transit {
+            let difference = transit.wrapping_sub(before).cast_signed().unsigned_abs();
+            // A pause or a timestamp jump is not jitter; one second is no jitter either.
+            if difference < clock_rate {
+                self.jitter = self.jitter + difference - ((self.jitter + 8) >> 4);
+            }
+        }
+        self.transit = Some(transit);
+    }
+
+    /// Packets received.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Packets expected.
+    pub fn expected(&self) -> u64 {
+        self.expected_before + self.source.map_or(0, Source::expected)
+    }
+
+    /// Packets lost.
+    pub fn lost(&self) -> u64 {
+        self.expected().saturating_sub(self.received)
+    }
+
+    /// Interarrival jitter.
+    pub fn jitter(&self) -> Duration {
+        match self.clock_rate {
+            0 => Duration::ZERO,
+            rate => {
+                Duration::from_nanos(u64::from(self.jitter >> 4) * 1_000_000_000 / u64::from(rate))
+            }
+        }
+    }
+
+    /// Interarrival jitter in clock units, as reports carry it.
+    pub fn jitter_units(&self) -> u32 {
+        self.jitter >> 4
+    }
+
+    /// The source heard last and its extended highest sequence number (RFC 3550 §6.4.1).
+    pub fn source(&self) -> Option<(u32, u32)> {
+        self.source.map(|s| (s.ssrc, (s.cycles << 16) | u32::from(s.highest)))
+    }
+
+    /// Loss since the last call.
+    pub fn interval(&mut self) -> Interval {
+        let (expected, received) = (self.expected(), self.received);
+        let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let interval = Interval {
+            expected: narrow(expected - self.reported_expected),
+            received: narrow(received - self.reported_received),
+        };
+        self.reported_expected = expected;
+        self.reported_received = received;
+        interval
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn loss_is_counted_across_the_wrap() {
+        let mut reception = Reception::default();
+        assert!(!reception.packet(1, 65_530));
+        for n in 1..20_u16 {
+            if n % 5 != 0 {
+                assert!(reception.packet(1, 65_530_u16.wrapping_add(n)));
+            }
+        }
+        assert_eq!((reception.received(), reception.expected(), reception.lost()), (17, 20, 3));
+        assert_eq!(reception.source(), Some((1, (1 << 16) + 13)));
+        assert_eq!(reception.interval().fraction_lost(), 38);
+        assert_eq!(reception.interval(), Interval::default());
+    }
+
+    #[test]
+    fn reordering_is_no_loss_and_a_new_source_keeps_totals() {
+        let mut reception = Reception::default();
+        for sequence in [1, 3, 2, 4] {
+            reception.packet(1, sequence);
+        }
+        assert_eq!(reception.lost(), 0);
+        assert!(!reception.packet(2, 9_000));
+        assert!(!reception.packet(2, 30_000), "a jump is a restart");
+        assert_eq!((reception.expected(), reception.lost()), (6, 0));
+    }
+
+    #[test]
+    fn jitter_follows_the_standard() {
+        let mut reception = Reception::default();
+        for n in 0..2_000_u32 {
+            // Alternately 0 and 5 ms late: |D| is always 5 ms, and J converges to it.
+            let now = Instant::from_millis(u64::from(n) * 20 + u64::from(n % 2) * 5);
+            reception.arrival(n.wrapping_mul(160).wrapping_sub(1_000), 8_000, now);
+        }
+        let jitter = reception.jitter().as_micros();
+        assert!((4_600..=5_000).contains(&jitter), "{jitter}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_sequence_is_counted_without_panic(
+            packets in prop::collection::vec((0..3_u32, any::<u16>(), any::<u32>()), 0..200),
+        ) {
+            let mut reception = Reception::default();
+            for (n, (ssrc, sequence, timestamp)) in packets.iter().enumerate() {
+                reception.packet(*ssrc, *sequence);
+                reception.arrival(*timestamp, 8_000, Instant::from_millis(n as u64));
+                let interval = reception.interval();
+                prop_assert!(interval.received == 1);
+            }
+            prop_assert_eq!(reception.received(), packets.len() as u64);
+        }
+    }
+}
