@@ -1,1 +1,196 @@
-//! Skeleton.
+//! SIP user agents that speak with a human voice and measure what they hear.
+//!
+//! An [`Agent`] is one carrier or one phone: an own address, any number of calls, UDP. It runs in
+//! its own thread; the handle gives it orders and takes its [`Report`]s. The SIP transactions and
+//! the codecs are pop-core's; SDP and RTP are read here, so that the instrument does not share
+//! the parsers of what it measures.
+//!
+//! Deliberately not here: TCP, registration, digest, video, RTCP (sipp and baresip do those).
+
+mod agent;
+mod call;
+mod listener;
+mod report;
+mod session;
+mod talker;
+pub mod tape;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use mio::Waker;
+use pop_core::codec::Codec;
+
+pub use report::{End, Heard, Live, Report, Side};
+
+use crate::speech::Voice;
+use agent::Order;
+use report::Finished;
+
+/// How an agent answers a number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// Rings this long, then answers with the first offered codec among these.
+    Answer {
+        /// Time from INVITE to answer.
+        ring: Duration,
+        /// Codecs it accepts.
+        codecs: Vec<Codec>,
+    },
+    /// Refuses with this status.
+    Refuse(u16),
+}
+
+impl Default for Reply {
+    fn default() -> Self {
+        Self::Answer { ring: Duration::ZERO, codecs: Codec::ALL.to_vec() }
+    }
+}
+
+/// One agent.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// SIP address; media uses free ports of the same host.
+    pub address: SocketAddr,
+    /// For tags, SSRCs and the like.
+    pub seed: u64,
+    /// What it says when it calls; when called it says the other one.
+    pub voice: Voice,
+    /// Replies to particular called numbers (as in the Request-URI's user part).
+    pub replies: BTreeMap<String, Reply>,
+    /// Reply to all other numbers.
+    pub default_reply: Reply,
+}
+
+impl Config {
+    /// An agent that answers everything.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            seed: 1,
+            voice: Voice::English,
+            replies: BTreeMap::new(),
+            default_reply: Reply::default(),
+        }
+    }
+}
+
+/// A call to place.
+#[derive(Debug, Clone)]
+pub struct Dial {
+    /// Where the INVITE goes.
+    pub proxy: SocketAddr,
+    /// Calling number.
+    pub from: String,
+    /// Called number.
+    pub to: String,
+    /// Codecs offered, best first.
+    pub codecs: Vec<Codec>,
+    /// From answer to BYE; `None`: until [`Agent::hang_up`] or the far side's BYE.
+    pub talk: Option<Duration>,
+    /// Telephone events to send.
+    pub digits: String,
+}
+
+/// A running agent; its calls end when it is dropped (without a word: as a crash would).
+#[derive(Debug)]
+pub struct Agent {
+    address: SocketAddr,
+    orders: Sender<Order>,
+    waker: Waker,
+    board: Arc<Mutex<Board>>,
+    next: AtomicU64,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread shows to the handle.
+#[derive(Debug, Default)]
+struct Board {
+    live: Vec<Live>,
+    finished: Vec<Finished>,
+    /// Calls ordered and not finished.
+    open: u64,
+}
+
+impl Agent {
+    /// Binds the address and starts the thread.
+    pub fn start(config: Config) -> Result<Self> {
+        let address = config.address;
+        let board = Arc::new(Mutex::new(Board::default()));
+        let (orders, inbox) = channel();
+        let (mut shell, waker) = agent::Shell::new(config, inbox, Arc::clone(&board))
+            .with_context(|| format!("the endpoint at {address} cannot start"))?;
+        let thread = std::thread::Builder::new()
+            .name(format!("endpoint {address}"))
+            .spawn(move || shell.run())
+            .context("no thread for an endpoint")?;
+        let (next, thread) = (AtomicU64::new(1), Some(thread));
+        Ok(Self { address, orders, waker, board, next, thread })
+    }
+
+    /// Its SIP address.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Places a call; the number is in its [`Report`].
+    pub fn dial(&self, dial: Dial) -> u64 {
+        // Even numbers are ours, odd ones are calls that came in.
+        let number = self.next.fetch_add(1, Ordering::Relaxed) * 2;
+        self.lock().open += 1;
+        self.order(Order::Dial(number, Box::new(dial)));
+        number
+    }
+
+    /// Ends a call.
+    pub fn hang_up(&self, number: u64) {
+        self.order(Order::HangUp(number));
+    }
+
+    /// Ends all calls.
+    pub fn hang_up_all(&self) {
+        self.order(Order::HangUpAll);
+    }
+
+    /// Calls that are up or being set up, as of at most 250 ms ago.
+    pub fn live(&self) -> Vec<Live> {
+        self.lock().live.clone()
+    }
+
+    /// Calls placed and not yet over.
+    pub fn open(&self) -> u64 {
+        self.lock().open
+    }
+
+    /// Takes the reports of calls that are over. Decodes and compares what was heard, so it takes
+    /// a few milliseconds for each.
+    pub fn reports(&self) -> Result<Vec<Report>> {
+        let finished = std::mem::take(&mut self.lock().finished);
+        finished.into_iter().map(Finished::report).collect()
+    }
+
+    fn order(&self, order: Order) {
+        // A thread that is gone has said why; its calls never report.
+        let _sent = self.orders.send(order);
+        let _woken = self.waker.wake();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.order(Order::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ended = thread.join();
+        }
+    }
+}

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
+use anyhow::Result;
+use bytes::Bytes;
 use pop_core::codec::Codec;
+
+use super::tape;
+use crate::speech::{self, Likeness, Voice};
 
 /// Which side of the call this report is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +34,8 @@ pub enum End {
 /// One side's account of one call.
 #[derive(Debug, Clone)]
 pub struct Report {
+    /// The call's number at its agent.
+    pub number: u64,
     /// Side.
     pub side: Side,
     /// Calling number, as this side saw it.
@@ -70,6 +77,49 @@ pub struct Heard {
     pub digits: String,
     /// The sound, 8 kHz mono, as it would be played: lost packets concealed.
     pub sound: Vec<i16>,
-    /// How much it is the voice the other side speaks with, 0.0 to 1.0; see [`crate::speech`].
-    pub likeness: f64,
+    /// How much it is the voice the other side speaks with.
+    pub likeness: Likeness,
+}
+
+/// A call that goes on.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// The call's number at its agent.
+    pub number: u64,
+    /// Side.
+    pub side: Side,
+    /// Calling number.
+    pub from: String,
+    /// Called number.
+    pub to: String,
+    /// Codec, once answered.
+    pub codec: Option<Codec>,
+    /// Packets received.
+    pub received: u64,
+    /// Packets lost.
+    pub lost: u64,
+    /// Interarrival jitter.
+    pub jitter: Duration,
+    /// Longest time between two packets.
+    pub longest_gap: Duration,
+}
+
+/// A call that is over, its sound not yet looked at.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) report: Report,
+    pub(super) payloads: Vec<Option<Bytes>>,
+    pub(super) expect: Voice,
+}
+
+impl Finished {
+    pub(super) fn report(self) -> Result<Report> {
+        let mut report = self.report;
+        if let Some(codec) = report.codec {
+            report.heard.sound = tape::play(codec, &self.payloads)?;
+            let told = speech::samples(self.expect, tape::RATE_HZ)?;
+            report.heard.likeness = speech::likeness(&report.heard.sound, &told);
+        }
+        Ok(report)
+    }
 }

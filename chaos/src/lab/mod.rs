@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use proto::identity::{Identity, Kind};
 use tempfile::TempDir;
 
 pub use address::{ADMIN_PORT, API_PORT, OVERLAY_PORT, SIP_PORT};
 
 use crate::wan::{Front, Profile, Wan};
 use address::Block;
-use pki::{Identity, Kind};
 use process::{Process, Recipe};
 use provision::Client;
 

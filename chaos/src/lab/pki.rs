@@ -4,49 +4,11 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use proto::identity::Identity;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
-
-/// What a certificate's owner is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A POP.
-    Pop,
-    /// A control node.
-    Control,
-    /// A person with the operator's rights.
-    Operator,
-}
-
-/// Whom a certificate names.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    /// Name of the mesh.
-    pub mesh: String,
-    /// What it is.
-    pub kind: Kind,
-    /// Its id.
-    pub name: String,
-    /// Its region.
-    pub region: String,
-}
-
-impl Identity {
-    fn principal(&self) -> String {
-        let kind = match self.kind {
-            Kind::Pop => "pop",
-            Kind::Control => "control",
-            Kind::Operator => "operator",
-        };
-        format!("{kind}/{}", self.name)
-    }
-
-    fn to_uri(&self) -> String {
-        format!("spiffe://{}/{}/{}", self.mesh, self.region, self.principal())
-    }
-}
 
 /// A certificate authority with its directory.
 pub struct Authority {
@@ -81,7 +43,7 @@ impl Authority {
 
     /// Makes key and certificate of one identity and writes them as `STEM.pem`, `STEM.key`.
     pub fn issue(&self, identity: &Identity, stem: &str, ip: Option<IpAddr>) -> Result<Files> {
-        let mut params = CertificateParams::new(dns_names(identity))
+        let mut params = CertificateParams::new(identity.dns_names())
             .with_context(|| format!("no certificate for {stem}"))?;
         params.distinguished_name.push(DnType::CommonName, identity.principal());
         let uri = identity.to_uri().try_into().context("the identity is no URI")?;
@@ -106,16 +68,6 @@ impl Authority {
             cert: self.dir.join(format!("{stem}.pem")),
             key: self.dir.join(format!("{stem}.key")),
         }
-    }
-}
-
-fn dns_names(identity: &Identity) -> Vec<String> {
-    match identity.kind {
-        Kind::Pop => vec![format!("{}.pop.voxmesh", identity.name)],
-        Kind::Control => {
-            vec!["control.voxmesh".into(), format!("{}.control.voxmesh", identity.name)]
-        }
-        Kind::Operator => Vec::new(),
     }
 }
 

@@ -51,7 +51,7 @@ impl Client {
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(read(&tls.ca)?))
             .identity(Identity::from_pem(read(&tls.cert)?, read(&tls.key)?))
-            .domain_name("control.voxmesh");
+            .domain_name(proto::identity::CONTROL_DNS_NAME);
         let nodes = nodes
             .iter()
             .map(|address| {
@@ -164,8 +164,7 @@ impl Client {
 
     /// Reads one number.
     pub async fn number(&self, e164: &str, consistency: ReadConsistency) -> Result<Number> {
-        let request =
-            GetNumberRequest { consistency: consistency.into(), e164: e164.to_owned() };
+        let request = GetNumberRequest { consistency: consistency.into(), e164: e164.to_owned() };
         let answer = self
             .retry("Get", |c| {
                 let request = request.clone();
@@ -186,9 +185,10 @@ impl Client {
 
     /// All POPs and whether they are heard.
     pub async fn pops(&self) -> Result<ListPopsResponse> {
-        self.retry("List", |c| async move {
-            PopsClient::new(c).list(ListPopsRequest::default()).await
-        })
+        self.retry(
+            "List",
+            |c| async move { PopsClient::new(c).list(ListPopsRequest::default()).await },
+        )
         .await
     }
 

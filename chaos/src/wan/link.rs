@@ -185,8 +185,10 @@ mod tests {
 
     #[test]
     fn jitter_stays_in_bounds_and_never_reorders() {
-        let profile =
-            Profile { jitter: Duration::from_millis(15), ..Profile::delayed(Duration::from_millis(30)) };
+        let profile = Profile {
+            jitter: Duration::from_millis(15),
+            ..Profile::delayed(Duration::from_millis(30))
+        };
         let out = run(profile, 2, 5_000);
         assert_eq!(out.len(), 5_000);
         assert!(out.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 <= w[1].1));

@@ -185,8 +185,9 @@ impl Shell {
             buffer: vec![0; 65_536],
         };
         for front in fronts {
-            let socket = bind(front.listen)
-                .with_context(|| format!("the WAN front of {} cannot bind udp {}", front.pop, front.listen))?;
+            let socket = bind(front.listen).with_context(|| {
+                format!("the WAN front of {} cannot bind udp {}", front.pop, front.listen)
+            })?;
             let token = shell.add(socket, front.pop.clone(), Role::Front)?;
             shell.targets.insert(token, front.target);
         }
@@ -346,7 +347,11 @@ mod tests {
         let (a, b) = (socket("127.0.201.1"), socket("127.0.202.1"));
         let front_port = socket("127.0.202.9").local_addr().unwrap();
         let fronts = [
-            Front { pop: "a".into(), listen: "127.0.201.9:0".parse().unwrap(), target: a.local_addr().unwrap() },
+            Front {
+                pop: "a".into(),
+                listen: "127.0.201.9:0".parse().unwrap(),
+                target: a.local_addr().unwrap(),
+            },
             Front { pop: "b".into(), listen: front_port, target: b.local_addr().unwrap() },
         ];
         let wan = Wan::start(&fronts, Profile::delayed(Duration::from_millis(30)), 1).unwrap();
