@@ -344,11 +344,6 @@ impl Headers {
         Some(u8::try_from(hops).unwrap_or(u8::MAX))
     }
 
-    /// Content-Length as written.
-    pub fn content_length(&self) -> Option<usize> {
-        lex::number(self.get(&HeaderName::ContentLength)?)
-    }
-
     /// Media type of the body in lower case, without parameters: `application/sdp`.
     pub fn content_type(&self) -> Option<String> {
         let value = self.get_str(&HeaderName::ContentType)?;
