@@ -1,0 +1,143 @@
+//! What goes into and comes out of [`Pop`](super::Pop) besides SIP: plain data.
+
+use bytes::Bytes;
+use proto::call::CallMessage;
+use proto::id::{CallId, PopId, TrunkId};
+use proto::time::Instant;
+
+use crate::call::{Cdr, CdrRole};
+use crate::media::MediaCommand;
+use crate::sip::{Flow, Transport};
+
+/// Which end opened a call stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Initiator {
+    /// We did.
+    Local,
+    /// The peer did.
+    Remote,
+}
+
+/// The call signaling stream of one call to another POP.
+///
+/// `number` is never used twice for a peer and initiator in the life of a process; the core numbers
+/// the streams it opens, the shell those the peer opens.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallStream {
+    /// The other POP.
+    pub peer: PopId,
+    /// Which stream.
+    pub number: u64,
+    /// Who opened it.
+    pub initiator: Initiator,
+}
+
+/// What happened to a call stream. After `Closed` or `Failed` nothing more comes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StreamEvent {
+    /// It is open. Messages may be sent before; the shell keeps them until then.
+    Opened,
+    /// The peer sent a message.
+    Message(CallMessage),
+    /// The peer ended it.
+    Closed,
+    /// It could not be opened, or broke, or carried something malformed.
+    Failed,
+}
+
+/// Whether the link to a POP works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LinkState {
+    /// A connection is up.
+    Up,
+    /// There is none; all its streams are gone.
+    Down,
+}
+
+/// Why a name gave no address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// No such name, or no address of a family we have.
+    #[error("the name has no address")]
+    NotFound,
+    /// No answer in time.
+    #[error("no name server answered")]
+    Timeout,
+}
+
+/// An effect for the shell to execute, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PopCommand {
+    /// Send one SIP message. On `connection: 0` over TCP, reuse a connection to `remote` or open
+    /// one; report failure with `handle_transport_error`.
+    SendSip {
+        /// Where to.
+        flow: Flow,
+        /// The message.
+        bytes: Bytes,
+    },
+    /// Open a call stream; messages for it follow at once.
+    OpenStream {
+        /// The stream.
+        stream: CallStream,
+    },
+    /// Send a message on a call stream.
+    SendCall {
+        /// The stream.
+        stream: CallStream,
+        /// The message.
+        message: CallMessage,
+    },
+    /// Finish a call stream after what was sent; its later events are ignored.
+    CloseStream {
+        /// The stream.
+        stream: CallStream,
+    },
+    /// An order to the media plane.
+    Media(MediaCommand),
+    /// Find the addresses of a name, best first (SRV when `port` is 0; RFC 3263).
+    Resolve {
+        /// Names the answer.
+        query: u64,
+        /// The name.
+        host: String,
+        /// 0: SRV, or 5060.
+        port: u16,
+        /// For the SRV name.
+        transport: Transport,
+    },
+    /// A call ended: write its record.
+    Cdr(Box<Cdr>),
+}
+
+/// A call as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallSummary {
+    /// The call.
+    pub call_id: CallId,
+    /// Which half this POP has.
+    pub role: CdrRole,
+    /// How far it is.
+    pub phase: Phase,
+    /// Where it came in.
+    pub trunk_in: Option<TrunkId>,
+    /// Where it leaves.
+    pub trunk_out: Option<TrunkId>,
+    /// The POP with the other half.
+    pub peer: Option<PopId>,
+    /// Since when.
+    pub started: Instant,
+    /// Since when there is an answer.
+    pub answered: Option<Instant>,
+}
+
+/// How far a call is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// No answer yet.
+    SettingUp,
+    /// Answered.
+    Answered,
+    /// Over for the user; last SIP messages are under way.
+    Ending,
+}

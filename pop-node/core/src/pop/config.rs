@@ -1,0 +1,81 @@
+//! What a POP is told once, at its start.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+
+use proto::id::{Epoch, PopId};
+use proto::time::Duration;
+
+use crate::sip::{TimerValues, Transport};
+
+/// Identity, addresses and bounds of a POP.
+#[derive(Debug, Clone)]
+pub struct PopConfig {
+    /// Our name.
+    pub id: PopId,
+    /// Our region.
+    pub region: String,
+    /// The mesh: the digest realm where a trunk names none.
+    pub mesh: String,
+    /// Of our registration; see [`Pop::set_epoch`](super::Pop::set_epoch).
+    pub epoch: Epoch,
+    /// Where we listen for SIP; never an unspecified address, peers are told these.
+    pub sip: Vec<(Transport, SocketAddr)>,
+    /// Where we receive media; peers are told this one.
+    pub media_address: IpAddr,
+    /// RTP takes even ports of these, RTCP the next odd one.
+    pub media_ports: RangeInclusive<u16>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Waiting times.
+    pub timing: Timing,
+    /// SIP timers (RFC 3261 §17); change them only in tests.
+    pub sip_timers: TimerValues,
+    /// Seed of all randomness: tags, nonces, SSRC and route weights. Secret, new at each start.
+    pub seed: u64,
+}
+
+/// How much at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Calls; above it new ones get 503 with Retry-After. A call costs about 20 KiB.
+    pub max_calls: usize,
+    /// SIP transactions; each costs about 3 KiB.
+    pub max_transactions: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_calls: 1_000, max_transactions: 50_000 }
+    }
+}
+
+/// How long to wait for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// For a first sign of life of a candidate; then the next one is tried. Default 3 s.
+    pub first_response: Duration,
+    /// From INVITE to answer (as Timer C, RFC 3261 §16.6). Default 180 s.
+    pub ring_limit: Duration,
+    /// For the other half's answer to a re-INVITE. Default 35 s: more than its Timer B.
+    pub update_limit: Duration,
+    /// For the last quality reports of a call that ended. Default 1 s.
+    pub report_limit: Duration,
+    /// A media port rests so long before it is used again. Default 30 s.
+    pub port_quarantine: Duration,
+    /// Digest nonces live so long. Default 30 s.
+    pub nonce_lifetime: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            first_response: Duration::from_secs(3),
+            ring_limit: Duration::from_secs(180),
+            update_limit: Duration::from_secs(35),
+            report_limit: Duration::from_secs(1),
+            port_quarantine: Duration::from_secs(30),
+            nonce_lifetime: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Our own descriptions of one leg, over its whole life.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use bytes::Bytes;
+
+use super::{RemoteMedia, attribute};
+use crate::codec::Codec;
+use crate::media::{Direction, TelephoneEvent};
+use crate::sdp::description::{
+    Attribute, Connection, MediaDescription, Origin, SessionDescription,
+};
+
+/// Dynamic payload types (RFC 3551 §6).
+const DYNAMIC: std::ops::RangeInclusive<u8> = 96..=127;
+
+/// What one of our descriptions shall say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// In order of preference.
+    pub codecs: Vec<Codec>,
+    /// Whether we take telephone events (RFC 4733).
+    pub telephone_event: bool,
+    /// What we are ready to do.
+    pub direction: Direction,
+    /// Milliseconds of audio per packet we would like.
+    pub ptime_ms: u32,
+}
+
+/// Our side of one offer/answer session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalSession {
+    /// `o=` session id.
+    pub id: u64,
+    /// Where we receive RTP; RTCP one port above.
+    pub address: IpAddr,
+    /// RTP port.
+    pub port: u16,
+    codecs: BTreeMap<Codec, u8>,
+    /// By clock rate.
+    telephone_events: BTreeMap<u32, u8>,
+    used: BTreeSet<u8>,
+    /// The sections agreed so far; the one in use is `section`.
+    sections: Vec<MediaDescription>,
+    section: usize,
+    /// The last one sent.
+    sent: Option<SessionDescription>,
+}
+
+impl LocalSession {
+    /// Before any description. `id` should be random.
+    pub fn new(id: u64, address: IpAddr, port: u16) -> Self {
+        Self {
+            // Kept below 2^62: some peers read it as a signed number.
+            id: id >> 2,
+            address,
+            port,
+            codecs: BTreeMap::new(),
+            telephone_events: BTreeMap::new(),
+            used: BTreeSet::new(),
+            sections: Vec::new(),
+            section: 0,
+            sent: None,
+        }
+    }
+
+    /// Which section carries our audio.
+    pub const fn section(&self) -> usize {
+        self.section
+    }
+
+    /// An offer (RFC 3264 §5, §8).
+    pub fn offer(&mut self, what: &Description) -> Bytes {
+        let protocol = self.sections.get(self.section).map_or("RTP/AVP", |m| &m.protocol);
+        let audio = self.audio(protocol.to_owned(), what, false);
+        let mut sections = std::mem::take(&mut self.sections);
+        match sections.get_mut(self.section) {
+            Some(section) => *section = audio,
+            None => sections = vec![audio],
+        }
+        self.send(sections)
+    }
+
+    /// An answer to `offer`, whose usable section is `remote` (RFC 3264 §6).
+    pub fn answer(
+        &mut self,
+        offer: &SessionDescription,
+        remote: &RemoteMedia,
+        what: &Description,
+    ) -> Bytes {
+        self.learn(remote);
+        self.section = remote.section;
+        let refused = |m: &MediaDescription| MediaDescription {
+            media: m.media.clone(),
+            port: 0,
+            protocol: m.protocol.clone(),
+            formats: m.formats.clone(),
+            connection: None,
+            attributes: Vec::new(),
+        };
+        let mut sections: Vec<_> = offer.media.iter().map(refused).collect();
+        if let Some(section) = sections.get_mut(remote.section) {
+            *section = self.audio(section.protocol.clone(), what, remote.rtcp_mux);
+        }
+        self.send(sections)
+    }
+
+    /// Takes over the payload types of the peer: they hold for both directions.
+    pub fn learn(&mut self, remote: &RemoteMedia) {
+        self.used.extend(&remote.payload_types);
+        self.codecs.extend(remote.codecs.iter().map(|n| (n.codec, n.payload_type)));
+        for TelephoneEvent { payload_type, clock_rate } in &remote.telephone_events {
+            self.telephone_events.insert(*clock_rate, *payload_type);
+        }
+    }
+
+    fn send(&mut self, sections: Vec<MediaDescription>) -> Bytes {
+        self.sections = sections;
+        let mut next = SessionDescription {
+            origin: Origin {
+                username: "-".to_owned(),
+                id: self.id,
+                version: self.sent.as_ref().map_or(1, |sent| sent.origin.version),
+                address: self.address.to_string(),
+            },
+            name: "voxmesh".to_owned(),
+            connection: Some(Connection::Address(self.address)),
+            attributes: Vec::new(),
+            media: self.sections.clone(),
+        };
+        if self.sent.as_ref().is_some_and(|sent| *sent != next) {
+            next.origin.version += 1;
+        }
+        let bytes = next.serialize();
+        self.sent = Some(next);
+        bytes
+    }
+
+    fn audio(&mut self, protocol: String, what: &Description, mux: bool) -> MediaDescription {
+        let mut media = MediaDescription {
+            media: "audio".to_owned(),
+            port: self.port,
+            protocol,
+            formats: Vec::new(),
+            connection: None,
+            attributes: Vec::new(),
+        };
+        for codec in &what.codecs {
+            self.add_codec(&mut media, *codec);
+        }
+        if what.telephone_event {
+            let clocks: BTreeSet<u32> = what.codecs.iter().map(|c| c.clock_rate()).collect();
+            clocks.into_iter().for_each(|clock| self.add_telephone_event(&mut media, clock));
+        }
+        media.attributes.push(Attribute::with("ptime", what.ptime_ms.to_string()));
+        media.attributes.push(Attribute::flag(attribute(what.direction)));
+        if mux {
+            media.attributes.push(Attribute::flag("rtcp-mux"));
+        }
+        media
+    }
+
+    fn add_codec(&mut self, media: &mut MediaDescription, codec: Codec) {
+        let known = self.codecs.get(&codec).copied().or(codec.static_payload_type());
+        let Some(number) = known.or_else(|| self.free(codec.offered_payload_type())) else {
+            return;
+        };
+        self.used.insert(number);
+        self.codecs.insert(codec, number);
+        let channels = if codec.channels() == 1 { "" } else { "/2" };
+        let map = format!("{number} {}/{}{channels}", codec.name(), codec.clock_rate());
+        media.formats.push(number.to_string());
+        media.attributes.push(Attribute::with("rtpmap", map));
+        if codec == Codec::Opus {
+            media.attributes.push(Attribute::with("fmtp", format!("{number} useinbandfec=1")));
+        }
+    }
+
+    fn add_telephone_event(&mut self, media: &mut MediaDescription, clock: u32) {
+        let preferred = if clock == 8_000 { 101 } else { 110 };
+        let known = self.telephone_events.get(&clock).copied();
+        let Some(number) = known.or_else(|| self.free(preferred)) else { return };
+        self.used.insert(number);
+        self.telephone_events.insert(clock, number);
+        media.formats.push(number.to_string());
+        let map = format!("{number} telephone-event/{clock}");
+        media.attributes.push(Attribute::with("rtpmap", map));
+        media.attributes.push(Attribute::with("fmtp", format!("{number} 0-16")));
+    }
+
+    fn free(&self, preferred: u8) -> Option<u8> {
+        std::iter::once(preferred).chain(DYNAMIC).find(|number| !self.used.contains(number))
+    }
+}
