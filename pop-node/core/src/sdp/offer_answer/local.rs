@@ -73,7 +73,8 @@ impl LocalSession {
     /// An offer (RFC 3264 §5, §8).
     pub fn offer(&mut self, what: &Description) -> Bytes {
         let protocol = self.sections.get(self.section).map_or("RTP/AVP", |m| &m.protocol);
-        let audio = self.audio(protocol.to_owned(), what, false);
+        let clocks = what.codecs.iter().map(|codec| codec.clock_rate()).collect();
+        let audio = self.audio(protocol.to_owned(), what, clocks, false);
         let mut sections = std::mem::take(&mut self.sections);
         match sections.get_mut(self.section) {
             Some(section) => *section = audio,
@@ -101,7 +102,10 @@ impl LocalSession {
         };
         let mut sections: Vec<_> = offer.media.iter().map(refused).collect();
         if let Some(section) = sections.get_mut(remote.section) {
-            *section = self.audio(section.protocol.clone(), what, remote.rtcp_mux);
+            // Only a telephone-event format of the offer may be answered (RFC 3264 §6.1).
+            let event = what.codecs.first().and_then(|codec| remote.telephone_event(*codec));
+            let clocks = event.map(|event| event.clock_rate).into_iter().collect();
+            *section = self.audio(section.protocol.clone(), what, clocks, remote.rtcp_mux);
         }
         self.send(sections)
     }
@@ -137,7 +141,13 @@ impl LocalSession {
         bytes
     }
 
-    fn audio(&mut self, protocol: String, what: &Description, mux: bool) -> MediaDescription {
+    fn audio(
+        &mut self,
+        protocol: String,
+        what: &Description,
+        telephone_event_clocks: BTreeSet<u32>,
+        mux: bool,
+    ) -> MediaDescription {
         let mut media = MediaDescription {
             media: "audio".to_owned(),
             port: self.port,
@@ -150,8 +160,9 @@ impl LocalSession {
             self.add_codec(&mut media, *codec);
         }
         if what.telephone_event {
-            let clocks: BTreeSet<u32> = what.codecs.iter().map(|c| c.clock_rate()).collect();
-            clocks.into_iter().for_each(|clock| self.add_telephone_event(&mut media, clock));
+            for clock in telephone_event_clocks {
+                self.add_telephone_event(&mut media, clock);
+            }
         }
         media.attributes.push(Attribute::with("ptime", what.ptime_ms.to_string()));
         media.attributes.push(Attribute::flag(attribute(what.direction)));

@@ -1,0 +1,171 @@
+use std::fmt::Write as _;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::offer_answer::{Description, LocalSession, NegotiationError, RemoteMedia};
+use super::*;
+use crate::codec::Codec;
+use crate::media::Direction;
+
+fn parse(text: &str) -> SessionDescription {
+    SessionDescription::parse(text.as_bytes()).unwrap()
+}
+
+fn offer(body: &str) -> SessionDescription {
+    parse(&format!("v=0\no=- 1 1 IN IP4 192.0.2.1\ns=-\nc=IN IP4 192.0.2.1\nt=0 0\n{body}"))
+}
+
+fn session() -> LocalSession {
+    LocalSession::new(4, "198.51.100.1".parse().unwrap(), 20_000)
+}
+
+fn all(direction: Direction) -> Description {
+    let codecs = vec![Codec::Opus, Codec::G722, Codec::Pcmu, Codec::Pcma];
+    Description { codecs, telephone_event: true, direction, ptime_ms: 20 }
+}
+
+/// Each file: an offer, `----`, then what we make of it and our answer. `REWRITE=1` writes the
+/// lower part anew.
+#[test]
+fn scripts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/sdp");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 8, "scripts are missing");
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let (input, expected) = text.split_once("----\n").unwrap();
+        let output = answer(input);
+        if std::env::var_os("REWRITE").is_some() {
+            std::fs::write(&file, format!("{input}----\n{output}")).unwrap();
+        } else {
+            assert_eq!(output, expected, "{}", file.display());
+        }
+    }
+}
+
+fn answer(input: &str) -> String {
+    let described: String =
+        input.lines().filter(|l| !l.starts_with('#')).fold(String::new(), |mut text, line| {
+            text.push_str(line);
+            text.push_str("\r\n");
+            text
+        });
+    let offer = match SessionDescription::parse(described.as_bytes()) {
+        Ok(offer) => offer,
+        Err(error) => return format!("error: {error}\n"),
+    };
+    let remote = match RemoteMedia::from_offer(&offer) {
+        Ok(remote) => remote,
+        Err(error) => return format!("error: {error}\n"),
+    };
+    let mut out = String::new();
+    for n in &remote.codecs {
+        let fmtp = n.fmtp.as_deref().map(|f| format!(" ({f})")).unwrap_or_default();
+        writeln!(out, "{} is {:?}{fmtp}", n.payload_type, n.codec).unwrap();
+    }
+    for event in &remote.telephone_events {
+        writeln!(out, "{} is telephone-event/{}", event.payload_type, event.clock_rate).unwrap();
+    }
+    let address = |a: Option<std::net::SocketAddr>| a.map_or("nowhere".into(), |a| a.to_string());
+    let (rtp, rtcp) = (address(remote.rtp), address(remote.rtcp));
+    writeln!(out, "rtp {rtp}, rtcp {rtcp}, peer {:?}", remote.direction).unwrap();
+    let codecs = remote.codecs.iter().take(1).map(|n| n.codec).collect();
+    let direction = offer_answer::reversed(remote.direction);
+    let ptime_ms = remote.ptime_ms.unwrap_or(20);
+    let telephone_event = !remote.telephone_events.is_empty();
+    let what = Description { codecs, telephone_event, direction, ptime_ms };
+    let answer = session().answer(&offer, &remote, &what);
+    out.push_str(&String::from_utf8(answer.to_vec()).unwrap().replace('\r', ""));
+    out
+}
+
+#[test]
+fn our_offer_can_be_answered_by_us() {
+    let bytes = session().offer(&all(Direction::SendRecv));
+    let parsed = SessionDescription::parse(&bytes).unwrap();
+    assert_eq!(parsed.serialize(), bytes);
+    let remote = RemoteMedia::from_offer(&parsed).unwrap();
+    let codecs: Vec<_> = remote.codecs.iter().map(|n| n.codec).collect();
+    assert_eq!(codecs, all(Direction::SendRecv).codecs);
+    assert_eq!(remote.telephone_event(Codec::Opus).unwrap().clock_rate, 48_000);
+    assert_eq!(remote.telephone_event(Codec::Pcma).unwrap().clock_rate, 8_000);
+    assert_eq!(RemoteMedia::from_answer(&parsed, 0), Ok(remote));
+    assert_eq!(RemoteMedia::from_answer(&parsed, 1), Err(NegotiationError::NoAudio));
+}
+
+#[test]
+fn the_version_grows_exactly_when_the_description_changes() {
+    let mut session = session();
+    let version = |bytes: &bytes::Bytes| SessionDescription::parse(bytes).unwrap().origin.version;
+    assert_eq!(version(&session.offer(&all(Direction::SendRecv))), 1);
+    assert_eq!(version(&session.offer(&all(Direction::SendRecv))), 1);
+    assert_eq!(version(&session.offer(&all(Direction::SendOnly))), 2);
+    assert_eq!(version(&session.offer(&all(Direction::SendRecv))), 3);
+}
+
+#[test]
+fn payload_types_and_sections_keep_their_meaning() {
+    let mut session = session();
+    let first = offer(
+        "m=video 5000 RTP/AVP 111\na=rtpmap:111 H264/90000\n\
+         m=audio 4000 RTP/AVP 111 98 0\na=rtpmap:111 speex/16000\na=rtpmap:98 opus/48000/2\n",
+    );
+    let remote = RemoteMedia::from_offer(&first).unwrap();
+    let what = Description { codecs: vec![Codec::Pcmu], ..all(Direction::SendRecv) };
+    let answer = SessionDescription::parse(&session.answer(&first, &remote, &what)).unwrap();
+    assert_eq!((answer.media[0].port, answer.media[1].port), (0, 20_000));
+    let second = SessionDescription::parse(&session.offer(&all(Direction::SendRecv))).unwrap();
+    assert_eq!((second.media[0].media.as_str(), second.media[0].port), ("video", 0));
+    assert_eq!(second.media[1].attribute("rtpmap"), Some("98 opus/48000/2"));
+    assert_eq!(session.section(), 1);
+}
+
+#[test]
+fn directions_fit_together() {
+    use Direction::{Inactive, RecvOnly, SendOnly, SendRecv};
+    assert_eq!(
+        [SendRecv, SendOnly, RecvOnly, Inactive].map(offer_answer::reversed),
+        [SendRecv, RecvOnly, SendOnly, Inactive]
+    );
+    assert_eq!(offer_answer::both(SendRecv, RecvOnly), RecvOnly);
+    assert_eq!(offer_answer::both(SendOnly, RecvOnly), Inactive);
+}
+
+#[test]
+fn what_is_too_much_is_refused() {
+    let long = "a=x\n".repeat(BYTES_MAX);
+    assert_eq!(SessionDescription::parse(long.as_bytes()), Err(ParseError::TooLarge));
+    let many = format!("v=0\no=- 1 1 IN IP4 h\n{}", "m=audio 1 RTP/AVP 0\n".repeat(17));
+    assert_eq!(SessionDescription::parse(many.as_bytes()), Err(ParseError::TooLarge));
+    assert_eq!(SessionDescription::parse(b""), Err(ParseError::Empty));
+    assert_eq!(SessionDescription::parse(b"v=1\r\n"), Err(ParseError::Version));
+    assert_eq!(SessionDescription::parse(b"v=0\r\ns=-\r\n"), Err(ParseError::NoOrigin));
+    assert_eq!(SessionDescription::parse(b"v=0\r\nhello\r\n"), Err(ParseError::Line { line: 2 }));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_parsed_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let _ = SessionDescription::parse(&bytes);
+    }
+
+    #[test]
+    fn what_parses_parses_again_after_writing(
+        lines in proptest::collection::vec("[coam]=[ -~é]{0,40}|m=audio [0-9]{1,6} RTP/AVP [0-9 ]{0,9}|\
+            a=(rtpmap|fmtp|rtcp|ptime):[0-9]{1,3} [a-zA-Z/0-9]{0,12}|c=IN IP[46] [0-9.:]{1,9}", 0..12),
+    ) {
+        let text = format!("v=0\r\no=- 1 2 IN IP4 192.0.2.1\r\n{}\r\n", lines.join("\r\n"));
+        if let Ok(first) = SessionDescription::parse(text.as_bytes()) {
+            let again = SessionDescription::parse(&first.serialize()).unwrap();
+            prop_assert_eq!(&first.media.len(), &again.media.len());
+            prop_assert_eq!(RemoteMedia::from_offer(&first), RemoteMedia::from_offer(&again));
+            if let Ok(remote) = RemoteMedia::from_offer(&first) {
+                let answer = session().answer(&first, &remote, &all(Direction::SendRecv));
+                let answer = SessionDescription::parse(&answer).unwrap();
+                prop_assert_eq!(answer.media.len(), first.media.len());
+            }
+        }
+    }
+}
