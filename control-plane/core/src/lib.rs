@@ -1,1 +1,12 @@
-//! Skeleton.
+//! The pure core of the control plane: what must be agreed across regions, and how.
+//!
+//! [`command`] checks what may be proposed, [`replica`] agrees on an order (raft), [`state`]
+//! applies it (total and deterministic), [`watch`] remembers the last changes for watchers.
+//! No clock, socket, disk or thread: ticks, wall time, peer bytes and "this is durable now" go in,
+//! [`replica::ReplicaCommand`]s come out.
+#![warn(missing_docs)]
+
+pub mod command;
+pub mod replica;
+pub mod state;
+pub mod watch;

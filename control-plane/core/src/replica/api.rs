@@ -1,0 +1,321 @@
+//! What a replica is given, asks for and answers.
+
+use bytes::Bytes;
+use proto::control::Event;
+use proto::id::{NodeId, Revision};
+use proto::raft::Outcome;
+
+use crate::state::TableChange;
+
+/// Largest peer message a replica takes: one with a whole snapshot must fit.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// How a replica takes part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaConfig {
+    /// This node.
+    pub id: NodeId,
+    /// All voters, this node among them. The same on every node, for the life of the cluster.
+    pub voters: Vec<NodeId>,
+    /// Ticks between heartbeats of a leader.
+    pub heartbeat_ticks: u32,
+    /// Ticks without a leader until an election: drawn from `[min, max)`. `max == min + 1` pins
+    /// it; simulations pin each node to another value, or runs do not repeat and ties never break.
+    pub election_ticks: (u32, u32),
+    /// Voters refuse a candidate of lower priority, its log being equal. 0 for all is usual.
+    pub priority: i64,
+    /// Of the data directory; part of what makes a read context unique.
+    pub incarnation: String,
+}
+
+/// A place in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Position {
+    /// Index.
+    pub index: u64,
+    /// Term of the entry at `index`.
+    pub term: u64,
+}
+
+/// Raft's `HardState`: what a voter must never forget (Raft §5, figure 2), and its commit index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HardState {
+    /// Latest term seen.
+    pub term: u64,
+    /// Voted for in `term`; 0 for nobody.
+    pub vote: u64,
+    /// Known committed.
+    pub commit: u64,
+}
+
+/// One log entry, encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Its index.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+    /// The entry as raft encodes it; opaque for storage.
+    pub bytes: Bytes,
+}
+
+/// A snapshot of the leader that replaces everything here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstallSnapshot {
+    /// Last log position it contains; becomes the log's base.
+    pub position: Position,
+    /// All tables.
+    pub tables: Vec<(Vec<u8>, Bytes)>,
+}
+
+/// One durable transaction. All of it or nothing, in this order: `snapshot`, `entries`,
+/// `changes`, then the rest. Answer with [`super::Replica::handle_persisted`] when it is on disk;
+/// any storage error must end the process (counted as persisted, it would lose acknowledged
+/// writes). At most one is outstanding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Persist {
+    /// Names it in `handle_persisted`; counts up.
+    pub number: u64,
+    /// Delete the whole log and all tables, then write these tables; the base is its position.
+    pub snapshot: Option<InstallSnapshot>,
+    /// Delete entries with `index >= entries[0].index`, then append these.
+    pub entries: Vec<LogEntry>,
+    /// Table changes: put, or delete when the value is `None`.
+    pub changes: Vec<TableChange>,
+    /// Replace.
+    pub hard_state: HardState,
+    /// Replace: the tables contain the effects of the log up to here.
+    pub applied: u64,
+    /// The new base: delete entries with `index <= compact_to.index`. Never beyond `applied`.
+    pub compact_to: Option<Position>,
+}
+
+/// What storage holds at start. All empty (`default()`): a new node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Restored {
+    /// Last persisted.
+    pub hard_state: HardState,
+    /// Last `compact_to` or snapshot position.
+    pub base: Position,
+    /// Entries after `base`, in order.
+    pub entries: Vec<LogEntry>,
+    /// All tables, in any order.
+    pub tables: Vec<(Vec<u8>, Bytes)>,
+    /// Last persisted.
+    pub applied: u64,
+}
+
+/// What the shell is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReplicaCommand {
+    /// A control resource changed; for watchers.
+    Event(Event),
+    /// Stop the process: going on could harm. Nothing comes after it.
+    Halt {
+        /// Why.
+        reason: HaltReason,
+    },
+    /// A proposal of this node was applied.
+    Outcome {
+        /// As given to `propose`.
+        proposal: u64,
+        /// What it came to.
+        outcome: Outcome,
+        /// Of the state after it.
+        revision: Revision,
+    },
+    /// Write durably; see [`Persist`].
+    Persist(Persist),
+    /// The leader changed or took too long: whether it was or will be applied is unknown.
+    ProposalLost {
+        /// As given to `propose`.
+        proposal: u64,
+    },
+    /// A read could not be confirmed: leadership was lost or no quorum answered in time.
+    ReadLost {
+        /// As given to `read_index`.
+        read: u64,
+    },
+    /// The read sees all that was acknowledged before it began, once `index` is applied here.
+    ReadReady {
+        /// As given to `read_index`.
+        read: u64,
+        /// Wait until [`super::Replica::applied`] reaches it.
+        index: u64,
+    },
+    /// Role, term or leader changed.
+    Role {
+        /// Known leader.
+        leader: Option<NodeId>,
+        /// Term.
+        term: u64,
+        /// Role of this node.
+        role: Role,
+    },
+    /// To another voter. May be lost; may not be reordered often.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// For its `handle_peer`.
+        message: Bytes,
+    },
+    /// A snapshot replaced the state: events are missing. Cut watchers and empty the watch log.
+    StateReplaced {
+        /// Of the new state.
+        revision: Revision,
+    },
+}
+
+/// Why a replica had to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HaltReason {
+    /// Its state differs from the leader's at the same log index.
+    #[error(
+        "the state at log index {index} differs from the leader's: move this node's data aside and keep it for analysis"
+    )]
+    StateDiffers {
+        /// Where.
+        index: u64,
+    },
+    /// The log holds a command of a newer version.
+    #[error(
+        "log index {index} holds a command this version does not know: run the version the other nodes run"
+    )]
+    UnknownCommand {
+        /// Where.
+        index: u64,
+    },
+}
+
+/// Raft role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Follows or waits.
+    Follower,
+    /// Asks whether an election could be won (Raft thesis §9.6).
+    PreCandidate,
+    /// Asks for votes.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+impl Role {
+    /// For people: "leader".
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Follower => "follower",
+            Self::PreCandidate => "pre-candidate",
+            Self::Candidate => "candidate",
+            Self::Leader => "leader",
+        }
+    }
+}
+
+/// Why a proposal was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Ask the leader.
+    #[error("this node is not the leader")]
+    NotLeader {
+        /// Where to go, if known.
+        leader: Option<NodeId>,
+    },
+    /// Too much waits for a quorum already. Retry later.
+    #[error("too many commands wait for a quorum")]
+    Overloaded,
+    /// Larger than a log entry may be.
+    #[error("the command is larger than {COMMAND_BYTES_MAX} bytes")]
+    TooLarge,
+}
+
+/// Largest encoded command.
+pub const COMMAND_BYTES_MAX: usize = 1024 * 1024;
+
+/// Why a read was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Ask the leader.
+    #[error("this node is not the leader")]
+    NotLeader {
+        /// Where to go, if known.
+        leader: Option<NodeId>,
+    },
+    /// Too many reads wait. Retry later.
+    #[error("too many reads wait for a quorum")]
+    Overloaded,
+}
+
+/// Why stored data was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// The configuration makes no sense.
+    #[error("the replica's configuration is not valid: {0}")]
+    Config(&'static str),
+    /// Storage lost or invented something.
+    #[error("the stored data contradicts itself: {0}")]
+    Corrupt(&'static str),
+    /// A table entry does not decode.
+    #[error("a stored table entry is damaged: {0}")]
+    Table(#[from] crate::state::TableError),
+    /// The set of voters is fixed when the cluster begins.
+    #[error("this data belongs to the voters {stored:?}, the configuration names {configured:?}")]
+    Voters {
+        /// In the data.
+        stored: Vec<u64>,
+        /// In the configuration.
+        configured: Vec<u64>,
+    },
+}
+
+/// How things stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// This node.
+    pub id: NodeId,
+    /// Role.
+    pub role: Role,
+    /// Term.
+    pub term: u64,
+    /// Known leader.
+    pub leader: Option<NodeId>,
+    /// Known committed.
+    pub commit: u64,
+    /// Applied to the state in memory.
+    pub applied: u64,
+    /// Applied and durable.
+    pub applied_durable: u64,
+    /// First index in the log.
+    pub first_index: u64,
+    /// Last index in the log.
+    pub last_index: u64,
+    /// Leader only: the last index each voter is known to hold.
+    pub match_index: Vec<(NodeId, u64)>,
+    /// Proposals that wait for a quorum.
+    pub proposals: usize,
+    /// Commands not yet polled.
+    pub commands: usize,
+}
+
+/// What was counted since start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Peer messages taken.
+    pub peer_messages: u64,
+    /// Peer messages refused ([`super::PeerMisbehaved`]).
+    pub peer_refused: u64,
+    /// Peer messages dropped because a snapshot was being written.
+    pub peer_dropped: u64,
+    /// Log entries applied.
+    pub applied: u64,
+    /// Commands answered from the request table.
+    pub repeated: u64,
+    /// Times this node became leader.
+    pub elected: u64,
+    /// Snapshots sent.
+    pub snapshots_sent: u64,
+    /// Snapshots installed.
+    pub snapshots_installed: u64,
+    /// Proposals lost.
+    pub proposals_lost: u64,
+}

@@ -1,0 +1,116 @@
+//! The last events, for watchers that come back.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use proto::control::Event;
+use proto::id::Revision;
+
+/// The events after this revision are no longer here: begin with a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("events after revision {asked} are gone; the oldest here follows {oldest}")]
+pub struct Compacted {
+    /// Asked for events after it.
+    pub asked: Revision,
+    /// Events after this one are here.
+    pub oldest: Revision,
+}
+
+/// A bounded ring of events without a gap: when full, the oldest leaves.
+#[derive(Debug, Clone)]
+pub struct WatchLog {
+    capacity: usize,
+    /// Revision before the first event held.
+    oldest: Revision,
+    /// Revision of the last event.
+    newest: Revision,
+    events: VecDeque<Arc<Event>>,
+}
+
+impl WatchLog {
+    /// Holds up to `capacity` events after `revision`.
+    pub fn new(capacity: usize, revision: Revision) -> Self {
+        Self { capacity, oldest: revision, newest: revision, events: VecDeque::new() }
+    }
+
+    /// Takes the next event and hands it back for sharing. One that does not follow the last
+    /// begins the log anew, so that a resume across the gap is refused.
+    pub fn push(&mut self, event: Event) -> Arc<Event> {
+        if event.prev_revision != self.newest.0 {
+            self.reset(Revision(event.prev_revision));
+        }
+        self.newest = Revision(event.revision);
+        let event = Arc::new(event);
+        self.events.push_back(Arc::clone(&event));
+        while self.events.len() > self.capacity {
+            if let Some(gone) = self.events.pop_front() {
+                self.oldest = Revision(gone.revision);
+            }
+        }
+        event
+    }
+
+    /// Forgets all events: the state is at `revision` now.
+    pub fn reset(&mut self, revision: Revision) {
+        self.events.clear();
+        self.oldest = revision;
+        self.newest = revision;
+    }
+
+    /// Revision of the last event.
+    pub fn revision(&self) -> Revision {
+        self.newest
+    }
+
+    /// Events after `revision`, in order, without a gap. A revision from the future is refused
+    /// too: it belongs to another history.
+    pub fn since(
+        &self,
+        revision: Revision,
+    ) -> Result<impl Iterator<Item = &Arc<Event>>, Compacted> {
+        if revision < self.oldest || revision > self.newest {
+            return Err(Compacted { asked: revision, oldest: self.oldest });
+        }
+        let start = self.events.partition_point(|e| e.revision <= revision.0);
+        Ok(self.events.range(start..))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(prev_revision: u64, revision: u64) -> Event {
+        Event { prev_revision, revision, changes: Vec::new() }
+    }
+
+    fn after(log: &WatchLog, revision: u64) -> Result<Vec<u64>, Compacted> {
+        Ok(log.since(Revision(revision))?.map(|e| e.revision).collect())
+    }
+
+    #[test]
+    fn resumes_without_a_gap_or_says_compacted() {
+        let mut log = WatchLog::new(3, Revision(10));
+        assert_eq!(after(&log, 10), Ok(vec![]));
+        for revision in 11..=14 {
+            log.push(event(revision - 1, revision));
+        }
+        assert_eq!(after(&log, 11), Ok(vec![12, 13, 14]));
+        assert_eq!(after(&log, 14), Ok(vec![]));
+        let compacted = |asked| Err(Compacted { asked: Revision(asked), oldest: Revision(11) });
+        assert_eq!(after(&log, 10), compacted(10));
+        assert_eq!(after(&log, 15), compacted(15));
+    }
+
+    #[test]
+    fn a_gap_begins_anew() {
+        let mut log = WatchLog::new(3, Revision(0));
+        log.push(event(0, 1));
+        log.push(event(5, 6));
+        assert_eq!(after(&log, 1), Err(Compacted { asked: Revision(1), oldest: Revision(5) }));
+        assert_eq!(after(&log, 5), Ok(vec![6]));
+        log.reset(Revision(9));
+        assert_eq!(log.revision(), Revision(9));
+        assert!(after(&log, 6).is_err());
+    }
+}
