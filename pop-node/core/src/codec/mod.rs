@@ -5,6 +5,17 @@
 //!
 //! Deliberately no timing here (that is `media::transcode`) and no SDP text (that is `sdp`).
 
+mod coder;
+mod conceal;
+mod g711;
+pub mod resample;
+#[cfg(test)]
+mod tests;
+
+pub use coder::{CodecError, Decoder, Encoder, EncoderConfig, PACKET_MS_MAX};
+pub use conceal::Concealer;
+pub use g711::{alaw_decode, alaw_encode, ulaw_decode, ulaw_encode};
+
 /// A voice codec the mesh speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Codec {
