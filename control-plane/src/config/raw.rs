@@ -1,0 +1,194 @@
+//! The file as it is written, before its meaning is checked.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proto::id::{NodeId, PopId};
+use serde::Deserialize;
+
+use super::{Config, Member, Node, Timers, TlsFiles};
+use crate::problem::{Problem, Problems};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    node: RawNode,
+    api: Listen,
+    members: Vec<RawMember>,
+    tls: RawTls,
+    admin: Listen,
+    #[serde(default)]
+    timers: RawTimers,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNode {
+    id: u64,
+    region: String,
+    mesh: String,
+    data_dir: PathBuf,
+    #[serde(default)]
+    priority: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listen {
+    listen: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMember {
+    id: u64,
+    address: String,
+    region: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawTimers {
+    tick: Option<String>,
+    heartbeat: Option<String>,
+    election: Option<String>,
+}
+
+impl File {
+    /// `None` when a field has no usable value at all; `problems` says which.
+    pub(super) fn validate(self, problems: &mut Vec<Problem>) -> Option<Config> {
+        let region = label("node.region", self.node.region, problems);
+        let mesh = label("node.mesh", self.node.mesh, problems);
+        let id = node_id("node.id", self.node.id, problems);
+        let api = address("api.listen", &self.api.listen, problems);
+        let admin = address("admin.listen", &self.admin.listen, problems);
+        let mut members: Vec<Member> =
+            self.members.into_iter().filter_map(|m| member(m, problems)).collect();
+        members.sort_by_key(|m| m.id);
+        let timers = self.timers.validate(problems);
+        let data_dir = self.node.data_dir;
+        if data_dir.as_os_str().is_empty() {
+            let fix = "name a directory on a local disk";
+            problems.push(Problem::new("node.data_dir", "is empty", fix));
+        }
+        if !problems.is_empty() {
+            return None;
+        }
+        let priority = self.node.priority;
+        Some(Config {
+            node: Node { id: id?, region: region?, mesh: mesh?, data_dir, priority },
+            api: api?,
+            admin: admin?,
+            members,
+            tls: TlsFiles { ca: self.tls.ca, cert: self.tls.cert, key: self.tls.key },
+            timers: timers?,
+        })
+    }
+}
+
+impl RawTimers {
+    fn validate(&self, problems: &mut Vec<Problem>) -> Option<Timers> {
+        let default = Timers::default();
+        let mut read = |name: &str, text: &Option<String>, default| match text {
+            None => Some(default),
+            Some(text) => duration(text).or_else(|| {
+                let fix = "write a number and a unit, such as \"25ms\" or \"1s\"";
+                problems.push(Problem::new(name, format!("is \"{text}\", no duration"), fix));
+                None
+            }),
+        };
+        let tick = read("timers.tick", &self.tick, default.tick);
+        let heartbeat = read("timers.heartbeat", &self.heartbeat, default.heartbeat);
+        let election = read("timers.election", &self.election, default.election);
+        Some(Timers { tick: tick?, heartbeat: heartbeat?, election: election? })
+    }
+}
+
+fn member(raw: RawMember, problems: &mut Vec<Problem>) -> Option<Member> {
+    let name = format!("members (id {})", raw.id);
+    let id = node_id(&format!("{name} id"), raw.id, problems);
+    let region = label(&format!("{name} region"), raw.region, problems);
+    let port = raw.address.rsplit_once(':').and_then(|(host, port)| {
+        let port: u16 = port.parse().ok()?;
+        (!host.is_empty() && port != 0 && !host.contains('/')).then_some(port)
+    });
+    if port.is_none() {
+        let what = format!("is \"{}\"", raw.address);
+        let fix = "write host:port as other members reach it, such as \"10.0.0.11:7000\"";
+        problems.push(Problem::new(format!("{name} address"), what, fix));
+        return None;
+    }
+    Some(Member { id: id?, address: raw.address, region: region? })
+}
+
+fn node_id(field: &str, id: u64, problems: &mut Vec<Problem>) -> Option<NodeId> {
+    if id == 0 {
+        problems.push(Problem::new(field, "is 0", "use 1 or more"));
+        return None;
+    }
+    Some(NodeId(id))
+}
+
+/// Regions and meshes are named like POPs: they become parts of names in certificates.
+fn label(field: &str, text: String, problems: &mut Vec<Problem>) -> Option<String> {
+    match PopId::new(&text) {
+        Ok(_) => Some(text),
+        Err(error) => {
+            let fix = "choose a name such as \"eu\"";
+            problems.push(Problem::new(field, format!("\"{text}\" {error}"), fix));
+            None
+        }
+    }
+}
+
+fn address(field: &str, text: &str, problems: &mut Vec<Problem>) -> Option<SocketAddr> {
+    match text.parse() {
+        Ok(address) => Some(address),
+        Err(_) => {
+            let what = format!("is \"{text}\"");
+            let fix = "write IP address and port, such as \"127.0.0.11:7000\" or \"[::1]:7000\"";
+            problems.push(Problem::new(field, what, fix));
+            None
+        }
+    }
+}
+
+/// `"25ms"`, `"1s"`, `"2m"`.
+fn duration(text: &str) -> Option<Duration> {
+    let split = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at_checked(split)?;
+    let number: u64 = number.parse().ok()?;
+    let millis = match unit.trim() {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        _ => return None,
+    };
+    Some(Duration::from_millis(number.checked_mul(millis)?))
+}
+
+/// A TOML error in our words: file, line, what, fix.
+pub(super) fn explain(error: &toml::de::Error, text: &str, name: &str) -> Problems {
+    let line = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .map_or(1, |before| before.matches('\n').count() + 1);
+    let message = error.message().trim().replace('\n', " ");
+    let fix = if message.starts_with("unknown field") {
+        "correct the spelling or remove the key"
+    } else if message.starts_with("missing field") {
+        "add it (an example is deploy/control-plane.toml)"
+    } else {
+        "correct this line"
+    };
+    Problem::new(format!("{name} line {line}"), format!("is not valid ({message})"), fix).into()
+}
