@@ -1,4 +1,10 @@
-//! What the whole-mesh tests share: where things are, real peers, the simulation.
+//! What the whole-mesh tests share.
+//!
+//! - [`peers`]: sipp and baresip as children of ours, and PESQ.
+//! - [`scene`]: a mesh of the lab, provisioned for a test.
+
+pub mod peers;
+pub mod scene;
 
 use std::path::{Path, PathBuf};
 

@@ -1,1 +1,16 @@
-fn main() {}
+//! End to end: real processes of ours, real peers (sipp, baresip), audio measured.
+//!
+//! `cargo e2e` runs it on release builds; `cargo build --release` first. One scenario a module.
+
+mod peers_alone;
+
+use std::future::Future;
+
+/// Runs a scenario on its own runtime.
+fn run(scenario: impl Future<Output = anyhow::Result<()>>) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    if let Err(why) = runtime.expect("a runtime").block_on(scenario) {
+        panic!("{why:?}");
+    }
+}
