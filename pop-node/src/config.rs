@@ -1,0 +1,464 @@
+//! The TOML file: bootstrap facts only (identity, addresses, certificates, control endpoints).
+//!
+//! Parsed once into types that cannot be wrong; every refusal is one sentence that names the
+//! field and the fix. Everything else is replicated state. No flags are merged over it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use pop_core::sip::Transport;
+use proto::id::PopId;
+use serde::Deserialize;
+
+/// One RTP and one RTCP port.
+const PORTS_PER_LEG: u32 = 2;
+/// Legs a call may have at one POP.
+const LEGS_PER_CALL: u32 = 2;
+
+/// Why a configuration was refused: one sentence that names the field and the fix.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file itself.
+    #[error("cannot read {path}: {source}; give an existing, readable file with --config")]
+    Unreadable {
+        /// As given.
+        path: PathBuf,
+        /// From the system.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown or missing key, a wrong type.
+    #[error("{path} line {line}: {message}; see deploy/pop-node.toml for every key")]
+    Toml {
+        /// As given.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// From the TOML reader, on one line.
+        message: String,
+    },
+    /// A value that cannot be.
+    #[error("[{table}] {key} {problem}; {fix}")]
+    Value {
+        /// TOML table.
+        table: &'static str,
+        /// Key in it.
+        key: &'static str,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do.
+        fix: &'static str,
+    },
+}
+
+/// One SIP socket of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SipListen {
+    /// UDP or TCP.
+    pub transport: Transport,
+    /// Where; carriers see it in Via and Contact.
+    pub address: SocketAddr,
+}
+
+impl fmt::Display for SipListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.transport.as_param(), self.address)
+    }
+}
+
+/// Certificate files.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The mesh's certificate authority.
+    pub ca: PathBuf,
+    /// Our certificate, its chain after it.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// The whole file, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[pop] id`
+    pub id: PopId,
+    /// `[pop] region`
+    pub region: String,
+    /// `[pop] mesh`
+    pub mesh: String,
+    /// `[pop] data_dir`: view copy and CDRs.
+    pub data_dir: PathBuf,
+    /// `[sip] listen`
+    pub sip: Vec<SipListen>,
+    /// `[media] address`
+    pub media_address: IpAddr,
+    /// `[media] ports`, first even, last odd.
+    pub media_ports: RangeInclusive<u16>,
+    /// `[overlay] listen`
+    pub overlay_listen: SocketAddr,
+    /// `[overlay] advertise`: what other POPs dial.
+    pub overlay_advertise: String,
+    /// `[control] endpoints`, in the order they are tried.
+    pub control: Vec<String>,
+    /// `[tls]`
+    pub tls: TlsFiles,
+    /// `[admin] listen`
+    pub admin: SocketAddr,
+    /// `[limits] max_calls`
+    pub max_calls: u32,
+    /// `[limits] max_tcp_connections`
+    pub max_tcp_connections: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    pop: Pop,
+    sip: Sip,
+    media: Media,
+    overlay: Overlay,
+    control: Control,
+    tls: Tls,
+    admin: Admin,
+    #[serde(default)]
+    limits: Limits,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pop {
+    id: String,
+    region: String,
+    mesh: String,
+    data_dir: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sip {
+    listen: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Media {
+    address: String,
+    ports: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Overlay {
+    listen: String,
+    advertise: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Control {
+    endpoints: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tls {
+    ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Admin {
+    listen: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Limits {
+    max_calls: u32,
+    max_tcp_connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_calls: 1000, max_tcp_connections: 1024 }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks the text of a file; `path` is only for messages.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let file: File = toml::from_str(text).map_err(|error| toml_error(text, path, &error))?;
+        let config = Self {
+            id: pop_id(&file.pop.id)?,
+            region: label("region", &file.pop.region)?,
+            mesh: label("mesh", &file.pop.mesh)?,
+            data_dir: file.pop.data_dir,
+            sip: sip_listen(&file.sip.listen)?,
+            media_address: media_address(&file.media.address)?,
+            media_ports: media_ports(&file.media.ports)?,
+            overlay_listen: socket_address("overlay", "listen", &file.overlay.listen)?,
+            overlay_advertise: advertise(&file.overlay)?,
+            control: endpoints(file.control.endpoints)?,
+            tls: TlsFiles { ca: file.tls.ca, cert: file.tls.cert, key: file.tls.key },
+            admin: socket_address("admin", "listen", &file.admin.listen)?,
+            max_calls: file.limits.max_calls,
+            max_tcp_connections: file.limits.max_tcp_connections,
+        };
+        config.check_limits()?;
+        Ok(config)
+    }
+
+    fn check_limits(&self) -> Result<(), ConfigError> {
+        if self.max_calls == 0 {
+            let problem = "is 0, so no call could ever be taken".into();
+            let fix = "give the number of calls this machine may carry at once";
+            return Err(ConfigError::Value { table: "limits", key: "max_calls", problem, fix });
+        }
+        if self.max_tcp_connections == 0 {
+            let problem = "is 0, so no SIP over TCP could ever be taken".into();
+            let fix = "give a number of connections, such as 1024";
+            let key = "max_tcp_connections";
+            return Err(ConfigError::Value { table: "limits", key, problem, fix });
+        }
+        let ports = u32::try_from(self.media_ports.len()).unwrap_or(u32::MAX);
+        let needed = self.max_calls.saturating_mul(PORTS_PER_LEG * LEGS_PER_CALL);
+        if ports < needed {
+            let problem = format!("has {ports} ports, but {} calls need {needed}", self.max_calls);
+            let fix = "widen the range or lower [limits] max_calls";
+            return Err(ConfigError::Value { table: "media", key: "ports", problem, fix });
+        }
+        Ok(())
+    }
+}
+
+fn toml_error(text: &str, path: &Path, error: &toml::de::Error) -> ConfigError {
+    let offset = error.span().map_or(0, |span| span.start);
+    let line = text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1;
+    let message = error.message().trim().replace('\n', ", ");
+    ConfigError::Toml { path: path.into(), line, message }
+}
+
+fn pop_id(id: &str) -> Result<PopId, ConfigError> {
+    let fix = "use the name in this POP's certificate, such as \"fra1\"";
+    PopId::new(id).map_err(|e| ConfigError::Value {
+        table: "pop",
+        key: "id",
+        problem: e.to_string(),
+        fix,
+    })
+}
+
+fn label(key: &'static str, value: &str) -> Result<String, ConfigError> {
+    // Regions and meshes obey the same rule as POP names: they are parts of the same URI.
+    let fix = "use the name in this POP's certificate";
+    PopId::new(value).map(|_| value.to_owned()).map_err(|e| ConfigError::Value {
+        table: "pop",
+        key,
+        problem: e.to_string(),
+        fix,
+    })
+}
+
+fn socket_address(
+    table: &'static str,
+    key: &'static str,
+    value: &str,
+) -> Result<SocketAddr, ConfigError> {
+    let refused = |problem| ConfigError::Value {
+        table,
+        key,
+        problem,
+        fix: "write an IP address and a port, such as \"192.0.2.1:4433\" or \"[2001:db8::1]:4433\"",
+    };
+    let address: SocketAddr =
+        value.parse().map_err(|_| refused(format!("is {value:?}, not an address with a port")))?;
+    if address.port() == 0 {
+        return Err(refused("has port 0".into()));
+    }
+    Ok(address)
+}
+
+fn sip_listen(values: &[String]) -> Result<Vec<SipListen>, ConfigError> {
+    let refused = |problem| ConfigError::Value {
+        table: "sip",
+        key: "listen",
+        problem,
+        fix: "write \"udp:ADDRESS:PORT\" or \"tcp:ADDRESS:PORT\", each once, \
+              with the address carriers reach",
+    };
+    let mut seen = BTreeSet::new();
+    for value in values {
+        let (transport, address) =
+            value.split_once(':').ok_or_else(|| refused(format!("has {value:?}")))?;
+        let transport = match transport {
+            "udp" => Transport::Udp,
+            "tcp" => Transport::Tcp,
+            _ => return Err(refused(format!("has {value:?}"))),
+        };
+        let address: SocketAddr =
+            address.parse().map_err(|_| refused(format!("has {value:?}")))?;
+        // Via and Contact are written from it.
+        if address.ip().is_unspecified() || address.port() == 0 {
+            return Err(refused(format!("has {value:?}, which no carrier could answer")));
+        }
+        if !seen.insert(SipListen { transport, address }) {
+            return Err(refused(format!("has {value:?} twice")));
+        }
+    }
+    if seen.is_empty() {
+        return Err(refused("is empty".into()));
+    }
+    Ok(values_in_order(values, &seen))
+}
+
+/// The order of the file: the first address of a transport is the one used towards carriers.
+fn values_in_order(values: &[String], seen: &BTreeSet<SipListen>) -> Vec<SipListen> {
+    let index = |listen: &SipListen| {
+        let text = listen.to_string();
+        values.iter().position(|value| *value == text).unwrap_or(usize::MAX)
+    };
+    let mut ordered: Vec<_> = seen.iter().copied().collect();
+    ordered.sort_by_key(index);
+    ordered
+}
+
+fn media_address(value: &str) -> Result<IpAddr, ConfigError> {
+    let refused = |problem| ConfigError::Value {
+        table: "media",
+        key: "address",
+        problem,
+        fix: "write the IP address carriers send RTP to, such as \"192.0.2.1\"",
+    };
+    let address: IpAddr =
+        value.parse().map_err(|_| refused(format!("is {value:?}, not an IP address")))?;
+    if address.is_unspecified() {
+        return Err(refused(format!("is {value:?}, which cannot stand in an SDP")));
+    }
+    Ok(address)
+}
+
+fn media_ports(value: &str) -> Result<RangeInclusive<u16>, ConfigError> {
+    let refused = || ConfigError::Value {
+        table: "media",
+        key: "ports",
+        problem: format!("is {value:?}"),
+        fix: "write an even first and an odd last port from 1024 up, such as \"20000-29999\" \
+              (RTP even, RTCP odd)",
+    };
+    let (first, last) = value.split_once('-').ok_or_else(refused)?;
+    let first: u16 = first.trim().parse().map_err(|_| refused())?;
+    let last: u16 = last.trim().parse().map_err(|_| refused())?;
+    if first < 1024 || first >= last || first % 2 != 0 || last % 2 != 1 {
+        return Err(refused());
+    }
+    Ok(first..=last)
+}
+
+/// `host:port`, the host a name or an address.
+fn is_host_port(value: &str) -> bool {
+    if let Ok(address) = value.parse::<SocketAddr>() {
+        return address.port() != 0 && !address.ip().is_unspecified();
+    }
+    let Some((host, port)) = value.rsplit_once(':') else { return false };
+    let name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    !host.is_empty() && host.chars().all(name) && port.parse::<u16>().is_ok_and(|p| p != 0)
+}
+
+fn advertise(overlay: &Overlay) -> Result<String, ConfigError> {
+    let value = overlay.advertise.as_ref().unwrap_or(&overlay.listen);
+    if is_host_port(value) {
+        return Ok(value.clone());
+    }
+    Err(ConfigError::Value {
+        table: "overlay",
+        key: "advertise",
+        problem: format!("is {value:?}"),
+        fix: "write the host and port other POPs reach this one at, such as \"192.0.2.1:4433\"",
+    })
+}
+
+fn endpoints(values: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    let refused = |problem| ConfigError::Value {
+        table: "control",
+        key: "endpoints",
+        problem,
+        fix: "list every control node as \"host:port\", such as \"192.0.2.11:7000\"",
+    };
+    if values.is_empty() {
+        return Err(refused("is empty".into()));
+    }
+    match values.iter().find(|value| !is_host_port(value)) {
+        Some(bad) => Err(refused(format!("has {bad:?}"))),
+        None => Ok(values),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) const GOOD: &str = include_str!("../../deploy/pop-node.toml");
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("pop.toml"))
+    }
+
+    fn refusal(from: &str, to: &str) -> String {
+        assert!(GOOD.contains(from), "the example has no {from}");
+        parse(&GOOD.replacen(from, to, 1)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_shipped_example_is_good() {
+        let config = parse(GOOD).unwrap();
+        assert_eq!(config.id.as_str(), "fra1");
+        assert_eq!(config.sip.first().unwrap().transport, Transport::Udp);
+        assert_eq!(*config.media_ports.start() % 2, 0);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let text = refusal("region = ", "regoin = ");
+        assert!(text.starts_with("pop.toml line "), "{text}");
+        assert!(text.contains("unknown field `regoin`"), "{text}");
+        assert!(!text.contains('\n'), "{text}");
+    }
+
+    #[test]
+    fn a_missing_table_is_named() {
+        let text = parse("[pop]\nid=\"a\"\nregion=\"eu\"\nmesh=\"m\"\ndata_dir=\"/x\"\n")
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("missing field `sip`"), "{text}");
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_refused_with_a_fix() {
+        let cases = [
+            ("id = \"fra1\"", "id = \"Fra 1\"", "[pop] id has 'F'"),
+            ("udp:192.0.2.1:5060", "192.0.2.1:5060", "[sip] listen has \"192.0.2.1:5060\""),
+            ("udp:192.0.2.1:5060", "udp:0.0.0.0:5060", "no carrier could answer"),
+            ("20000-29999", "20001-29999", "[media] ports is \"20001-29999\""),
+            ("20000-29999", "20000-20099", "[media] ports has 100 ports, but 1000 calls need"),
+            ("listen = \"192.0.2.1:4433\"", "listen = \"4433\"", "[overlay] listen is \"4433\""),
+            ("\"192.0.2.11:7000\"", "\"192.0.2.11\"", "[control] endpoints has \"192.0.2.11\""),
+            ("max_calls = 1000", "max_calls = 0", "[limits] max_calls is 0"),
+        ];
+        for (from, to, expected) in cases {
+            let text = refusal(from, to);
+            assert!(text.contains(expected), "{text}");
+            assert!(text.contains("; "), "no fix in {text}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! A POP's shell: sockets, clocks, disks and certificates around the pure core `pop_core`.
+//!
+//! Reading order: [`run`] puts it together; [`signaling`] is the loop that owns the calls,
+//! [`media`] the thread that owns packets, [`link`] QUIC to other POPs, [`control`] the control
+//! plane's client. Nothing here decides what a call does.
+
+pub mod backoff;
+pub mod check;
+pub mod clock;
+pub mod config;
+pub mod drops;
+pub mod link;
+pub mod media;
+pub mod sockets;
+pub mod telemetry;
+pub mod tls;

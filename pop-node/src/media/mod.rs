@@ -1,0 +1,133 @@
+//! The media thread: RTP and RTCP sockets around [`pop_core::media::Media`].
+//!
+//! One thread of its own, one epoll, no runtime. It never blocks on anything but epoll, takes no
+//! lock of ours and logs nothing per packet. Orders and datagrams come over bounded queues with
+//! one wake-up per burst; datagrams leave by `quinn::Connection::send_datagram` directly.
+//! Deliberately not here: what a packet means (the core), QUIC (`link`).
+
+mod sockets;
+mod thread;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use pop_core::media::{Counters, LinkStats, MediaCommand, MediaConfig, MediaEvent};
+use proto::id::PopId;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock::Clock;
+use crate::drops::{Drops, Reason};
+
+/// Orders that may wait for the thread. A call needs about ten in its life.
+const ORDERS_MAX: usize = 16_384;
+/// Datagrams that may wait: 40 ms of 200 calls in one direction without packing.
+const DATAGRAMS_MAX: usize = 4_096;
+
+/// What the signaling loop tells the thread.
+#[derive(Debug)]
+pub enum Order {
+    /// From the call machine.
+    Command(MediaCommand),
+    /// A link came up.
+    LinkUp(PopId, quinn::Connection),
+    /// A link went down.
+    LinkDown(PopId),
+    /// Asks for figures.
+    Status(oneshot::Sender<Status>),
+    /// Ends the thread.
+    Stop,
+}
+
+/// Figures of the media plane.
+#[derive(Debug)]
+pub struct Status {
+    /// Totals.
+    pub counters: Counters,
+    /// Measured on media, by peer.
+    pub links: Vec<(PopId, LinkStats)>,
+    /// Open legs.
+    pub legs: usize,
+}
+
+/// The thread is behind by [`ORDERS_MAX`] orders, or gone; the order comes back.
+#[derive(Debug)]
+pub struct Busy(pub Box<Order>);
+
+/// How other threads reach the media thread.
+#[derive(Clone)]
+pub struct Handle {
+    orders: SyncSender<Order>,
+    datagrams: SyncSender<(PopId, Bytes)>,
+    wake: Arc<Wake>,
+    drops: Drops,
+}
+
+/// One system call per burst: the flag is cleared by the thread before it reads the queues.
+struct Wake {
+    waker: mio::Waker,
+    pending: AtomicBool,
+}
+
+impl Wake {
+    fn wake(&self) {
+        if self.pending.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Err(error) = self.waker.wake() {
+            tracing::error!(%error, "cannot wake the media thread");
+        }
+    }
+}
+
+impl Handle {
+    /// Gives an order. Never blocks; orders are carried out in the order they were given.
+    pub fn order(&self, order: Order) -> Result<(), Busy> {
+        match self.orders.try_send(order) {
+            Ok(()) => {
+                self.wake.wake();
+                Ok(())
+            }
+            Err(TrySendError::Full(order) | TrySendError::Disconnected(order)) => {
+                Err(Busy(Box::new(order)))
+            }
+        }
+    }
+
+    /// Hands over a datagram of a peer. Dropped and counted if the thread is behind.
+    pub fn datagram(&self, peer: &PopId, bytes: Bytes) {
+        match self.datagrams.try_send((peer.clone(), bytes)) {
+            Ok(()) => self.wake.wake(),
+            Err(_) => self.drops.count(Reason::DatagramQueueFull),
+        }
+    }
+
+    /// Asks for figures; `None` if the thread is gone or busy.
+    pub async fn status(&self) -> Option<Status> {
+        let (answer, status) = oneshot::channel();
+        self.order(Order::Status(answer)).ok()?;
+        status.await.ok()
+    }
+}
+
+/// Starts the thread. It ends at [`Order::Stop`].
+pub fn start(
+    config: MediaConfig,
+    clock: Clock,
+    drops: Drops,
+    events: mpsc::Sender<MediaEvent>,
+) -> io::Result<(Handle, JoinHandle<()>)> {
+    let poll = mio::Poll::new()?;
+    let waker = mio::Waker::new(poll.registry(), sockets::WAKE)?;
+    let wake = Arc::new(Wake { waker, pending: AtomicBool::new(false) });
+    let (orders, orders_in) = sync_channel(ORDERS_MAX);
+    let (datagrams, datagrams_in) = sync_channel(DATAGRAMS_MAX);
+    let inputs = thread::Inputs { orders: orders_in, datagrams: datagrams_in, wake: wake.clone() };
+    let mut thread =
+        thread::Thread::new(poll, inputs, thread::Output { events, drops: drops.clone() }, clock, config);
+    let join = std::thread::Builder::new().name("media".into()).spawn(move || thread.run())?;
+    Ok((Handle { orders, datagrams, wake, drops }, join))
+}

@@ -1,0 +1,321 @@
+//! The loop of the media thread. A turn has five parts, each bounded, in this order:
+//!
+//! 1. orders (call set-up does not wait for media) · 2. packets of legs · 3. datagrams of peers ·
+//! 4. timers · 5. everything to send, then events for the calls.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use mio::{Events, Poll, Token};
+use pop_core::media::{
+    Media, MediaCommand, MediaConfig, MediaEvent, MediaTransmit, Verdict,
+};
+use proto::id::{LegId, PopId};
+use proto::time::Instant;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::sockets::{Port, Sockets, WAKE, leg_of};
+use super::{Order, Status, Wake};
+use crate::clock::Clock;
+use crate::drops::{Drops, Reason};
+
+/// Readiness taken from epoll at once.
+const EVENTS_MAX: usize = 1_024;
+/// Packets read from one socket before the others get their turn.
+const PACKETS_PER_SOCKET: usize = 32;
+/// Orders of one turn.
+const ORDERS_PER_TURN: usize = 256;
+/// Datagrams of one turn.
+const DATAGRAMS_PER_TURN: usize = 512;
+/// An RTP packet over Ethernet is shorter; longer ones are cut, and refused by the core.
+const PACKET_BYTES_MAX: usize = 2_048;
+/// When the queue of events to the calls was full, it is tried again after this.
+const EVENTS_RETRY: Duration = Duration::from_millis(5);
+
+pub(super) struct Inputs {
+    pub(super) orders: Receiver<Order>,
+    pub(super) datagrams: Receiver<(PopId, Bytes)>,
+    pub(super) wake: Arc<Wake>,
+}
+
+pub(super) struct Output {
+    pub(super) events: mpsc::Sender<MediaEvent>,
+    pub(super) drops: Drops,
+}
+
+pub(super) struct Thread {
+    poll: Poll,
+    inputs: Inputs,
+    output: Output,
+    clock: Clock,
+    media: Media,
+    sockets: Sockets,
+    links: BTreeMap<PopId, quinn::Connection>,
+    /// Sockets that may hold more packets: epoll tells each only once.
+    ready: VecDeque<Token>,
+    /// An event the calls had no room for.
+    event: Option<MediaEvent>,
+    buffer: Box<[u8; PACKET_BYTES_MAX]>,
+    /// Queues may hold more than one turn took.
+    more: bool,
+    stopped: bool,
+}
+
+impl Thread {
+    pub(super) fn new(
+        poll: Poll,
+        inputs: Inputs,
+        output: Output,
+        clock: Clock,
+        config: MediaConfig,
+    ) -> Self {
+        Self {
+            poll,
+            inputs,
+            output,
+            clock,
+            media: Media::new(config, clock.now()),
+            sockets: Sockets::default(),
+            links: BTreeMap::new(),
+            ready: VecDeque::new(),
+            event: None,
+            buffer: Box::new([0; PACKET_BYTES_MAX]),
+            more: false,
+            stopped: false,
+        }
+    }
+
+    pub(super) fn run(&mut self) {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        while !self.stopped {
+            match self.poll.poll(&mut events, self.sleep()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    // Without epoll there is no media; the supervisor starts a new process.
+                    tracing::error!(%error, "epoll failed: the media thread cannot go on");
+                    std::process::abort();
+                }
+            }
+            for event in &events {
+                if event.token() != WAKE {
+                    self.ready.push_back(event.token());
+                }
+            }
+            self.turn();
+        }
+    }
+
+    fn turn(&mut self) {
+        // Before the queues are read: what is queued after this wakes us again.
+        self.inputs.wake.pending.store(false, Ordering::Release);
+        self.more = false;
+        self.take_orders();
+        self.read_sockets();
+        self.take_datagrams();
+        let now = self.clock.now();
+        if self.media.poll_timeout().is_some_and(|at| at <= now) {
+            self.media.handle_timeout(now);
+        }
+        self.transmit();
+        self.tell();
+    }
+
+    fn sleep(&self) -> Option<Duration> {
+        if self.more || !self.ready.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let timer = self.media.poll_timeout().map(|at| at.since(self.clock.now()));
+        let retry = self.event.as_ref().map(|_| EVENTS_RETRY);
+        match (timer, retry) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (some, None) | (None, some) => some,
+        }
+    }
+
+    // 1. Orders.
+
+    fn take_orders(&mut self) {
+        for _ in 0..ORDERS_PER_TURN {
+            match self.inputs.orders.try_recv() {
+                Ok(order) => self.obey(order),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.stopped = true;
+                    return;
+                }
+            }
+        }
+        self.more = true;
+    }
+
+    fn obey(&mut self, order: Order) {
+        let now = self.clock.now();
+        match order {
+            Order::Command(command) => self.command(&command, now),
+            Order::LinkUp(peer, connection) => {
+                self.links.insert(peer, connection);
+            }
+            Order::LinkDown(peer) => {
+                self.links.remove(&peer);
+            }
+            Order::Status(answer) => {
+                let links = self.media.links().map(|(peer, stats)| (peer.clone(), stats));
+                // Nobody waits any more: fine.
+                let _ = answer.send(Status {
+                    counters: self.media.counters().clone(),
+                    links: links.collect(),
+                    legs: self.media.legs(),
+                });
+            }
+            Order::Stop => self.stopped = true,
+        }
+    }
+
+    fn command(&mut self, command: &MediaCommand, now: Instant) {
+        if let MediaCommand::OpenLeg { leg, local } = command
+            && let Err(error) = self.sockets.open(*leg, *local, self.poll.registry())
+        {
+            // The call goes on without media and ends as silent.
+            self.output.drops.count(Reason::MediaBindFailed);
+            tracing::error!(%error, %local, "cannot open media ports");
+        }
+        self.media.handle_command(command, now);
+        if let MediaCommand::CloseLeg { leg } = command {
+            // The RTCP BYE leaves before its socket closes.
+            self.transmit();
+            self.sockets.close(*leg);
+        }
+    }
+
+    // 2. Packets of legs.
+
+    fn read_sockets(&mut self) {
+        for _ in 0..self.ready.len() {
+            let Some(token) = self.ready.pop_front() else { return };
+            if self.read_socket(token) {
+                self.ready.push_back(token);
+            }
+        }
+    }
+
+    /// True if the socket may hold more.
+    fn read_socket(&mut self, token: Token) -> bool {
+        let (leg, port) = leg_of(token);
+        let now = self.clock.now();
+        for _ in 0..PACKETS_PER_SOCKET {
+            // Looked up again each time: the core may close the leg in between.
+            let Some(socket) = self.sockets.get(leg, port) else { return false };
+            match socket.recv_from(self.buffer.as_mut_slice()) {
+                Ok((length, source)) => self.packet(leg, port, length, source, now),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // WouldBlock: empty. Anything else (an ICMP error) was taken off the socket.
+                Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+            }
+        }
+        true
+    }
+
+    fn packet(
+        &mut self,
+        leg: LegId,
+        port: Port,
+        length: usize,
+        source: SocketAddr,
+        now: Instant,
+    ) {
+        let Some(packet) = self.buffer.get_mut(..length) else { return };
+        match port {
+            Port::Rtp => match self.media.handle_rtp(leg, source, packet, now) {
+                Verdict::Forward { leg, dst } => {
+                    send(&self.sockets, &self.output.drops, (leg, Port::Rtp), dst, packet);
+                }
+                Verdict::Consumed | Verdict::Drop(_) => {}
+            },
+            Port::Rtcp => self.media.handle_rtcp(leg, source, packet, now),
+        }
+    }
+
+    // 3. Datagrams of peers.
+
+    fn take_datagrams(&mut self) {
+        let now = self.clock.now();
+        for _ in 0..DATAGRAMS_PER_TURN {
+            let Ok((peer, datagram)) = self.inputs.datagrams.try_recv() else { return };
+            self.media.handle_datagram(&peer, &datagram, now);
+        }
+        self.more = true;
+    }
+
+    // 5. Everything to send, then events.
+
+    fn transmit(&mut self) {
+        while let Some(transmit) = self.media.poll_transmit() {
+            let drops = &self.output.drops;
+            match transmit {
+                MediaTransmit::Rtp { leg, dst, bytes } => {
+                    send(&self.sockets, drops, (leg, Port::Rtp), dst, &bytes);
+                }
+                MediaTransmit::Rtcp { leg, dst, mux, bytes } => {
+                    let port = if mux { Port::Rtp } else { Port::Rtcp };
+                    send(&self.sockets, drops, (leg, port), dst, &bytes);
+                }
+                MediaTransmit::Datagram { peer, bytes } => match self.links.get(&peer) {
+                    Some(connection) => send_datagram(connection, bytes, drops),
+                    None => drops.count(Reason::NoLink),
+                },
+            }
+        }
+    }
+
+    fn tell(&mut self) {
+        loop {
+            let Some(event) = self.event.take().or_else(|| self.media.poll_event()) else { return };
+            match self.output.events.try_send(event) {
+                Ok(()) => {}
+                Err(TrySendError::Full(event)) => {
+                    self.event = Some(event);
+                    return;
+                }
+                // The signaling loop ended: so do we, by order.
+                Err(TrySendError::Closed(_)) => return,
+            }
+        }
+    }
+}
+
+fn send(
+    sockets: &Sockets,
+    drops: &Drops,
+    (leg, port): (LegId, Port),
+    dst: SocketAddr,
+    bytes: &[u8],
+) {
+    let sent = sockets.get(leg, port).map(|socket| socket.send_to(bytes, dst));
+    if !matches!(sent, Some(Ok(_))) {
+        drops.count(Reason::MediaSendFailed);
+    }
+}
+
+fn send_datagram(connection: &quinn::Connection, bytes: Bytes, drops: &Drops) {
+    if connection.datagram_send_buffer_space() < bytes.len() {
+        drops.count(Reason::DatagramSendFull);
+    }
+    match connection.send_datagram(bytes) {
+        Ok(()) => {}
+        Err(quinn::SendDatagramError::TooLarge) => drops.count(Reason::DatagramTooLarge),
+        // LinkDown is on its way to us; a peer without datagrams speaks no voxmesh/1.
+        Err(
+            quinn::SendDatagramError::ConnectionLost(_)
+            | quinn::SendDatagramError::Disabled
+            | quinn::SendDatagramError::UnsupportedByPeer,
+        ) => drops.count(Reason::NoLink),
+    }
+}

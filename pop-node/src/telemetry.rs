@@ -1,0 +1,146 @@
+//! Every metric of a POP: one table of names, kinds, units and meanings.
+//!
+//! Cores keep plain counters and know no metrics; [`crate::admin`] reads them at each scrape and
+//! sets what stands here. `pop_` is the prefix, base units, `_total` for counters.
+
+use metrics::Unit;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+/// Grows or goes both ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes both ways.
+    Gauge,
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Name as scraped.
+    pub name: &'static str,
+    /// Grows or goes both ways.
+    pub kind: Kind,
+    /// Base unit.
+    pub unit: Unit,
+    /// Meaning, with the labels in braces.
+    pub help: &'static str,
+}
+
+impl Metric {
+    /// Sets a counter to its total.
+    pub fn total(&self, value: u64) {
+        metrics::counter!(self.name).absolute(value);
+    }
+
+    /// Sets one series of a counter to its total.
+    pub fn total_of(&self, label: &'static str, of: impl Into<String>, value: u64) {
+        metrics::counter!(self.name, label => of.into()).absolute(value);
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, value: f64) {
+        metrics::gauge!(self.name).set(value);
+    }
+
+    /// Sets one series of a gauge.
+    pub fn set_of(&self, label: &'static str, of: impl Into<String>, value: f64) {
+        metrics::gauge!(self.name, label => of.into()).set(value);
+    }
+}
+
+macro_rules! table {
+    ($($const:ident = $kind:ident $name:literal $unit:ident $help:literal;)+) => {
+        $(
+            #[doc = $help]
+            pub const $const: Metric =
+                Metric { name: $name, kind: Kind::$kind, unit: Unit::$unit, help: $help };
+        )+
+
+        /// All metrics.
+        pub const TABLE: &[Metric] = &[$($const,)+];
+    };
+}
+
+table! {
+    INFO = Gauge "pop_info" Count "Always 1 {pop, region, version}";
+    UPTIME = Gauge "pop_uptime_seconds" Seconds "Time since the process started";
+    VIEW_REVISION = Gauge "pop_view_revision" Count "Revision of the control plane's view in use";
+    VIEW_LIVE = Gauge "pop_view_live" Count "1 while a control node feeds the view, else 0";
+    EPOCH = Gauge "pop_epoch" Count "Epoch of the registration; 0 before the first";
+    CALLS = Gauge "pop_calls" Count "Calls now";
+    MEDIA_LEGS = Gauge "pop_media_legs" Count "Open media legs";
+    CALL_EVENTS = Counter "pop_call_events_total" Count "What the call machine counted {event}";
+    SIP_REQUESTS_RECEIVED = Counter "pop_sip_requests_received_total" Count
+        "Requests that reached the calls";
+    SIP_RESPONSES_RECEIVED = Counter "pop_sip_responses_received_total" Count
+        "Responses that reached the calls";
+    SIP_REQUESTS_SENT = Counter "pop_sip_requests_sent_total" Count "Client transactions begun";
+    SIP_RETRANSMISSIONS_SENT = Counter "pop_sip_retransmissions_sent_total" Count
+        "Messages sent again";
+    SIP_RETRANSMISSIONS_RECEIVED = Counter "pop_sip_retransmissions_received_total" Count
+        "Messages received again";
+    SIP_TIMEOUTS = Counter "pop_sip_timeouts_total" Count "Client transactions nobody answered";
+    SIP_TRANSPORT_ERRORS = Counter "pop_sip_transport_errors_total" Count
+        "Transactions ended by a transport error";
+    SIP_ACKS_MISSING = Counter "pop_sip_acks_missing_total" Count "Final responses never ACKed";
+    SIP_DROPPED = Counter "pop_sip_dropped_messages_total" Count
+        "Messages dropped or answered without a call {reason}";
+    SIP_TCP_CONNECTIONS = Gauge "pop_sip_tcp_connections" Count "SIP over TCP connections now";
+    RTP_RECEIVED = Counter "pop_rtp_received_packets_total" Count "RTP packets from legs";
+    RTP_SENT = Counter "pop_rtp_sent_packets_total" Count "RTP packets to legs";
+    RTCP_RECEIVED = Counter "pop_rtcp_received_packets_total" Count "RTCP packets from legs";
+    RTCP_SENT = Counter "pop_rtcp_sent_packets_total" Count "RTCP packets to legs";
+    MEDIA_DROPPED = Counter "pop_media_dropped_packets_total" Count
+        "Media packets and frames dropped {reason}";
+    TRANSCODED = Counter "pop_transcoded_packets_total" Count "Packets encoded by transcoding";
+    CONCEALED = Counter "pop_concealed_frames_total" Count "Frames made up for missing ones";
+    DATAGRAMS_RECEIVED = Counter "pop_overlay_received_datagrams_total" Count
+        "Overlay datagrams received";
+    DATAGRAMS_SENT = Counter "pop_overlay_sent_datagrams_total" Count "Overlay datagrams sent";
+    FRAMES_RECEIVED = Counter "pop_overlay_received_frames_total" Count "Overlay frames received";
+    FRAMES_SENT = Counter "pop_overlay_sent_frames_total" Count "Overlay frames sent";
+    SHELL_DROPPED = Counter "pop_shell_dropped_total" Count
+        "Dropped between socket and core {reason}";
+    LINK_UP = Gauge "pop_link_up" Count "1 while the link to the peer is up, else 0 {peer}";
+    LINK_RTT = Gauge "pop_link_rtt_seconds" Seconds "Round trip by QUIC {peer}";
+    LINK_RECEIVED = Counter "pop_link_received_datagrams_total" Count
+        "Datagrams from the peer {peer}";
+    LINK_LOST = Gauge "pop_link_lost_datagrams" Count
+        "Datagrams from the peer that did not arrive {peer}";
+    LINK_JITTER = Gauge "pop_link_jitter_seconds" Seconds "Interarrival jitter {peer}";
+}
+
+/// Makes the recorder this process's own and describes the table.
+pub fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError> {
+    let handle = PrometheusBuilder::new().install_recorder()?;
+    for metric in TABLE {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, metric.unit, metric.help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.unit, metric.help),
+        }
+    }
+    Ok(handle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_kind_and_unit() {
+        for metric in TABLE {
+            assert!(metric.name.starts_with("pop_"), "{}", metric.name);
+            assert_eq!(
+                metric.kind == Kind::Counter,
+                metric.name.ends_with("_total"),
+                "{}",
+                metric.name
+            );
+            if matches!(metric.unit, Unit::Seconds) {
+                assert!(metric.name.ends_with("_seconds"), "{}", metric.name);
+            }
+        }
+    }
+}
