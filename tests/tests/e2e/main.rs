@@ -2,7 +2,14 @@
 //!
 //! `cargo e2e` runs it on release builds; `cargo build --release` first. One scenario a module.
 
+mod calls;
+mod check;
+mod faults;
+mod garbage;
 mod peers_alone;
+mod shutdown;
+mod signaling;
+mod voice;
 
 use std::future::Future;
 
