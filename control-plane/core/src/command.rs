@@ -1,8 +1,380 @@
-//! The only way state changes, and what may be asked for.
+//! What may be asked for: checks of form, at the edge, before a command is proposed.
+//!
+//! Never inside `apply`: these rules (numbering plans above all) change with versions, and
+//! replicas of two versions must still agree. Deliberately not here: who may ask (the API knows
+//! certificates), and whether it can be done (the state knows).
 
-use proto::raft::{Command, Rejected};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-/// Checks a command at the edge, before it is proposed. `Rejected` says what is wrong with it.
-pub fn validate(_command: &Command) -> Result<(), Rejected> {
+use prost::Message as _;
+use proto::control::{DigestCredentials, Pop, Route, RouteCandidate, Transport, Trunk};
+use proto::e164::{E164, redact};
+use proto::id::{PopId, RouteId, TrunkId};
+use proto::raft::command::Kind;
+use proto::raft::{
+    AllocateNumber, Command, ImportNumbers, Reason, Rejected, ReleaseNumber, allocate_number,
+};
+
+/// Largest encoded command.
+pub const COMMAND_BYTES_MAX: usize = 1024 * 1024;
+
+/// Most numbers in one import.
+pub const IMPORT_MAX: usize = 10_000;
+
+/// Most candidates of a route or number, POPs, sources and codecs of a trunk.
+pub const LIST_MAX: usize = 64;
+
+/// Codecs a trunk may name (SDP encoding names).
+pub const CODECS: [&str; 4] = ["opus", "G722", "PCMU", "PCMA"];
+
+type Check = Result<(), String>;
+
+/// Checks a command of a client. `Rejected` says what is wrong and what would be right.
+pub fn validate(command: &Command) -> Result<(), Rejected> {
+    check(command).map_err(|message| Rejected { reason: Reason::Invalid.into(), message })
+}
+
+fn check(command: &Command) -> Check {
+    let id = &command.request_id;
+    if id.is_empty() || id.len() > 64 || !id.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err("request_id needs 1 to 64 printable ASCII characters; use a UUID".into());
+    }
+    if command.principal.is_empty() || command.principal.len() > 128 {
+        return Err("principal needs 1 to 128 characters".into());
+    }
+    let bytes = command.encoded_len();
+    if bytes > COMMAND_BYTES_MAX {
+        return Err(format!("the request has {bytes} bytes: at most {COMMAND_BYTES_MAX}"));
+    }
+    match &command.kind {
+        Some(Kind::RegisterPop(pop)) => check_pop(pop, &command.principal),
+        Some(Kind::PutTrunk(trunk)) => check_trunk(trunk),
+        Some(Kind::DeleteTrunk(id)) => check_trunk_id(id),
+        Some(Kind::PutRoute(route)) => check_route(route),
+        Some(Kind::DeleteRoute(id)) => check_route_id(id),
+        Some(Kind::ImportNumbers(import)) => check_import(import),
+        Some(Kind::AllocateNumber(allocate)) => check_allocate(allocate),
+        Some(Kind::ReleaseNumber(release)) => check_release(release),
+        Some(Kind::AdvanceClock(_) | Kind::HashCheck(_) | Kind::InitCluster(_)) => {
+            Err("this command is internal".into())
+        }
+        None => Err("the request names nothing to do".into()),
+    }
+}
+
+fn check_pop(pop: &Pop, principal: &str) -> Check {
+    PopId::new(&pop.pop_id).map_err(|e| format!("pop_id {:?} {e}", pop.pop_id))?;
+    if principal.strip_prefix("pop/").is_some_and(|own| own != pop.pop_id) {
+        return Err(format!("{principal} may not register as pop/{}", pop.pop_id));
+    }
+    label("region", &pop.region)?;
+    address("overlay_address", &pop.overlay_address)?;
+    bounded("sip_addresses", pop.sip_addresses.len())?;
+    for text in &pop.sip_addresses {
+        let rest = text.strip_prefix("udp:").or_else(|| text.strip_prefix("tcp:"));
+        let rest = rest.ok_or_else(|| {
+            format!("sip address {text:?} begins with neither \"udp:\" nor \"tcp:\"")
+        })?;
+        address("sip address", rest)?;
+    }
+    text("version", &pop.version, 64)
+}
+
+fn check_trunk_id(id: &str) -> Check {
+    TrunkId::new(id).map(|_| ()).map_err(|e| format!("trunk_id {id:?} {e}"))
+}
+
+fn check_route_id(id: &str) -> Check {
+    RouteId::new(id).map(|_| ()).map_err(|e| format!("route_id {id:?} {e}"))
+}
+
+fn check_trunk(trunk: &Trunk) -> Check {
+    check_trunk_id(&trunk.trunk_id)?;
+    if trunk.pop_ids.is_empty() {
+        return Err("pop_ids is empty: name at least one POP that may reach this trunk".into());
+    }
+    bounded("pop_ids", trunk.pop_ids.len())?;
+    unique("pop_ids", trunk.pop_ids.iter())?;
+    for id in &trunk.pop_ids {
+        PopId::new(id).map_err(|e| format!("pop_id {id:?} {e}"))?;
+    }
+    if trunk.host.is_empty() && trunk.sources.is_empty() {
+        return Err("neither host (to call out) nor sources (to be called) is set".into());
+    }
+    if !trunk.host.is_empty() {
+        host("host", &trunk.host)?;
+    }
+    if trunk.port > u32::from(u16::MAX) {
+        return Err(format!("port {} is above 65535", trunk.port));
+    }
+    Transport::try_from(trunk.transport)
+        .map_err(|_| format!("transport {} is neither UDP (1) nor TCP (2)", trunk.transport))?;
+    bounded("sources", trunk.sources.len())?;
+    trunk.sources.iter().try_for_each(|source| cidr(source))?;
+    unique("codecs", trunk.codecs.iter())?;
+    if let Some(codec) = trunk.codecs.iter().find(|c| !CODECS.contains(&c.as_str())) {
+        return Err(format!("codec {codec:?} is unknown: one of {}", CODECS.join(", ")));
+    }
+    credentials("outbound_auth", trunk.outbound_auth.as_ref())?;
+    credentials("inbound_auth", trunk.inbound_auth.as_ref())?;
+    let region = &trunk.default_region;
+    if !region.is_empty() && (region.len() != 2 || !region.bytes().all(|b| b.is_ascii_uppercase()))
+    {
+        return Err(format!("default_region {region:?} is no ISO 3166-1 code like \"DE\""));
+    }
     Ok(())
+}
+
+fn credentials(name: &str, credentials: Option<&DigestCredentials>) -> Check {
+    let Some(given) = credentials else { return Ok(()) };
+    if given.username.is_empty() {
+        return Err(format!("{name} has no username"));
+    }
+    // Quotes and controls would have to be escaped in every header they appear in.
+    for value in [&given.username, &given.password, &given.realm] {
+        if value.len() > 256 || value.chars().any(|c| c.is_control() || c == '"' || c == '\\') {
+            return Err(format!("{name} has a field that is too long, or quotes, or controls"));
+        }
+    }
+    Ok(())
+}
+
+fn check_route(route: &Route) -> Check {
+    check_route_id(&route.route_id)?;
+    if route.prefix.len() > 15 || !route.prefix.bytes().all(|b| b.is_ascii_digit()) {
+        return Err("prefix needs 0 to 15 digits, without \"+\"".into());
+    }
+    if route.candidates.is_empty() {
+        return Err("candidates is empty: name at least one trunk".into());
+    }
+    check_candidates(&route.candidates)
+}
+
+fn check_candidates(candidates: &[RouteCandidate]) -> Check {
+    bounded("candidates", candidates.len())?;
+    unique("candidates", candidates.iter().map(|c| &c.trunk_id))?;
+    candidates.iter().try_for_each(|c| check_trunk_id(&c.trunk_id))
+}
+
+fn check_import(import: &ImportNumbers) -> Check {
+    label("pool", &import.pool)?;
+    let count = import.e164.len();
+    if count == 0 || count > IMPORT_MAX {
+        return Err(format!("{count} numbers in one import: 1 to {IMPORT_MAX}"));
+    }
+    for (at, e164) in import.e164.iter().enumerate() {
+        number(e164).map_err(|message| format!("number {} {message}", at + 1))?;
+    }
+    Ok(())
+}
+
+fn check_allocate(allocate: &AllocateNumber) -> Check {
+    label("tenant", &allocate.tenant)?;
+    match &allocate.which {
+        Some(allocate_number::Which::E164(e164)) => number(e164)?,
+        Some(allocate_number::Which::AnyOfPool(pool)) => label("pool", pool)?,
+        None => return Err("name a number (e164) or a pool (any_of_pool)".into()),
+    }
+    check_candidates(&allocate.candidates)
+}
+
+fn check_release(release: &ReleaseNumber) -> Check {
+    label("tenant", &release.tenant)?;
+    number(&release.e164)
+}
+
+fn number(e164: &str) -> Check {
+    E164::parse(e164).map(|_| ()).map_err(|e| format!("{} {e}", redact(e164, 4)))
+}
+
+fn label(name: &str, value: &str) -> Check {
+    // The alphabet of ids: regions, pools and tenants appear in keys, file names and DNS.
+    PopId::new(value).map(|_| ()).map_err(|e| format!("{name} {value:?} {e}"))
+}
+
+fn text(name: &str, value: &str, most: usize) -> Check {
+    if value.len() > most || value.chars().any(char::is_control) {
+        return Err(format!("{name} is longer than {most} bytes or has control characters"));
+    }
+    Ok(())
+}
+
+fn bounded(name: &str, count: usize) -> Check {
+    if count > LIST_MAX {
+        Err(format!("{name} has {count} entries: at most {LIST_MAX}"))
+    } else {
+        Ok(())
+    }
+}
+
+fn unique<'a>(name: &str, mut values: impl Iterator<Item = &'a String>) -> Check {
+    let mut seen = BTreeSet::new();
+    values
+        .find(|value| !seen.insert(value.as_str()))
+        .map_or(Ok(()), |twice| Err(format!("{name} has {twice:?} twice")))
+}
+
+/// `host:port`, IPv6 in brackets.
+fn address(name: &str, value: &str) -> Check {
+    let parts = value.rsplit_once(':').map(|(h, p)| (h, p.parse::<u16>()));
+    let Some((host_part, Ok(1..))) = parts else {
+        return Err(format!("{name} {value:?} is not host:port"));
+    };
+    let bare = host_part.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    match bare {
+        Some(v6) => v6
+            .parse::<std::net::Ipv6Addr>()
+            .map(|_| ())
+            .map_err(|_| format!("{name} {value:?} has no IPv6 address in its brackets")),
+        None => host(name, host_part),
+    }
+}
+
+/// An IP address or a DNS name (RFC 1123 §2.1).
+fn host(name: &str, value: &str) -> Check {
+    if value.parse::<IpAddr>().is_ok() {
+        return Ok(());
+    }
+    let label_ok = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    if value.len() <= 253 && value.split('.').all(label_ok) {
+        Ok(())
+    } else {
+        Err(format!("{name} {value:?} is neither an IP address nor a DNS name"))
+    }
+}
+
+/// An address or a block of addresses.
+fn cidr(value: &str) -> Check {
+    let wrong =
+        || format!("source {value:?} is neither an IP address nor a block like 192.0.2.0/24");
+    let (address, length) = match value.split_once('/') {
+        Some((address, length)) => (address, Some(length.parse::<u8>().map_err(|_| wrong())?)),
+        None => (value, None),
+    };
+    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    if length.is_some_and(|length| length > most) { Err(wrong()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(kind: Kind) -> Command {
+        Command { request_id: "r1".into(), principal: "operator/anna".into(), kind: Some(kind) }
+    }
+
+    fn wrong(kind: Kind) -> String {
+        validate(&command(kind)).expect_err("must be refused").message
+    }
+
+    fn pop() -> Pop {
+        Pop {
+            pop_id: "fra1".into(),
+            region: "eu".into(),
+            overlay_address: "127.0.1.1:4433".into(),
+            sip_addresses: vec!["udp:127.0.1.1:5060".into(), "tcp:[::1]:5060".into()],
+            ..Pop::default()
+        }
+    }
+
+    fn trunk() -> Trunk {
+        Trunk {
+            trunk_id: "carrier-a".into(),
+            pop_ids: vec!["fra1".into(), "sin1".into()],
+            host: "sip.carrier.example".into(),
+            sources: vec!["192.0.2.0/24".into(), "2001:db8::1".into()],
+            codecs: vec!["opus".into(), "PCMA".into()],
+            default_region: "DE".into(),
+            ..Trunk::default()
+        }
+    }
+
+    fn candidate(trunk_id: &str) -> RouteCandidate {
+        RouteCandidate { trunk_id: trunk_id.into(), priority: 1, weight: 1 }
+    }
+
+    #[test]
+    fn good_commands_pass() {
+        let route = Route {
+            route_id: "de".into(),
+            prefix: "49".into(),
+            candidates: vec![candidate("carrier-a")],
+        };
+        let import = ImportNumbers { pool: "berlin".into(), e164: vec!["+4930901820".into()] };
+        let which = Some(allocate_number::Which::AnyOfPool("berlin".into()));
+        let allocate =
+            AllocateNumber { tenant: "acme".into(), which, candidates: vec![candidate("pbx")] };
+        for kind in [
+            Kind::RegisterPop(pop()),
+            Kind::PutTrunk(trunk()),
+            Kind::PutRoute(route),
+            Kind::ImportNumbers(import),
+            Kind::AllocateNumber(allocate),
+        ] {
+            assert_eq!(validate(&command(kind.clone())), Ok(()), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn envelopes_are_checked() {
+        let mut no_id = command(Kind::DeleteTrunk("a".into()));
+        no_id.request_id.clear();
+        assert!(validate(&no_id).unwrap_err().message.contains("request_id"));
+        no_id.request_id = "a b".into();
+        assert!(validate(&no_id).is_err());
+        assert!(wrong(Kind::InitCluster("x".into())).contains("internal"));
+        let mut foreign = command(Kind::RegisterPop(pop()));
+        foreign.principal = "pop/sin1".into();
+        assert!(validate(&foreign).unwrap_err().message.contains("pop/fra1"));
+        foreign.principal = "pop/fra1".into();
+        assert_eq!(validate(&foreign), Ok(()));
+    }
+
+    #[test]
+    fn trunks_say_what_is_wrong() {
+        let with = |change: fn(&mut Trunk)| {
+            let mut t = trunk();
+            change(&mut t);
+            wrong(Kind::PutTrunk(t))
+        };
+        assert!(with(|t| t.trunk_id = "Carrier A".into()).contains("trunk_id"));
+        assert!(with(|t| t.pop_ids.clear()).contains("pop_ids"));
+        assert!(with(|t| t.pop_ids = vec!["a".into(), "a".into()]).contains("twice"));
+        assert!(with(|t| t.host = "not a host".into()).contains("host"));
+        assert!(with(|t| t.port = 70_000).contains("65535"));
+        assert!(with(|t| t.transport = 9).contains("transport"));
+        assert!(with(|t| t.sources = vec!["192.0.2.0/33".into()]).contains("source"));
+        assert!(with(|t| t.sources = vec!["everybody".into()]).contains("source"));
+        assert!(with(|t| t.codecs = vec!["G729".into()]).contains("PCMU"));
+        assert!(with(|t| t.default_region = "Germany".into()).contains("ISO"));
+        assert!(
+            with(|t| t.outbound_auth = Some(DigestCredentials::default())).contains("username")
+        );
+        assert!(
+            with(|t| {
+                t.host.clear();
+                t.sources.clear();
+            })
+            .contains("neither")
+        );
+    }
+
+    #[test]
+    fn numbers_are_checked_and_redacted() {
+        let import = |e164: &str| {
+            let e164 = vec!["+4930901820".to_owned(), e164.to_owned()];
+            wrong(Kind::ImportNumbers(ImportNumbers { pool: "p".into(), e164 }))
+        };
+        let message = import("+4930");
+        assert!(message.starts_with("number 2 "), "{message}");
+        assert!(!import("+49309018201234567").contains("309018201234567"));
+        assert!(import("030901820").contains("number 2"));
+    }
 }

@@ -5,6 +5,7 @@ use proto::control::Event;
 use proto::id::{NodeId, Revision};
 use proto::raft::Outcome;
 
+use crate::command::COMMAND_BYTES_MAX;
 use crate::state::TableChange;
 
 /// Largest peer message a replica takes: one with a whole snapshot must fit.
@@ -228,9 +229,6 @@ pub enum ProposeError {
     #[error("the command is larger than {COMMAND_BYTES_MAX} bytes")]
     TooLarge,
 }
-
-/// Largest encoded command.
-pub const COMMAND_BYTES_MAX: usize = 1024 * 1024;
 
 /// Why a read was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

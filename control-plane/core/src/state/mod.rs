@@ -1,28 +1,41 @@
-//! The replicated state.
+//! The replicated state and the only way it changes.
+//!
+//! [`State::apply`] is total and deterministic: any command at any state gives an outcome, the
+//! same on every node. A user error is an outcome. No clock (log time is an argument), RNG, hash
+//! order or float. What an outcome says in words is not stored, or a better wording in the next
+//! version would make replicas differ; limits and rules here change only behind a feature level.
+//!
+//! Invariants: one record per number; `generation` never falls; each (principal, request id) has
+//! one outcome for seven days; nothing leaves quarantine before its time, except to its last owner.
+//!
+//! Deliberately not here: checks of form (`crate::command`: they may change with a version) and
+//! permissions (the API's, by certificate).
+
+mod hash;
+mod numbers;
+mod pops;
+mod read;
+mod requests;
+mod routes;
+mod tables;
+mod trunks;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use proto::control::{Event, Number, NumberState, Pop, Resource, Route, Trunk};
-use proto::id::Revision;
-use proto::raft::{Command, Outcome};
+use proto::control::{Change, Event, Number, Pop, Resource, ResourceKey, Route, Trunk};
+use proto::control::{change, resource_key};
+use proto::raft::command::Kind;
+use proto::raft::{Command, Done, Outcome, Reason, Rejected, outcome};
 
-/// One changed key of the tables; `None` deletes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableChange {
-    /// Key: table prefix and name.
-    pub key: Vec<u8>,
-    /// Encoded record.
-    pub value: Option<Bytes>,
-}
+pub use read::{NumberCounts, NumberQuery};
+pub use tables::{TableChange, TableError};
 
-/// A table entry that does not decode.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("table {table:?}, entry {entry}")]
-pub struct TableError {
-    /// First byte of the key.
-    pub table: char,
-    /// Which entry, in key order.
-    pub entry: usize,
-}
+use requests::{RequestRecord, Seen};
+use tables::{META_TABLE, Meta, Record, Tables};
+
+/// Most expiries one command carries out. More wait for the next command.
+const EXPIRIES_PER_COMMAND: usize = 1_000;
 
 /// What applying one command did.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,113 +44,271 @@ pub struct Applied {
     pub outcome: Outcome,
     /// For storage.
     pub changes: Vec<TableChange>,
-    /// For watchers, when a resource changed.
+    /// For watchers, when a resource changed. May be empty of changes: numbers that are not
+    /// ACTIVE count as changed, but are not shown.
     pub event: Option<Event>,
-}
-
-/// Which numbers to list, in order of E.164.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct NumberQuery<'a> {
-    /// Only this pool.
-    pub pool: Option<&'a str>,
-    /// Only this state.
-    pub state: Option<NumberState>,
-    /// Only numbers after this one ("+" and digits).
-    pub after: Option<&'a str>,
-    /// At most so many.
-    pub limit: usize,
+    /// The request was answered before.
+    pub repeated: bool,
 }
 
 /// The replicated state.
 #[derive(Debug, Clone, Default)]
-pub struct State {}
+pub struct State {
+    tables: Tables,
+    index: Index,
+}
+
+/// What is derived from the tables, for speed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Index {
+    /// Pool → numbers that are AVAILABLE.
+    free: BTreeMap<String, BTreeSet<String>>,
+    /// By log time.
+    expiries: BTreeSet<(u64, Expiry)>,
+    /// Principal → request ids remembered.
+    requests: BTreeMap<String, u64>,
+    /// Trunk → routes and numbers that leave through it.
+    trunk_uses: BTreeMap<String, u64>,
+    counts: NumberCounts,
+    pops: usize,
+    trunks: usize,
+    routes: usize,
+}
+
+/// What ends at its time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Expiry {
+    /// Of this number.
+    Quarantine(String),
+    /// Record of this name.
+    Request(String),
+}
+
+/// Resource changes of one command.
+#[derive(Debug, Default)]
+struct Step {
+    changes: Vec<Change>,
+    changed: bool,
+}
+
+impl Step {
+    fn put(&mut self, resource: Resource) {
+        self.push(change::Kind::Put(resource));
+    }
+
+    fn delete(&mut self, key: resource_key::Kind) {
+        self.push(change::Kind::Delete(ResourceKey { kind: Some(key) }));
+    }
+
+    /// A change that watchers are not shown.
+    fn unseen(&mut self) {
+        self.changed = true;
+    }
+
+    fn push(&mut self, kind: change::Kind) {
+        self.changed = true;
+        self.changes.push(Change { kind: Some(kind) });
+    }
+}
 
 impl State {
-    /// From stored tables.
+    /// The state every node of a new cluster begins with, at log index 1.
+    pub fn bootstrap(voters: &[u64]) -> Self {
+        let mut state = Self::default();
+        let bytes: Vec<u8> = voters.iter().flat_map(|id| id.to_le_bytes()).collect();
+        state.tables.put_meta(Meta::Voters, bytes);
+        state
+    }
+
+    /// From stored tables or a snapshot.
     pub fn from_tables(
-        _tables: impl IntoIterator<Item = (Vec<u8>, Bytes)>,
+        entries: impl IntoIterator<Item = (Vec<u8>, Bytes)>,
     ) -> Result<Self, TableError> {
-        Ok(Self::default())
+        let tables = Tables::load(entries);
+        let mut index = Index::default();
+        for (entry, (key, value)) in tables.entries().enumerate() {
+            index
+                .load(key, value)
+                .ok_or(TableError { table: key.first().copied().map_or('?', char::from), entry })?;
+        }
+        Ok(Self { tables, index })
     }
 
-    /// Applies one command of the log: total, deterministic, exactly once per request id.
-    pub fn apply(&mut self, _log_time_ms: u64, _command: &Command) -> Applied {
-        Applied { outcome: Outcome::default(), changes: Vec::new(), event: None }
+    /// Applies one command of the log.
+    pub fn apply(&mut self, log_time_ms: u64, command: &Command) -> Applied {
+        let now_ms = log_time_ms.max(self.log_time_ms());
+        self.tables.put_meta_u64(Meta::LogTime, now_ms);
+        let mut step = Step::default();
+        self.expire(now_ms, &mut step);
+        let (mut outcome, repeated) = match self.once(command, now_ms) {
+            Ok(()) => (self.execute(command, now_ms, &mut step), false),
+            Err((outcome, repeated)) => (outcome, repeated),
+        };
+        let event = self.commit(step);
+        if !repeated {
+            outcome.revision = self.revision().0;
+            if !command.request_id.is_empty() {
+                self.remember_unless_refused(command, &outcome, now_ms);
+            }
+        }
+        Applied { outcome, changes: self.tables.take_changes(), event, repeated }
     }
 
-    /// Position in the history of resource changes.
-    pub fn revision(&self) -> Revision {
-        Revision(0)
+    /// `Err`: the answer is known without executing, and whether it is the answer of before.
+    fn once(&self, command: &Command, now_ms: u64) -> Result<(), (Outcome, bool)> {
+        if command.request_id.is_empty() {
+            return match &command.kind {
+                Some(Kind::AdvanceClock(_) | Kind::HashCheck(_) | Kind::InitCluster(_)) => Ok(()),
+                _ => Err((rejected(Reason::Invalid, "request_id is missing"), false)),
+            };
+        }
+        match self.seen(command, now_ms) {
+            Seen::New => self.check_requests_limit(&command.principal).map_err(|o| (o, false)),
+            Seen::Same(outcome) => Err((worded(*outcome), true)),
+            Seen::Other => Err((
+                rejected(
+                    Reason::IdempotencyKeyReused,
+                    "this request_id was used for a different request: choose a new one",
+                ),
+                false,
+            )),
+        }
     }
 
-    /// Log time of the last applied command, Unix ms.
-    pub fn log_time_ms(&self) -> u64 {
-        0
+    /// Everything is remembered but the refusal to look at it at all.
+    fn remember_unless_refused(&mut self, command: &Command, outcome: &Outcome, now_ms: u64) {
+        let reason = match &outcome.kind {
+            Some(outcome::Kind::Rejected(rejected)) => rejected.reason(),
+            _ => Reason::Unspecified,
+        };
+        let refused = reason == Reason::IdempotencyKeyReused
+            || (reason == Reason::Limit && self.check_requests_limit(&command.principal).is_err());
+        if !refused {
+            self.remember(command, &wordless(outcome), now_ms);
+        }
     }
 
-    /// Empty until the first command.
-    pub fn cluster_id(&self) -> String {
-        String::new()
+    fn execute(&mut self, command: &Command, now_ms: u64, step: &mut Step) -> Outcome {
+        match &command.kind {
+            Some(Kind::RegisterPop(pop)) => self.register_pop(pop, step),
+            Some(Kind::PutTrunk(trunk)) => self.put_trunk(trunk, step),
+            Some(Kind::DeleteTrunk(trunk_id)) => self.delete_trunk(trunk_id, step),
+            Some(Kind::PutRoute(route)) => self.put_route(route, step),
+            Some(Kind::DeleteRoute(route_id)) => self.delete_route(route_id, step),
+            Some(Kind::ImportNumbers(import)) => self.import_numbers(import, step),
+            Some(Kind::AllocateNumber(allocate)) => self.allocate_number(allocate, now_ms, step),
+            Some(Kind::ReleaseNumber(release)) => self.release_number(release, now_ms, step),
+            Some(Kind::InitCluster(id)) => self.init_cluster(id),
+            // Log time moved on already; the hash is compared by the replica.
+            Some(Kind::AdvanceClock(_) | Kind::HashCheck(_)) => done(),
+            None => rejected(Reason::Invalid, "the command is empty"),
+        }
     }
 
-    /// A POP.
-    pub fn pop(&self, _pop_id: &str) -> Option<Pop> {
-        None
+    fn init_cluster(&mut self, id: &str) -> Outcome {
+        if !self.tables.meta(Meta::Cluster).is_empty() {
+            return rejected(Reason::AlreadyExists, "the cluster has an id already");
+        }
+        self.tables.put_meta(Meta::Cluster, id.as_bytes().to_vec());
+        done()
     }
 
-    /// All POPs, by id.
-    pub fn pops(&self) -> impl Iterator<Item = Pop> + '_ {
-        std::iter::empty()
+    /// Ends what is due, oldest first, ties by name.
+    fn expire(&mut self, now_ms: u64, step: &mut Step) {
+        for _ in 0..EXPIRIES_PER_COMMAND {
+            let Some((due_ms, expiry)) = self.index.expiries.first().cloned() else { return };
+            if due_ms > now_ms {
+                return;
+            }
+            match &expiry {
+                Expiry::Quarantine(e164) => self.end_quarantine(e164, step),
+                Expiry::Request(name) => self.forget(name),
+            }
+            // Gone with its record; said again so that this loop ends whatever the tables hold.
+            self.index.expiries.remove(&(due_ms, expiry));
+        }
     }
 
-    /// A trunk.
-    pub fn trunk(&self, _trunk_id: &str) -> Option<Trunk> {
-        None
-    }
-
-    /// All trunks, by id.
-    pub fn trunks(&self) -> impl Iterator<Item = Trunk> + '_ {
-        std::iter::empty()
-    }
-
-    /// All routes, by id.
-    pub fn routes(&self) -> impl Iterator<Item = Route> + '_ {
-        std::iter::empty()
-    }
-
-    /// A number ("+" and digits).
-    pub fn number(&self, _e164: &str) -> Option<Number> {
-        None
-    }
-
-    /// Numbers, by E.164.
-    pub fn numbers(&self, _query: NumberQuery<'_>) -> Vec<Number> {
-        Vec::new()
-    }
-
-    /// How many numbers are in each state: available, active, in quarantine.
-    pub fn number_counts(&self) -> NumberCounts {
-        NumberCounts::default()
-    }
-
-    /// Every resource that POPs watch: POPs, trunks, routes, active numbers.
-    pub fn resources(&self) -> impl Iterator<Item = Resource> + '_ {
-        std::iter::empty()
-    }
-
-    /// Hash of all tables.
-    pub fn hash(&self) -> [u8; 32] {
-        [0; 32]
+    fn commit(&mut self, step: Step) -> Option<Event> {
+        if !step.changed {
+            return None;
+        }
+        let prev_revision = self.revision().0;
+        let revision = prev_revision.saturating_add(1);
+        self.tables.put_meta_u64(Meta::Revision, revision);
+        Some(Event { prev_revision, revision, changes: step.changes })
     }
 }
 
-/// Numbers by state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct NumberCounts {
-    /// Free to allocate.
-    pub available: u64,
-    /// Owned.
-    pub active: u64,
-    /// Resting.
-    pub quarantine: u64,
+impl Index {
+    /// Takes one stored entry in; `None` when it does not decode or is not under its own name.
+    fn load(&mut self, key: &[u8], value: &Bytes) -> Option<()> {
+        let (table, name) = key.split_first()?;
+        match *table {
+            META_TABLE => {}
+            Number::TABLE => self.add_number(&record(name, value)?),
+            Pop::TABLE => {
+                record::<Pop>(name, value)?;
+                self.pops += 1;
+            }
+            RequestRecord::TABLE => self.add_request(&record(name, value)?),
+            Route::TABLE => {
+                self.use_trunks(&record::<Route>(name, value)?.candidates);
+                self.routes += 1;
+            }
+            Trunk::TABLE => {
+                record::<Trunk>(name, value)?;
+                self.trunks += 1;
+            }
+            _ => return None,
+        }
+        Some(())
+    }
 }
+
+fn record<R: Record>(name: &[u8], value: &Bytes) -> Option<R> {
+    R::decode(value.clone()).ok().filter(|record| record.name().as_bytes() == name)
+}
+
+trait IntoOutcome {
+    fn into_outcome(self) -> Outcome;
+}
+
+impl IntoOutcome for outcome::Kind {
+    /// `apply` fills in the revision.
+    fn into_outcome(self) -> Outcome {
+        Outcome { revision: 0, kind: Some(self) }
+    }
+}
+
+fn done() -> Outcome {
+    outcome::Kind::Done(Done {}).into_outcome()
+}
+
+fn rejected(reason: Reason, message: impl Into<String>) -> Outcome {
+    let rejected = Rejected { reason: reason.into(), message: message.into() };
+    outcome::Kind::Rejected(rejected).into_outcome()
+}
+
+/// As it is stored.
+fn wordless(outcome: &Outcome) -> Outcome {
+    let mut outcome = outcome.clone();
+    if let Some(outcome::Kind::Rejected(rejected)) = &mut outcome.kind {
+        rejected.message.clear();
+    }
+    outcome
+}
+
+/// A stored outcome for people.
+fn worded(mut outcome: Outcome) -> Outcome {
+    if let Some(outcome::Kind::Rejected(rejected)) = &mut outcome.kind {
+        let reason = rejected.reason().as_str_name();
+        let reason = reason.strip_prefix("REASON_").unwrap_or(reason);
+        rejected.message =
+            format!("this request_id was answered before with {reason}: choose a new one");
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests;
