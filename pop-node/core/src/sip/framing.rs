@@ -65,10 +65,9 @@ impl Stream {
     /// The next whole message, if there is one. After an error the stream yields nothing more.
     #[expect(clippy::should_implement_trait, reason = "it is fed between calls: no iterator")]
     pub fn next(&mut self) -> Option<Result<Bytes, FramingError>> {
-        if self.broken {
+        if self.broken || !self.skip_keep_alive() {
             return None;
         }
-        self.skip_keep_alive();
         let found = self.cut()?;
         if found.is_err() {
             self.broken = true;
@@ -85,23 +84,24 @@ impl Stream {
     }
 
     /// CR LF CR LF between messages is a ping; a single CR LF is a pong, or stray (§7.5).
-    fn skip_keep_alive(&mut self) {
+    /// False while the buffer may hold half of one.
+    fn skip_keep_alive(&mut self) -> bool {
+        const PING: &[u8] = b"\r\n\r\n";
         while self.searched == 0 {
-            if self.buffer.starts_with(b"\r\n\r\n") {
+            if self.buffer.starts_with(PING) {
                 self.buffer.advance(4);
-                self.pongs += 1;
-            } else if self.buffer.len() > 2 && self.buffer.starts_with(b"\r\n") {
-                // Two bytes alone may be half a ping: wait for what follows.
-                if self.buffer.as_ref() == b"\r\n\r" {
-                    return;
-                }
+                self.pongs = self.pongs.saturating_add(1);
+            } else if PING.starts_with(&self.buffer) {
+                return false;
+            } else if self.buffer.starts_with(b"\r\n") {
                 self.buffer.advance(2);
             } else if self.buffer.starts_with(b"\n") {
                 self.buffer.advance(1);
             } else {
-                return;
+                return true;
             }
         }
+        true
     }
 
     fn cut(&mut self) -> Option<Result<Bytes, FramingError>> {

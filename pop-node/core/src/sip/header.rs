@@ -5,8 +5,9 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::lex;
+use super::parse::Malformed;
 use super::text::Text;
-use super::value::{CSeq, Contact, NameAddr, Via};
+use super::value::{CSeq, NameAddr, Via};
 
 /// Builds the enum, the table of spellings, and the compact forms from one list.
 macro_rules! header_names {
@@ -310,13 +311,9 @@ impl Headers {
         CSeq::parse(self.get(&HeaderName::CSeq)?).ok()
     }
 
-    /// The first Contact that is an address.
+    /// The first Contact, unless it is `*`.
     pub fn contact(&self) -> Option<NameAddr> {
-        let value = self.get(&HeaderName::Contact)?;
-        match contact(value)? {
-            Contact::Address(address) => Some(address),
-            Contact::Star => None,
-        }
+        parse_contact(self.get(&HeaderName::Contact)?).ok()?
     }
 
     /// All Contacts that are addresses.
@@ -389,12 +386,12 @@ fn same(a: &HeaderName, b: &HeaderName) -> bool {
     }
 }
 
-/// Reads a Contact value.
-pub(super) fn contact(value: &Bytes) -> Option<Contact> {
+/// Reads a Contact value; `*`, remove all bindings (RFC 3261 §10.2.2), is no address.
+pub(super) fn parse_contact(value: &Bytes) -> Result<Option<NameAddr>, Malformed> {
     if lex::trim(value) == b"*" {
-        return Some(Contact::Star);
+        return Ok(None);
     }
-    NameAddr::parse(value).ok().map(Contact::Address)
+    NameAddr::parse(value).map(Some).map_err(|_| Malformed::Contact)
 }
 
 /// Bytes for a header value. Line breaks become spaces, so a value cannot smuggle in a header.

@@ -128,7 +128,7 @@ mod tests {
     fn lists_respect_quotes_and_brackets() {
         let value = br#""a, \"b" <sip:x,y@h>;p=1 , ,b, "c,"#;
         let items: Vec<_> = list(value).map(|item| String::from_utf8_lossy(item)).collect();
-        assert_eq!(items, [r#""a, \"b" <sip:x,y@h>;p=1"#, "b, \"c,"]);
+        assert_eq!(items, [r#""a, \"b" <sip:x,y@h>;p=1"#, "b", "\"c,"]);
     }
 
     #[test]

@@ -35,4 +35,7 @@ pub use parse::{MAX_HEADERS, MAX_MESSAGE_BYTES, Malformed, ParseError, parse};
 pub use text::Text;
 pub use transaction::{Timer, TimerValues};
 pub use uri::{Scheme, Uri};
-pub use value::{CSeq, Contact, NameAddr, Via};
+pub use value::{CSeq, NameAddr, Via};
+
+#[cfg(test)]
+mod tests;

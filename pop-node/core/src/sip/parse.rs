@@ -8,7 +8,7 @@
 use bytes::Bytes;
 
 use super::flow::Transport;
-use super::header::{HeaderName, Headers, contact};
+use super::header::{HeaderName, Headers, parse_contact};
 use super::lex;
 use super::message::{Message, Method, Request, Response, reason_phrase};
 use super::text::Text;
@@ -355,7 +355,7 @@ fn check_common(headers: &Headers) -> Result<CSeq, Malformed> {
 /// What a request must have right if it is there. Max-Forwards may be absent (RFC 2543).
 fn check_request(headers: &Headers) -> Result<(), Malformed> {
     for value in headers.get_all(&HeaderName::Contact) {
-        contact(value).ok_or(Malformed::Contact)?;
+        parse_contact(value)?;
     }
     for name in [HeaderName::Route, HeaderName::RecordRoute] {
         for value in headers.get_all(&name) {

@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use super::parse::Malformed;
 /// Immutable text, cheap to clone: a slice of the datagram it came from.
 ///
 /// Invariant: the bytes are valid UTF-8.
-#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Text(Bytes);
 
 impl Text {
@@ -65,10 +66,17 @@ impl AsRef<[u8]> for Text {
     }
 }
 
-// UTF-8 orders and compares like its bytes, so maps keyed by Text can be asked with a &str.
+// Maps keyed by Text can be asked with a &str: UTF-8 orders and compares like its bytes, and the
+// hash is that of the string.
 impl Borrow<str> for Text {
     fn borrow(&self) -> &str {
         self.as_str()
+    }
+}
+
+impl Hash for Text {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
     }
 }
 

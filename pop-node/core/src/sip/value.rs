@@ -126,15 +126,6 @@ fn find_closing_quote(bytes: &[u8]) -> Option<usize> {
     })
 }
 
-/// A Contact value (RFC 3261 §20.10).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Contact {
-    /// One address.
-    Address(NameAddr),
-    /// `*`: remove all bindings.
-    Star,
-}
-
 /// One hop of the way back (RFC 3261 §20.42).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Via {
