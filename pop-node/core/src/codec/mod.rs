@@ -10,7 +10,7 @@ mod conceal;
 mod g711;
 pub mod resample;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use coder::{CodecError, Decoder, Encoder, EncoderConfig, PACKET_MS_MAX};
 pub use conceal::Concealer;

@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 use proto::id::{LegId, PopId};
 use proto::time::Instant;
 
+mod playout;
+pub mod quality;
+mod transcode;
 mod types;
 
 pub use crate::overlay::LinkStats;
