@@ -17,7 +17,7 @@ use pop_core::sip::{
 };
 use proto::time::{Instant, earlier};
 
-use super::call::{Call, Media, State};
+use super::call::{Call, Media, Ringing, State};
 use super::listener::{Listener, Packet};
 use super::report::{End, Side};
 use super::session::{self, Agreed};
@@ -216,7 +216,7 @@ impl Shell {
         for number in due {
             let Some(call) = self.calls.get_mut(&number) else { continue };
             match &call.state {
-                State::Ringing { .. } => self.answer(number, now),
+                State::Ringing(_) => self.answer(number, now),
                 State::Up { until: Some(until), .. } if *until <= now => self.hang_up(number, now),
                 State::Up { .. } => {
                     if let Some(media) = &mut call.media {
@@ -290,7 +290,7 @@ impl Shell {
             rtp,
             media: None,
             expect: self.config.voice.other(),
-            state: State::Calling { tx, invite, cancelled: false },
+            state: State::Calling { tx, invite: Box::new(invite), cancelled: false },
         };
         self.calls.insert(number, call);
         Ok(())
@@ -386,7 +386,9 @@ impl Shell {
         self.endpoint.respond(tx, dialog.respond(request, 180), now);
         self.by_dialog.insert(dialog.id(), number);
         self.by_server.insert(tx, number);
-        let mut call = Call {
+        let ringing =
+            Ringing { tx, invite: request.clone(), dialog, agreed, answer, answer_at: now + ring };
+        let call = Call {
             number,
             side: Side::Callee,
             from,
@@ -400,15 +402,8 @@ impl Shell {
             rtp,
             media: None,
             expect: self.config.voice,
-            state: State::Ringing {
-                tx,
-                invite: request.clone(),
-                dialog,
-                answer,
-                answer_at: now + ring,
-            },
+            state: State::Ringing(Box::new(ringing)),
         };
-        call.media = self.media(agreed, "", self.config.voice.other(), now);
         self.calls.insert(number, call);
         Ok(())
     }
@@ -416,20 +411,18 @@ impl Shell {
     fn answer(&mut self, number: u64, now: Instant) {
         let Some(call) = self.calls.get_mut(&number) else { return };
         let state = std::mem::replace(&mut call.state, State::Over);
-        let State::Ringing { tx, invite, mut dialog, answer, .. } = state else {
+        let State::Ringing(ringing) = state else {
             call.state = state;
             return;
         };
+        let Ringing { tx, invite, mut dialog, agreed, answer, .. } = *ringing;
         let mut response = dialog.respond(&invite, 200);
         response.set_body("application/sdp", Bytes::from(answer));
         dialog.state = DialogState::Confirmed;
-        call.state = State::Up { dialog, until: None };
-        if let Some(agreed) = call.media.take().map(|m| m.agreed) {
-            // The voice and the clock of the measurement begin now.
-            let media = self.media(agreed, "", self.config.voice.other(), now);
-            if let Some(call) = self.calls.get_mut(&number) {
-                call.media = media;
-            }
+        call.state = State::Up { dialog: Box::new(dialog), until: None };
+        let media = self.media(agreed, "", self.config.voice.other(), now);
+        if let Some(call) = self.calls.get_mut(&number) {
+            call.media = media;
         }
         self.endpoint.respond(tx, response, now);
     }
@@ -454,8 +447,9 @@ impl Shell {
     fn cancelled(&mut self, tx: ServerTx, now: Instant) {
         let Some(number) = self.by_server.get(&tx).copied() else { return };
         let Some(call) = self.calls.get(&number) else { return };
-        if let State::Ringing { invite, dialog, .. } = &call.state {
-            self.endpoint.respond(tx, dialog.respond(invite, 487), now);
+        if let State::Ringing(ringing) = &call.state {
+            let response = ringing.dialog.respond(&ringing.invite, 487);
+            self.endpoint.respond(tx, response, now);
             self.finish(number, End::Refused(487), now);
         }
     }
@@ -474,7 +468,7 @@ impl Shell {
             State::Ending { bye } if *bye == tx && response.is_final() => {
                 self.finish(number, End::Completed, now);
             }
-            State::Ending { .. } | State::Over | State::Ringing { .. } | State::Up { .. } => {}
+            State::Ending { .. } | State::Over | State::Ringing(_) | State::Up { .. } => {}
         }
     }
 
@@ -547,8 +541,9 @@ impl Shell {
                     Err(why) => self.finish(number, End::Failed(why.to_string()), now),
                 }
             }
-            State::Ringing { tx, invite, dialog, .. } => {
-                self.endpoint.respond(tx, dialog.respond(&invite, 480), now);
+            State::Ringing(ringing) => {
+                let response = ringing.dialog.respond(&ringing.invite, 480);
+                self.endpoint.respond(ringing.tx, response, now);
                 self.finish(number, End::Refused(480), now);
             }
             state @ (State::Ending { .. } | State::Over) => call.state = state,
@@ -571,6 +566,7 @@ impl Shell {
         if call.side == Side::Caller {
             board.open = board.open.saturating_sub(1);
         }
+        board.live.retain(|live| live.number != number);
         board.finished.push(finished);
     }
 
@@ -596,7 +592,7 @@ impl Shell {
 
 fn call_up(call: Option<&mut Call>, dialog: Dialog, until: Option<Instant>) {
     if let Some(call) = call {
-        call.state = State::Up { dialog, until };
+        call.state = State::Up { dialog: Box::new(dialog), until };
     }
 }
 

@@ -17,15 +17,26 @@ use crate::speech::Voice;
 #[derive(Debug)]
 pub(super) enum State {
     /// Our INVITE is out.
-    Calling { tx: ClientTx, invite: Request, cancelled: bool },
+    Calling { tx: ClientTx, invite: Box<Request>, cancelled: bool },
     /// Their INVITE is in; we answer at `answer_at`.
-    Ringing { tx: ServerTx, invite: Request, dialog: Dialog, answer: String, answer_at: Instant },
+    Ringing(Box<Ringing>),
     /// Answered.
-    Up { dialog: Dialog, until: Option<Instant> },
+    Up { dialog: Box<Dialog>, until: Option<Instant> },
     /// Our BYE is out.
     Ending { bye: ClientTx },
     /// Over; the report is written.
     Over,
+}
+
+/// A call that came in and is not answered yet.
+#[derive(Debug)]
+pub(super) struct Ringing {
+    pub(super) tx: ServerTx,
+    pub(super) invite: Request,
+    pub(super) dialog: Dialog,
+    pub(super) agreed: Agreed,
+    pub(super) answer: String,
+    pub(super) answer_at: Instant,
 }
 
 /// Both directions of the sound.
@@ -64,7 +75,7 @@ impl Call {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
             State::Calling { .. } | State::Ending { .. } | State::Over => None,
-            State::Ringing { answer_at, .. } => Some(*answer_at),
+            State::Ringing(ringing) => Some(ringing.answer_at),
             State::Up { until, .. } => {
                 proto::time::earlier(*until, self.media.as_ref().map(|m| m.talker.due()))
             }

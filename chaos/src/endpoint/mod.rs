@@ -14,6 +14,8 @@ mod report;
 mod session;
 mod talker;
 pub mod tape;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -166,6 +168,20 @@ impl Agent {
     /// Calls placed and not yet over.
     pub fn open(&self) -> u64 {
         self.lock().open
+    }
+
+    /// Calls of ours that are over and not yet reported: how many, and how many of them badly.
+    pub fn over(&self) -> (usize, usize) {
+        let board = self.lock();
+        let mine = board.finished.iter().filter(|f| f.report.side == Side::Caller);
+        mine.fold((0, 0), |(all, bad), f| {
+            (all + 1, bad + usize::from(f.report.end != End::Completed))
+        })
+    }
+
+    /// Throws the reports of calls that are over away.
+    pub fn forget_reports(&self) {
+        self.lock().finished.clear();
     }
 
     /// Takes the reports of calls that are over. Decodes and compares what was heard, so it takes

@@ -92,7 +92,7 @@ fn read(sdp: &[u8]) -> Result<Remote, String> {
         return Err("the audio line was refused".into());
     }
     // The media-level address comes last and wins over the session's.
-    let connection = values("c=").last().ok_or("no connection address")?;
+    let connection = values("c=").next_back().ok_or("no connection address")?;
     let ip: IpAddr = connection
         .split_whitespace()
         .nth(2)

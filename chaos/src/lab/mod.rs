@@ -13,6 +13,7 @@ pub mod provision;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -142,6 +143,7 @@ pub struct Mesh {
     sites: Vec<Site>,
     api: Vec<SocketAddr>,
     operator: pki::Files,
+    bin_dir: PathBuf,
     _block: Block,
     directory: Directory,
 }
@@ -184,6 +186,7 @@ impl Mesh {
             sites: plan.sites,
             api: plan.api,
             operator,
+            bin_dir: topology.bin_dir.clone(),
             _block: block,
             directory,
         })
@@ -268,6 +271,22 @@ impl Mesh {
         Ok(self.member(node)?.process.take().and_then(|mut p| p.stop(grace)))
     }
 
+    /// SIGTERM to all, POPs first (they say BYE), then kill -9 to what is left after `grace`.
+    pub fn stop_all(&mut self, grace: Duration) {
+        for pops in [true, false] {
+            let chosen = |m: &&mut Member| matches!(m.node, Node::Pop(_)) == pops;
+            for member in self.members.iter_mut().filter(chosen) {
+                let _asked = member.process.as_mut().map(|p| p.signal(process::Signal::TERM));
+            }
+            let deadline = Instant::now() + grace;
+            for member in self.members.iter_mut().filter(chosen) {
+                if let Some(mut process) = member.process.take() {
+                    process.wait(deadline.saturating_duration_since(Instant::now()));
+                }
+            }
+        }
+    }
+
     /// Sends a signal (SIGSTOP, SIGCONT, …).
     pub fn signal(&mut self, node: &Node, signal: process::Signal) -> Result<()> {
         self.member(node)?.process.as_mut().map_or(Ok(()), |p| p.signal(signal))
@@ -337,6 +356,11 @@ impl Mesh {
         self.directory.path()
     }
 
+    /// Where the executables are.
+    pub fn bin_dir(&self) -> &Path {
+        &self.bin_dir
+    }
+
     /// A node's configuration file.
     pub fn config(&self, node: &Node) -> PathBuf {
         self.dir().join(format!("{node}.toml"))
@@ -345,6 +369,33 @@ impl Mesh {
     fn member(&mut self, node: &Node) -> Result<&mut Member> {
         let found = self.members.iter_mut().find(|m| m.node == *node);
         found.with_context(|| format!("no node {node}"))
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        // Before the directory goes: a living node would write into it again.
+        self.members.clear();
+        if let Directory::Temporary(dir) = &self.directory {
+            forget_directory(dir.path());
+        }
+    }
+}
+
+/// Temporary directories of meshes that live.
+static DIRECTORIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn forget_directory(path: &Path) {
+    DIRECTORIES.lock().unwrap_or_else(PoisonError::into_inner).retain(|dir| dir != path);
+}
+
+/// Kills every process and removes every temporary directory of every mesh: for the panic hook,
+/// because a panic that aborts drops nothing.
+pub fn abandon() {
+    process::kill_all();
+    let Ok(mut directories) = DIRECTORIES.try_lock() else { return };
+    for directory in directories.drain(..) {
+        let _gone = std::fs::remove_dir_all(directory);
     }
 }
 
@@ -370,7 +421,10 @@ fn directory(keep: Option<&Path>) -> Result<Directory> {
         }
         None => {
             let dir = tempfile::Builder::new().prefix("voxmesh-").tempdir();
-            Ok(Directory::Temporary(dir.context("no temporary directory")?))
+            let dir = dir.context("no temporary directory")?;
+            let mut directories = DIRECTORIES.lock().unwrap_or_else(PoisonError::into_inner);
+            directories.push(dir.path().to_owned());
+            Ok(Directory::Temporary(dir))
         }
     }
 }

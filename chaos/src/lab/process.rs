@@ -120,6 +120,11 @@ impl Process {
     /// SIGTERM, and kill -9 if it has not ended within `grace`.
     pub fn stop(&mut self, grace: Duration) -> Option<ExitStatus> {
         let _gone = self.signal(Signal::TERM);
+        self.wait(grace)
+    }
+
+    /// Waits for its end, and kills it if that has not come within `grace`.
+    pub fn wait(&mut self, grace: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + grace;
         while self.ended().is_none() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));

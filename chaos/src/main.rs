@@ -1,0 +1,94 @@
+//! The lab's command line.
+
+use std::process::ExitCode;
+
+use chaos::demo::{self, Screen};
+use chaos::lab;
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The Voxmesh lab: a whole mesh on one machine.
+#[derive(Parser, Debug)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Three regions, calls with a human voice, a control node killed, and a verdict
+    Demo(demo::Options),
+}
+
+fn main() -> ExitCode {
+    let Cli { command: Command::Demo(options) } = Cli::parse();
+    clean_up_on_panic();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(why) => return fail(&format!("no async runtime: {why}")),
+    };
+    let code = runtime.block_on(perform(&options));
+    // Its only blocking task may be somebody's unpressed Enter.
+    runtime.shutdown_background();
+    code
+}
+
+async fn perform(options: &demo::Options) -> ExitCode {
+    let mut screen = Screen::stdout();
+    // Leaving the select drops the demo, and with it processes, sockets and directory.
+    tokio::select! {
+        result = demo::run(options, &mut screen) => match result {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(1),
+            Err(why) => fail(&format!("{why:#}")),
+        },
+        name = interrupted() => {
+            complain(&format!("{name}: ended, nothing is left behind."));
+            ExitCode::from(130)
+        }
+    }
+}
+
+async fn interrupted() -> &'static str {
+    let mut signals = [
+        (SignalKind::interrupt(), "Ctrl-C"),
+        (SignalKind::terminate(), "SIGTERM"),
+        (SignalKind::hangup(), "SIGHUP"),
+    ]
+    .into_iter()
+    .filter_map(|(kind, name)| Some((signal(kind).ok()?, name)))
+    .collect::<Vec<_>>();
+    std::future::poll_fn(|context| {
+        for (signal, name) in &mut signals {
+            if signal.poll_recv(context).is_ready() {
+                return std::task::Poll::Ready(*name);
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
+
+/// A panic aborts (see the release profile) and drops nothing.
+fn clean_up_on_panic() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        usual(panic);
+        lab::abandon();
+    }));
+}
+
+fn fail(why: &str) -> ExitCode {
+    complain(&format!("chaos: {why}"));
+    ExitCode::from(2)
+}
+
+fn complain(text: &str) {
+    use std::io::Write;
+    let _gone = writeln!(std::io::stderr(), "{text}");
+}
