@@ -315,7 +315,8 @@ fn response(
     check_version(version)?;
     let (status, reason) = lex::split_once(rest, b' ').unwrap_or((rest, &[]));
     let status: u16 = lex::number(status).ok_or(Malformed::StartLine)?;
-    if !(100..=699).contains(&status) {
+    // A lone CR would end the line for a laxer parser behind us.
+    if !(100..=699).contains(&status) || reason.contains(&b'\r') {
         return Err(Malformed::StartLine);
     }
     if let Some(fault) = section.fault {
