@@ -306,8 +306,7 @@ fn sip_listen(values: &[String]) -> Result<Vec<SipListen>, ConfigError> {
             "tcp" => Transport::Tcp,
             _ => return Err(refused(format!("has {value:?}"))),
         };
-        let address: SocketAddr =
-            address.parse().map_err(|_| refused(format!("has {value:?}")))?;
+        let address: SocketAddr = address.parse().map_err(|_| refused(format!("has {value:?}")))?;
         // Via and Contact are written from it.
         if address.ip().is_unspecified() || address.port() == 0 {
             return Err(refused(format!("has {value:?}, which no carrier could answer")));

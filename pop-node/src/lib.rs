@@ -4,13 +4,19 @@
 //! [`media`] the thread that owns packets, [`link`] QUIC to other POPs, [`control`] the control
 //! plane's client. Nothing here decides what a call does.
 
+pub mod admin;
 pub mod backoff;
+pub mod cdr;
 pub mod check;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod drops;
 pub mod link;
 pub mod media;
+pub mod resolve;
+pub mod run;
+pub mod signaling;
 pub mod sockets;
 pub mod telemetry;
 pub mod tls;

@@ -72,6 +72,8 @@ table! {
     CALLS = Gauge "pop_calls" Count "Calls now";
     MEDIA_LEGS = Gauge "pop_media_legs" Count "Open media legs";
     CALL_EVENTS = Counter "pop_call_events_total" Count "What the call machine counted {event}";
+    CALLS_REFUSED = Counter "pop_calls_refused_total" Count
+        "Calls and messages refused or dropped before they became a call {reason}";
     SIP_REQUESTS_RECEIVED = Counter "pop_sip_requests_received_total" Count
         "Requests that reached the calls";
     SIP_RESPONSES_RECEIVED = Counter "pop_sip_responses_received_total" Count

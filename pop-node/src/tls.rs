@@ -288,8 +288,7 @@ pub fn identity_of(leaf: &CertificateDer<'_>) -> Result<Identity, IdentityError>
 }
 
 fn read(field: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path)
-        .map_err(|source| TlsError::Unreadable { field, path: path.into(), source })
+    std::fs::read(path).map_err(|source| TlsError::Unreadable { field, path: path.into(), source })
 }
 
 fn certificates(
@@ -304,11 +303,7 @@ fn certificates(
 }
 
 fn no_certificate(config: &Config) -> TlsError {
-    TlsError::Malformed {
-        field: "cert",
-        path: config.tls.cert.clone(),
-        wanted: "certificate",
-    }
+    TlsError::Malformed { field: "cert", path: config.tls.cert.clone(), wanted: "certificate" }
 }
 
 fn certified(
@@ -347,8 +342,7 @@ fn check_validity(
         UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or_default())
     };
     let validity = certificate.validity();
-    let (from, until) =
-        (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()));
+    let (from, until) = (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()));
     let (path, clock) = (path.to_path_buf(), rfc3339(wall));
     if wall < from {
         return Err(TlsError::NotYetValid { field, path, from: rfc3339(from), clock });

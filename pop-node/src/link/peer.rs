@@ -68,11 +68,7 @@ enum LinkError {
 }
 
 /// Dials one peer for as long as the view names it.
-pub(super) async fn dial(
-    context: Arc<Context>,
-    peer: PopId,
-    mut address: watch::Receiver<String>,
-) {
+pub(super) async fn dial(context: Arc<Context>, peer: PopId, mut address: watch::Receiver<String>) {
     let seed = u64::from_ne_bytes(context.credentials.random());
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), seed);
     loop {
@@ -110,11 +106,7 @@ async fn gone(address: &mut watch::Receiver<String>) {
     while address.changed().await.is_ok() {}
 }
 
-async fn connect(
-    context: &Context,
-    peer: &PopId,
-    address: &str,
-) -> Result<Connection, LinkError> {
+async fn connect(context: &Context, peer: &PopId, address: &str) -> Result<Connection, LinkError> {
     let address = tokio::net::lookup_host(address).await?.next().ok_or(LinkError::NoAddress)?;
     let name = pop_dns_name(peer.as_str());
     let connecting = context.endpoint.connect_with(context.client.clone(), address, &name)?;
@@ -170,10 +162,7 @@ pub(super) async fn answer(context: Arc<Context>) {
     }
 }
 
-async fn accept(
-    context: &Context,
-    incoming: Incoming,
-) -> Result<(PopId, Connection), LinkError> {
+async fn accept(context: &Context, incoming: Incoming) -> Result<(PopId, Connection), LinkError> {
     let connection = incoming.await?;
     let peer = match identify(context, &connection) {
         Ok(peer) => peer,
@@ -233,8 +222,7 @@ async fn down(context: &Context, peer: &PopId, connection: &Connection) {
 async fn accept_streams(context: Arc<Context>, peer: PopId, connection: Connection) {
     while let Ok(pair) = connection.accept_bi().await {
         let number = context.accepted.fetch_add(1, Ordering::Relaxed);
-        let stream =
-            CallStream { peer: peer.clone(), number, initiator: Initiator::Remote };
+        let stream = CallStream { peer: peer.clone(), number, initiator: Initiator::Remote };
         stream::accept(stream, pair, context.events.clone(), context.drops.clone());
     }
 }

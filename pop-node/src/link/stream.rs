@@ -191,7 +191,8 @@ mod tests {
     #[test]
     fn messages_come_out_whole_however_they_are_cut() {
         let sent = [reject(""), reject(&"long ".repeat(100)), reject("last")];
-        let bytes: Vec<u8> = sent.iter().flat_map(Message::encode_length_delimited_to_vec).collect();
+        let bytes: Vec<u8> =
+            sent.iter().flat_map(Message::encode_length_delimited_to_vec).collect();
         for step in [1, 2, 3, 7, bytes.len()] {
             let (mut buffer, mut seen) = (BytesMut::new(), Vec::new());
             for chunk in bytes.chunks(step) {

@@ -126,8 +126,13 @@ pub fn start(
     let (orders, orders_in) = sync_channel(ORDERS_MAX);
     let (datagrams, datagrams_in) = sync_channel(DATAGRAMS_MAX);
     let inputs = thread::Inputs { orders: orders_in, datagrams: datagrams_in, wake: wake.clone() };
-    let mut thread =
-        thread::Thread::new(poll, inputs, thread::Output { events, drops: drops.clone() }, clock, config);
+    let mut thread = thread::Thread::new(
+        poll,
+        inputs,
+        thread::Output { events, drops: drops.clone() },
+        clock,
+        config,
+    );
     let join = std::thread::Builder::new().name("media".into()).spawn(move || thread.run())?;
     Ok((Handle { orders, datagrams, wake, drops }, join))
 }

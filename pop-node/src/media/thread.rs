@@ -13,9 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mio::{Events, Poll, Token};
-use pop_core::media::{
-    Media, MediaCommand, MediaConfig, MediaEvent, MediaTransmit, Verdict,
-};
+use pop_core::media::{Media, MediaCommand, MediaConfig, MediaEvent, MediaTransmit, Verdict};
 use proto::id::{LegId, PopId};
 use proto::time::Instant;
 use tokio::sync::mpsc;
@@ -223,14 +221,7 @@ impl Thread {
         true
     }
 
-    fn packet(
-        &mut self,
-        leg: LegId,
-        port: Port,
-        length: usize,
-        source: SocketAddr,
-        now: Instant,
-    ) {
+    fn packet(&mut self, leg: LegId, port: Port, length: usize, source: SocketAddr, now: Instant) {
         let Some(packet) = self.buffer.get_mut(..length) else { return };
         match port {
             Port::Rtp => match self.media.handle_rtp(leg, source, packet, now) {

@@ -18,7 +18,7 @@ pub use config::{Limits, PopConfig, Timing};
 pub use counters::{PopCounters, Refusal};
 
 use crate::media::MediaEvent;
-use crate::sip::Flow;
+use crate::sip::{Counters as SipCounters, Flow};
 use crate::view::{Gap, View, ViewUpdate};
 
 /// A POP: SIP, routing, calls and their records, without IO.
@@ -28,6 +28,7 @@ pub struct Pop {
     view: View,
     commands: VecDeque<PopCommand>,
     counters: PopCounters,
+    sip: SipCounters,
 }
 
 impl Pop {
@@ -39,6 +40,7 @@ impl Pop {
             view: View::default(),
             commands: VecDeque::new(),
             counters: PopCounters::default(),
+            sip: SipCounters::default(),
         }
     }
 
@@ -116,6 +118,11 @@ impl Pop {
     /// Totals of calls and refusals.
     pub fn counters(&self) -> &PopCounters {
         &self.counters
+    }
+
+    /// Totals of SIP: of the endpoint below the calls.
+    pub fn sip_counters(&self) -> &SipCounters {
+        &self.sip
     }
 
     /// The view calls are routed by.

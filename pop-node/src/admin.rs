@@ -1,0 +1,322 @@
+//! The admin page, plain HTTP/1.1: `/metrics` for Prometheus, `/healthz` for whoever starts and
+//! watches the process, `/status` for people and tools (JSON).
+//!
+//! Read-only. Figures are read from the cores at each request, so an idle POP does nothing.
+//! Deliberately absent: TLS and users. Listen on loopback or a management network.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics_exporter_prometheus::PrometheusHandle;
+use pop_core::media::DropReason;
+use pop_core::pop::{CallSummary, Phase, Refusal};
+use proto::id::{PopId, TrunkId};
+use proto::time::Instant;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::cdr::role;
+use crate::clock::Clock;
+use crate::drops::{Drops, Reason};
+use crate::signaling::{Status, StatusRequest};
+use crate::{control, media, telemetry as t};
+
+/// Connections at once; more wait in the backlog.
+const CONNECTIONS_MAX: usize = 32;
+/// A client sends its request within this.
+const REQUEST: Duration = Duration::from_secs(5);
+/// The loops answer within this, or the POP is not healthy.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Everything the page shows.
+pub struct Page {
+    /// Our id.
+    pub pop: PopId,
+    /// Our region.
+    pub region: String,
+    /// Our mesh.
+    pub mesh: String,
+    /// Uptime is its `now`.
+    pub clock: Clock,
+    /// Renders the metrics.
+    pub prometheus: PrometheusHandle,
+    /// The signaling loop.
+    pub signaling: mpsc::Sender<StatusRequest>,
+    /// The media thread.
+    pub media: media::Handle,
+    /// The control plane's client.
+    pub control: Arc<control::Shared>,
+    /// What the shell dropped.
+    pub drops: Drops,
+}
+
+/// What both loops said.
+struct Figures {
+    status: Status,
+    media: media::Status,
+}
+
+/// Serves until the process ends.
+pub async fn serve(listener: TcpListener, page: Arc<Page>) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = connections.clone().acquire_owned().await else { return };
+        let socket = match listener.accept().await {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept on the admin address");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let page = page.clone();
+        tokio::spawn(async move {
+            let service = service_fn(|request| answer(&page, request));
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(REQUEST);
+            // A client that breaks off is its own affair.
+            let _ = http.serve_connection(TokioIo::new(socket), service).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn answer(
+    page: &Page,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.method() != Method::GET {
+        return Ok(plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into()));
+    }
+    let path = request.uri().path();
+    if !["/metrics", "/healthz", "/status"].contains(&path) {
+        let text = "try /metrics, /healthz or /status\n";
+        return Ok(plain(StatusCode::NOT_FOUND, text.into()));
+    }
+    let Some(figures) = page.figures().await else {
+        let text = "the signaling loop or the media thread does not answer\n";
+        return Ok(plain(StatusCode::SERVICE_UNAVAILABLE, text.into()));
+    };
+    Ok(match path {
+        "/metrics" => {
+            page.set_metrics(&figures);
+            page.prometheus.run_upkeep();
+            respond(StatusCode::OK, "text/plain; version=0.0.4", page.prometheus.render())
+        }
+        "/healthz" if figures.status.cluster_id.is_empty() => {
+            let text = "no view yet: no control node answered, and there is no copy on disk\n";
+            plain(StatusCode::SERVICE_UNAVAILABLE, text.into())
+        }
+        "/healthz" => plain(StatusCode::OK, "ok\n".into()),
+        _ => respond(StatusCode::OK, "application/json", page.status(&figures).to_string()),
+    })
+}
+
+fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    respond(status, "text/plain", text)
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response
+}
+
+impl Page {
+    async fn figures(&self) -> Option<Figures> {
+        let (answer, status) = oneshot::channel();
+        let asked = async {
+            self.signaling.send(StatusRequest(answer)).await.ok()?;
+            let status = status.await.ok()?;
+            Some(Figures { status, media: self.media.status().await? })
+        };
+        tokio::time::timeout(ANSWER, asked).await.ok().flatten()
+    }
+
+    fn status(&self, figures: &Figures) -> Value {
+        let Figures { status, media } = figures;
+        let (trunks, routes, numbers) = status.resources;
+        let nodes = self.control.nodes.iter().map(
+            |node| json!({ "endpoint": node.endpoint, "heard": node.heard.load(Ordering::Relaxed) }),
+        );
+        json!({
+            "pop": self.pop.as_str(),
+            "region": self.region,
+            "mesh": self.mesh,
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": seconds(self.clock.now().since(Instant::ZERO)),
+            "epoch": self.control.epoch.load(Ordering::Relaxed),
+            "view": {
+                "revision": status.revision.0,
+                "cluster_id": status.cluster_id,
+                "live": self.control.live.load(Ordering::Relaxed),
+                "trunks": trunks,
+                "routes": routes,
+                "numbers": numbers,
+            },
+            "control": nodes.collect::<Vec<_>>(),
+            "active_calls": status.active_calls,
+            "media_legs": media.legs,
+            "calls": status.calls.iter().map(call).collect::<Vec<_>>(),
+            "links": self.links(figures),
+        })
+    }
+
+    fn links(&self, figures: &Figures) -> Vec<Value> {
+        let Figures { status, media } = figures;
+        let up = status.links.iter().map(|(peer, rtt)| {
+            let measured = media.links.iter().find(|(measured, _)| measured == peer);
+            let stats = measured.map(|(_, stats)| stats.clone()).unwrap_or_default();
+            json!({
+                "peer": peer.as_str(),
+                "up": true,
+                "rtt_ms": millis(*rtt),
+                "received": stats.received,
+                "sent": stats.sent,
+                "lost": stats.lost,
+                "loss": ratio(stats.lost, stats.received),
+                "jitter_ms": millis(stats.jitter),
+                "queueing_ms": millis(stats.queueing),
+            })
+        });
+        let is_up = |peer: &PopId| status.links.iter().any(|(held, _)| held == peer);
+        let down = media.links.iter().filter(|(peer, _)| !is_up(peer));
+        let down = down.map(|(peer, _)| json!({ "peer": peer.as_str(), "up": false }));
+        up.chain(down).collect()
+    }
+
+    fn set_metrics(&self, figures: &Figures) {
+        let Figures { status, media } = figures;
+        metrics::gauge!(
+            t::INFO.name,
+            "pop" => self.pop.to_string(),
+            "region" => self.region.clone(),
+            "version" => env!("CARGO_PKG_VERSION"),
+        )
+        .set(1.0);
+        t::UPTIME.set(seconds(self.clock.now().since(Instant::ZERO)));
+        t::VIEW_REVISION.set(float(status.revision.0));
+        t::VIEW_LIVE.set(f64::from(u8::from(self.control.live.load(Ordering::Relaxed))));
+        t::EPOCH.set(float(self.control.epoch.load(Ordering::Relaxed)));
+        t::CALLS.set(float(status.active_calls as u64));
+        for reason in Reason::ALL {
+            t::SHELL_DROPPED.total_of("reason", reason.name(), self.drops.get(*reason));
+        }
+        call_metrics(status);
+        sip_metrics(status);
+        media_metrics(media);
+        link_metrics(figures);
+    }
+}
+
+fn call_metrics(status: &Status) {
+    let counters = &status.counters;
+    for (event, total) in [
+        ("in", counters.calls_in),
+        ("out", counters.calls_out),
+        ("answered", counters.calls_answered),
+        ("candidate_failed", counters.candidates_failed),
+        ("cdr", counters.cdrs),
+        ("glare", counters.glare),
+        ("stray_answer", counters.stray_answers),
+    ] {
+        t::CALL_EVENTS.total_of("event", event, total);
+    }
+    for reason in Refusal::ALL {
+        t::CALLS_REFUSED.total_of("reason", reason.name(), counters.refused(*reason));
+    }
+}
+
+fn sip_metrics(status: &Status) {
+    let sip = &status.sip;
+    t::SIP_REQUESTS_RECEIVED.total(sip.requests_received);
+    t::SIP_RESPONSES_RECEIVED.total(sip.responses_received);
+    t::SIP_REQUESTS_SENT.total(sip.requests_sent);
+    t::SIP_RETRANSMISSIONS_SENT.total(sip.retransmissions_sent);
+    t::SIP_RETRANSMISSIONS_RECEIVED.total(sip.retransmissions_received);
+    t::SIP_TIMEOUTS.total(sip.timeouts);
+    t::SIP_TRANSPORT_ERRORS.total(sip.transport_errors);
+    t::SIP_ACKS_MISSING.total(sip.acks_missing);
+    t::SIP_TCP_CONNECTIONS.set(float(status.tcp_connections as u64));
+    for (reason, total) in sip.reasons() {
+        t::SIP_DROPPED.total_of("reason", reason.as_str(), total);
+    }
+}
+
+fn media_metrics(media: &media::Status) {
+    let counters = &media.counters;
+    t::MEDIA_LEGS.set(float(media.legs as u64));
+    t::RTP_RECEIVED.total(counters.rtp_received);
+    t::RTP_SENT.total(counters.rtp_sent);
+    t::RTCP_RECEIVED.total(counters.rtcp_received);
+    t::RTCP_SENT.total(counters.rtcp_sent);
+    t::TRANSCODED.total(counters.transcoded);
+    t::CONCEALED.total(counters.concealed);
+    t::DATAGRAMS_RECEIVED.total(counters.datagrams_received);
+    t::DATAGRAMS_SENT.total(counters.datagrams_sent);
+    t::FRAMES_RECEIVED.total(counters.frames_received);
+    t::FRAMES_SENT.total(counters.frames_sent);
+    for reason in DropReason::ALL {
+        t::MEDIA_DROPPED.total_of("reason", reason.name(), counters.dropped(*reason));
+    }
+}
+
+fn link_metrics(figures: &Figures) {
+    for (peer, stats) in &figures.media.links {
+        t::LINK_RECEIVED.total_of("peer", peer.as_str(), stats.received);
+        t::LINK_LOST.set_of("peer", peer.as_str(), float(stats.lost));
+        t::LINK_JITTER.set_of("peer", peer.as_str(), seconds(stats.jitter));
+        t::LINK_UP.set_of("peer", peer.as_str(), 0.0);
+    }
+    for (peer, rtt) in &figures.status.links {
+        t::LINK_UP.set_of("peer", peer.as_str(), 1.0);
+        t::LINK_RTT.set_of("peer", peer.as_str(), seconds(*rtt));
+    }
+}
+
+fn call((call, age): &(CallSummary, Duration)) -> Value {
+    json!({
+        "call_id": call.call_id.to_string(),
+        "role": role(call.role),
+        "phase": match call.phase {
+            Phase::SettingUp => "setting_up",
+            Phase::Answered => "answered",
+            Phase::Ending => "ending",
+        },
+        "trunk_in": call.trunk_in.as_ref().map(TrunkId::as_str),
+        "trunk_out": call.trunk_out.as_ref().map(TrunkId::as_str),
+        "peer": call.peer.as_ref().map(PopId::as_str),
+        "age_seconds": seconds(*age),
+    })
+}
+
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+fn ratio(lost: u64, received: u64) -> f64 {
+    let expected = lost.saturating_add(received);
+    if expected == 0 { 0.0 } else { float(lost) / float(expected) }
+}
+
+/// Exact up to 2^53: no figure here comes near.
+#[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
+fn float(value: u64) -> f64 {
+    value as f64
+}

@@ -1,0 +1,86 @@
+//! One heartbeat stream to each control node: a new leader already knows who is alive.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use proto::control::HeartbeatRequest;
+use proto::control::pops_client::PopsClient;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use super::Shared;
+use crate::backoff::Backoff;
+
+/// Between heartbeats.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// A node that answers nothing for so long is left, and tried again.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Runs for the life of the process.
+pub(super) async fn run(shared: Arc<Shared>, index: usize, pop_id: String, seed: u64) {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5), seed);
+    loop {
+        let registered = shared.registered.notified();
+        if shared.epoch.load(Ordering::Relaxed) == 0 {
+            registered.await;
+        }
+        let Some(node) = shared.nodes.get(index) else { return };
+        let status = beat(&shared, index, &pop_id, &mut backoff).await;
+        node.heard.store(false, Ordering::Relaxed);
+        // The epoch is not ours any more.
+        if status.code() == Code::FailedPrecondition {
+            shared.register_again.notify_one();
+        }
+        tracing::info!(node = node.endpoint, %status, "heartbeats stopped");
+        tokio::time::sleep(backoff.delay()).await;
+    }
+}
+
+/// Beats until the stream ends.
+async fn beat(shared: &Shared, index: usize, pop_id: &str, backoff: &mut Backoff) -> Status {
+    let Some(node) = shared.nodes.get(index) else { return Status::ok("") };
+    let (beats, stream) = mpsc::channel(1);
+    // The node may answer only after the first one.
+    let _ = beats.try_send(heartbeat(shared, pop_id));
+    let mut client = PopsClient::new(node.channel.clone());
+    let opened = client.heartbeat(ReceiverStream::new(stream));
+    let mut answers = match tokio::time::timeout(SILENCE, opened).await {
+        Ok(Ok(response)) => response.into_inner(),
+        Ok(Err(status)) => return status,
+        Err(_) => return Status::deadline_exceeded("no answer"),
+    };
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut last = tokio::time::Instant::now();
+    loop {
+        tokio::select! {
+            answer = answers.message() => match answer {
+                Ok(Some(_)) => {
+                    node.heard.store(true, Ordering::Relaxed);
+                    backoff.reset();
+                    last = tokio::time::Instant::now();
+                }
+                Ok(None) => return Status::unavailable("the node ended the stream"),
+                Err(status) => return status,
+            },
+            _ = ticks.tick() => {
+                if last.elapsed() > SILENCE {
+                    return Status::deadline_exceeded("no answer");
+                }
+                // Full: the last one has not left yet, and it says the same.
+                let _ = beats.try_send(heartbeat(shared, pop_id));
+            }
+        }
+    }
+}
+
+fn heartbeat(shared: &Shared, pop_id: &str) -> HeartbeatRequest {
+    HeartbeatRequest {
+        pop_id: pop_id.to_owned(),
+        epoch: shared.epoch.load(Ordering::Relaxed),
+        calls: shared.calls.load(Ordering::Relaxed),
+        view_revision: shared.revision.load(Ordering::Relaxed),
+    }
+}

@@ -1,0 +1,205 @@
+//! Client of the control plane: registration, heartbeats to every node, a gap-proof watch.
+//!
+//! The POP never waits for it. The last view lies on disk, and calls are served from that copy
+//! when no control node answers. Nodes are tried in turn with jittered waits; each takes the
+//! same requests. Deliberately absent: any change but the POP's own registration.
+
+mod disk;
+mod heartbeat;
+mod watch;
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use pop_core::view::{View, ViewUpdate};
+use proto::control::pops_client::PopsClient;
+use proto::control::{Pop, RegisterPopRequest, WriteOptions};
+use proto::id::Epoch;
+use tokio::sync::{Notify, mpsc};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::backoff::Backoff;
+use crate::link::Peer;
+use crate::tls::Credentials;
+
+pub use disk::Copy;
+
+/// To answer a TCP connect, and any unary request.
+const REQUEST: Duration = Duration::from_secs(3);
+/// A connection without life is given up after this and [`KEEP_ALIVE_TIMEOUT`].
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What the control plane tells the signaling loop.
+#[derive(Debug)]
+pub enum Event {
+    /// Our registration has this epoch.
+    Registered(Epoch),
+    /// A change of the view, checked to follow the one before.
+    View(ViewUpdate),
+}
+
+/// One control node as seen from here.
+#[derive(Debug)]
+pub struct Node {
+    /// As configured.
+    pub endpoint: String,
+    /// It answers heartbeats.
+    pub heard: AtomicBool,
+    channel: Channel,
+}
+
+/// What the tasks share, with the signaling loop and the admin page.
+#[derive(Debug)]
+pub struct Shared {
+    /// All control nodes, in the configured order.
+    pub nodes: Vec<Node>,
+    /// Calls now: set by the signaling loop, sent in heartbeats.
+    pub calls: AtomicU32,
+    /// Revision of the view in use: likewise.
+    pub revision: AtomicU64,
+    /// Epoch of our registration, 0 before the first of this process.
+    pub epoch: AtomicU64,
+    /// A watch feeds the view now.
+    pub live: AtomicBool,
+    registered: Notify,
+    register_again: Notify,
+}
+
+/// What the client needs to know once.
+#[derive(Debug)]
+pub struct Settings {
+    /// Our registration; its epoch is ignored.
+    pub pop: Pop,
+    /// Every control node.
+    pub endpoints: Vec<String>,
+    /// For the disk copy.
+    pub data_dir: PathBuf,
+}
+
+/// A running client.
+pub struct Client {
+    /// For the signaling loop and the admin page.
+    pub shared: Arc<Shared>,
+    watch: tokio::task::JoinHandle<()>,
+    stop: Arc<Notify>,
+}
+
+impl Client {
+    /// Starts all tasks. `view` is the disk copy, or empty.
+    pub fn start(
+        settings: Settings,
+        credentials: &Credentials,
+        view: View,
+        events: mpsc::Sender<Event>,
+        peers: tokio::sync::watch::Sender<Vec<Peer>>,
+    ) -> Result<Self, tonic::transport::Error> {
+        let nodes: Result<_, tonic::transport::Error> =
+            settings.endpoints.iter().map(|endpoint| node(endpoint, credentials)).collect();
+        let shared = Arc::new(Shared {
+            nodes: nodes?,
+            calls: AtomicU32::new(0),
+            revision: AtomicU64::new(view.revision().0),
+            epoch: AtomicU64::new(0),
+            live: AtomicBool::new(false),
+            registered: Notify::new(),
+            register_again: Notify::new(),
+        });
+        let seed = || u64::from_ne_bytes(credentials.random());
+        for index in 0..shared.nodes.len() {
+            let pop_id = settings.pop.pop_id.clone();
+            tokio::spawn(heartbeat::run(shared.clone(), index, pop_id, seed()));
+        }
+        let register = Register {
+            shared: shared.clone(),
+            pop: settings.pop.clone(),
+            credentials: credentials.clone(),
+            events: events.clone(),
+        };
+        tokio::spawn(register.run(seed()));
+        let stop = Arc::new(Notify::new());
+        let copy = Copy::new(&settings.data_dir);
+        let own = settings.pop.pop_id;
+        let watch = watch::Watch::new(shared.clone(), own, view, (events, peers), copy);
+        let watch = tokio::spawn(watch.run(seed(), stop.clone()));
+        Ok(Self { shared, watch, stop })
+    }
+
+    /// Ends the watch after its last view is on disk.
+    pub async fn shutdown(self) {
+        self.stop.notify_one();
+        let _ = tokio::time::timeout(REQUEST, self.watch).await;
+    }
+}
+
+fn node(endpoint: &str, credentials: &Credentials) -> Result<Node, tonic::transport::Error> {
+    let channel = Endpoint::from_shared(format!("https://{endpoint}"))?
+        .tls_config(credentials.grpc_client())?
+        .connect_timeout(REQUEST)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .tcp_nodelay(true)
+        .connect_lazy();
+    Ok(Node { endpoint: endpoint.to_owned(), heard: AtomicBool::new(false), channel })
+}
+
+/// Enters the POP in the registry, once per process and again when it was fenced.
+struct Register {
+    shared: Arc<Shared>,
+    pop: Pop,
+    credentials: Credentials,
+    events: mpsc::Sender<Event>,
+}
+
+impl Register {
+    async fn run(self, seed: u64) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5), seed);
+        loop {
+            // The same id until it is answered: a lost answer does not count twice.
+            let request_id = hex(&self.credentials.random::<16>());
+            let epoch = self.until_answered(&request_id, &mut backoff).await;
+            tracing::info!(epoch, "registered with the control plane");
+            self.shared.epoch.store(epoch, Ordering::Relaxed);
+            self.shared.registered.notify_waiters();
+            if self.events.send(Event::Registered(Epoch(epoch))).await.is_err() {
+                return;
+            }
+            self.shared.register_again.notified().await;
+            tracing::error!("another process registered as this POP; registering again");
+            tokio::time::sleep(backoff.delay()).await;
+        }
+    }
+
+    async fn until_answered(&self, request_id: &str, backoff: &mut Backoff) -> u64 {
+        loop {
+            for node in &self.shared.nodes {
+                let options = Some(WriteOptions { request_id: request_id.to_owned() });
+                let pop = Some(self.pop.clone());
+                let mut client = PopsClient::new(node.channel.clone());
+                let request = client.register(RegisterPopRequest { options, pop });
+                match tokio::time::timeout(REQUEST, request).await {
+                    Ok(Ok(response)) => {
+                        backoff.reset();
+                        return response.into_inner().pop.map_or(0, |pop| pop.epoch);
+                    }
+                    Ok(Err(status)) => {
+                        tracing::info!(node = node.endpoint, %status, "not registered yet");
+                    }
+                    Err(_) => tracing::info!(node = node.endpoint, "no answer to register"),
+                }
+            }
+            tokio::time::sleep(backoff.delay()).await;
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,348 @@
+//! The loop that owns the calls: next event → apply → execute commands → reset the timer.
+//!
+//! One task, one [`Pop`]; nothing else mutates it and nothing inside a turn waits. Priorities are
+//! numbered in [`Signaling::next`]. A turn executes at most [`COMMANDS_PER_TURN`] commands, so
+//! a burst of them cannot keep events from being read.
+//! Deliberately not here: what a message means (`pop_core::pop`), packets (`media`).
+
+mod execute;
+mod tcp;
+mod udp;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pop_core::media::MediaEvent;
+use pop_core::pop::{CallStream, CallSummary, LinkState, Pop, PopCounters, StreamEvent};
+use pop_core::sip::{Counters as SipCounters, Flow};
+use proto::id::{Epoch, PopId, Revision};
+use proto::time::Instant;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock::Clock;
+use crate::drops::Drops;
+use crate::link::stream::Outbox;
+use crate::{cdr, control, link, media, resolve};
+
+pub use tcp::Tcp;
+pub use udp::Udp;
+
+/// Commands executed before other events get their turn.
+const COMMANDS_PER_TURN: usize = 4_096;
+/// When the media thread was behind, its order is given again after this.
+const MEDIA_RETRY: Duration = Duration::from_millis(2);
+/// Calls get so long to end with BYE when the process is told to stop.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// A SIP socket has something.
+#[derive(Debug)]
+pub enum SipEvent {
+    /// One message.
+    Message {
+        /// Where it came from.
+        flow: Flow,
+        /// As received.
+        bytes: Bytes,
+    },
+    /// A peer connected over TCP.
+    Accepted {
+        /// Our listening address.
+        local: std::net::SocketAddr,
+        /// The peer's.
+        remote: std::net::SocketAddr,
+        /// The connection.
+        socket: tokio::net::TcpStream,
+    },
+    /// A TCP connection ended, or could not be opened.
+    Closed {
+        /// With its connection number.
+        flow: Flow,
+    },
+}
+
+/// A question of the admin page.
+#[derive(Debug)]
+pub struct StatusRequest(pub oneshot::Sender<Status>);
+
+/// What the calls look like now.
+#[derive(Debug)]
+pub struct Status {
+    /// Of the view in use.
+    pub revision: Revision,
+    /// Its cluster; empty: no view yet.
+    pub cluster_id: String,
+    /// Trunks, routes and numbers in it.
+    pub resources: (usize, usize, usize),
+    /// All calls.
+    pub calls: Vec<(CallSummary, Duration)>,
+    /// Calls not yet over.
+    pub active_calls: usize,
+    /// Totals.
+    pub counters: PopCounters,
+    /// Totals of SIP.
+    pub sip: SipCounters,
+    /// SIP over TCP.
+    pub tcp_connections: usize,
+    /// Peers with a link up, and its round trip by QUIC.
+    pub links: Vec<(PopId, Duration)>,
+}
+
+/// Where events come from.
+pub struct Inputs {
+    /// SIGTERM or SIGINT.
+    pub stop: oneshot::Receiver<()>,
+    /// The control plane.
+    pub control: mpsc::Receiver<control::Event>,
+    /// Other POPs.
+    pub link: mpsc::Receiver<link::Event>,
+    /// The media thread.
+    pub media: mpsc::Receiver<MediaEvent>,
+    /// Name servers.
+    pub resolved: mpsc::Receiver<resolve::Answer>,
+    /// The admin page.
+    pub status: mpsc::Receiver<StatusRequest>,
+    /// Carriers.
+    pub sip: mpsc::Receiver<SipEvent>,
+}
+
+/// Where commands go.
+pub struct Outputs {
+    /// SIP over UDP.
+    pub udp: Udp,
+    /// SIP over TCP.
+    pub tcp: Tcp,
+    /// The media thread.
+    pub media: media::Handle,
+    /// For the events of call streams we open.
+    pub link_events: mpsc::Sender<link::Event>,
+    /// Names.
+    pub resolver: resolve::Resolver,
+    /// Call records.
+    pub cdr: cdr::Writer,
+    /// What heartbeats say.
+    pub control: Arc<control::Shared>,
+    /// Counters.
+    pub drops: Drops,
+}
+
+enum Event {
+    Stop,
+    Timer,
+    Control(control::Event),
+    Link(link::Event),
+    Media(MediaEvent),
+    Resolved(resolve::Answer),
+    Status(StatusRequest),
+    Sip(SipEvent),
+}
+
+/// The loop and what it owns.
+pub struct Signaling {
+    pop: Pop,
+    clock: Clock,
+    inputs: Inputs,
+    outputs: Outputs,
+    links: BTreeMap<PopId, quinn::Connection>,
+    streams: BTreeMap<CallStream, Outbox>,
+    /// Orders the media thread had no room for; no command is executed before them.
+    held: VecDeque<media::Order>,
+    /// Commands were left for the next turn.
+    more: bool,
+    /// Set while the process ends: the latest time for it.
+    ending: Option<Instant>,
+}
+
+impl Signaling {
+    /// Around a POP that has its view already, if there is one.
+    pub fn new(pop: Pop, clock: Clock, inputs: Inputs, outputs: Outputs) -> Self {
+        Self {
+            pop,
+            clock,
+            inputs,
+            outputs,
+            links: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            held: VecDeque::new(),
+            more: false,
+            ending: None,
+        }
+    }
+
+    /// Runs until told to stop and all calls have ended, or their time is over.
+    pub async fn run(mut self) {
+        loop {
+            let event = self.next().await;
+            self.apply(event);
+            self.execute();
+            self.publish();
+            if self.ended() {
+                return;
+            }
+        }
+    }
+
+    /// The next event, most urgent first. SIP is last: it is the one source strangers can flood.
+    async fn next(&mut self) -> Event {
+        let wake = self.wake();
+        let stopping = self.ending.is_some();
+        let inputs = &mut self.inputs;
+        tokio::select! {
+            biased;
+            // 1. The end.
+            _ = &mut inputs.stop, if !stopping => Event::Stop,
+            // 2. Timers: late ones make everything later.
+            () = sleep_until(wake) => Event::Timer,
+            // 3. Routes and epochs before the calls that need them.
+            Some(event) = inputs.control.recv() => Event::Control(event),
+            // 4. Calls of other POPs: already admitted there.
+            Some(event) = inputs.link.recv() => Event::Link(event),
+            // 5. What media tells, and names that calls wait for.
+            Some(event) = inputs.media.recv() => Event::Media(event),
+            Some(answer) = inputs.resolved.recv() => Event::Resolved(answer),
+            // 6. People.
+            Some(request) = inputs.status.recv() => Event::Status(request),
+            // 7. Carriers, and whoever else sends to our SIP ports.
+            Some(event) = inputs.sip.recv() => Event::Sip(event),
+        }
+    }
+
+    fn wake(&self) -> Option<std::time::Instant> {
+        if self.more {
+            return Some(std::time::Instant::now());
+        }
+        let now = self.clock.now();
+        let retry = (!self.held.is_empty()).then(|| now + MEDIA_RETRY);
+        let core = proto::time::earlier(self.pop.poll_timeout(), self.ending);
+        proto::time::earlier(core, retry).map(|at| self.clock.deadline(at))
+    }
+
+    fn apply(&mut self, event: Event) {
+        let now = self.clock.now();
+        match event {
+            Event::Stop => {
+                tracing::info!(calls = self.pop.active_calls(), "stopping: ending all calls");
+                self.ending = Some(now + SHUTDOWN);
+                self.pop.shutdown(now);
+            }
+            Event::Timer => {}
+            Event::Control(event) => self.control(event, now),
+            Event::Link(event) => self.link(event, now),
+            Event::Media(event) => self.pop.handle_media_event(event, now),
+            Event::Resolved(answer) => {
+                self.pop.handle_resolved(answer.number, answer.result, now);
+            }
+            Event::Status(StatusRequest(answer)) => {
+                // Nobody waits any more: fine.
+                let _ = answer.send(self.status(now));
+            }
+            Event::Sip(event) => self.sip(event, now),
+        }
+        // Also after other events: under load the timer alone could come late.
+        if self.pop.poll_timeout().is_some_and(|at| at <= now) {
+            self.pop.handle_timeout(now);
+        }
+    }
+
+    fn control(&mut self, event: control::Event, now: Instant) {
+        match event {
+            control::Event::Registered(epoch) => self.pop.set_epoch(epoch),
+            control::Event::View(update) => match self.pop.handle_view(update, now) {
+                Ok(revision) => tracing::debug!(%revision, "view"),
+                // The watch has checked the same update against the same view.
+                Err(gap) => tracing::error!(%gap, "the view did not take a checked update"),
+            },
+        }
+    }
+
+    fn link(&mut self, event: link::Event, now: Instant) {
+        match event {
+            link::Event::Up { peer, connection } => {
+                if self.links.insert(peer.clone(), connection.clone()).is_some() {
+                    self.pop.handle_link(peer.clone(), LinkState::Down, now);
+                }
+                self.pop.handle_link(peer.clone(), LinkState::Up, now);
+                self.order(media::Order::LinkUp(peer, connection));
+            }
+            link::Event::Down { peer, connection } => {
+                // A newer connection may be up already.
+                if self.links.get(&peer).is_none_or(|held| held.stable_id() != connection) {
+                    return;
+                }
+                self.links.remove(&peer);
+                self.order(media::Order::LinkDown(peer.clone()));
+                self.pop.handle_link(peer, LinkState::Down, now);
+            }
+            link::Event::Accepted { stream, outbox } => {
+                self.streams.insert(stream, outbox);
+            }
+            link::Event::Call { stream, event } => {
+                if matches!(event, StreamEvent::Closed | StreamEvent::Failed) {
+                    self.streams.remove(&stream);
+                }
+                self.pop.handle_call_stream(stream, event, now);
+            }
+        }
+    }
+
+    fn sip(&mut self, event: SipEvent, now: Instant) {
+        match event {
+            SipEvent::Message { flow, bytes } => self.pop.handle_sip(flow, &bytes, now),
+            SipEvent::Accepted { local, remote, socket } => {
+                self.outputs.tcp.accept(local, remote, socket);
+            }
+            SipEvent::Closed { flow } => {
+                self.outputs.tcp.forget(flow);
+                self.pop.handle_transport_error(flow, now);
+            }
+        }
+    }
+
+    /// What heartbeats tell.
+    fn publish(&self) {
+        let calls = u32::try_from(self.pop.active_calls()).unwrap_or(u32::MAX);
+        self.outputs.control.calls.store(calls, Ordering::Relaxed);
+        self.outputs.control.revision.store(self.pop.view().revision().0, Ordering::Relaxed);
+    }
+
+    fn ended(&self) -> bool {
+        self.ending.is_some_and(|latest| {
+            (self.pop.active_calls() == 0 && self.held.is_empty() && !self.more)
+                || self.clock.now() >= latest
+        })
+    }
+
+    fn status(&self, now: Instant) -> Status {
+        let view = self.pop.view();
+        let calls = self.pop.calls();
+        let age = |call: CallSummary| {
+            let age = now.since(call.started);
+            (call, age)
+        };
+        Status {
+            revision: view.revision(),
+            cluster_id: view.cluster_id().to_owned(),
+            resources: (view.trunks().count(), view.routes().count(), view.numbers()),
+            calls: calls.into_iter().map(age).collect(),
+            active_calls: self.pop.active_calls(),
+            counters: self.pop.counters().clone(),
+            sip: self.pop.sip_counters().clone(),
+            tcp_connections: self.outputs.tcp.connections(),
+            links: self.links.iter().map(|(peer, c)| (peer.clone(), c.rtt())).collect(),
+        }
+    }
+}
+
+async fn sleep_until(at: Option<std::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The epoch a view gives a POP; 0 if it does not name it.
+pub fn epoch_in(view: &pop_core::view::View, own: &PopId) -> Epoch {
+    Epoch(view.pop(own).map_or(0, |pop| pop.epoch))
+}
