@@ -184,7 +184,7 @@ pub struct Header {
 /// Headers in order. Via, Route, Record-Route and Contact have one entry per value.
 ///
 /// The typed getters return `None` for a header that is missing or does not parse; for a message
-/// that came out of [`super::parse`] Via, From, To, Call-ID and CSeq are there and sound.
+/// that came out of [`fn@super::parse`] Via, From, To, Call-ID and CSeq are there and sound.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers {
     entries: Vec<Header>,

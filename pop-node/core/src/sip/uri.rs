@@ -320,3 +320,61 @@ impl fmt::Debug for Uri {
         hidden.write(f, self.user().map(|_| "•••"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri(text: &str) -> Uri {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn parts_are_found() {
+        let full = uri("sips:+49301;phone-context=x:pw@[2001:db8::1]:5071;transport=TCP;lr?a=b");
+        assert_eq!(full.scheme, Scheme::Sips);
+        assert_eq!(full.user(), Some("+49301;phone-context=x"));
+        assert_eq!(full.user_unescaped().as_deref(), Some("+49301"));
+        assert_eq!(full.password.as_deref(), Some("pw"));
+        assert_eq!(full.socket_addr(), "[2001:db8::1]:5071".parse().ok());
+        assert_eq!(full.transport(), Some(Transport::Tcp));
+        assert!(full.is_loose_router());
+        let number = uri("tel:+49-30-1;isub=2");
+        assert_eq!((number.user(), number.params.get("isub")), (Some("+49-30-1"), Some("2")));
+        assert_eq!(number.socket_addr(), None);
+        assert_eq!(uri("sip:example.com").port_or_default(), 5060);
+        assert_eq!(uri("SIP:%2b49%zz@h").user_unescaped().as_deref(), Some("+49%zz"));
+    }
+
+    #[test]
+    fn our_own_are_written_as_needed() {
+        let address = "[::1]:5060".parse().expect("address");
+        let ours = Uri::sip(Some("bob"), address).with_transport(Transport::Tcp);
+        assert_eq!(ours.to_string(), "sip:bob@[::1]:5060;transport=tcp");
+        assert_eq!(
+            Uri::sip_host(None, "h", None).with_transport(Transport::Udp).to_string(),
+            "sip:h"
+        );
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in [
+            "",
+            "sip",
+            "sip:",
+            ":x",
+            "sip:@h",
+            "sip:a@",
+            "sip:a@b c",
+            "sip:a@h:70000",
+            "sip:a@[::1",
+            "sip:a@h;;x",
+            "tel:;x",
+            "1sip:h",
+            "<sip:h>",
+        ] {
+            assert!(text.parse::<Uri>().is_err(), "{text}");
+        }
+    }
+}
