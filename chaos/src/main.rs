@@ -40,17 +40,19 @@ fn main() -> ExitCode {
 
 async fn perform(options: &demo::Options) -> ExitCode {
     let mut screen = Screen::stdout();
-    // Leaving the select drops the demo, and with it processes, sockets and directory.
+    // Leaving the select drops the demo, and with it processes, sockets and directory. Signals
+    // first: Ctrl-C on a terminal also ends the nodes, and that is no failure of theirs.
     tokio::select! {
+        biased;
+        name = interrupted() => {
+            complain(&format!("{name}: ending; nothing is left behind."));
+            ExitCode::from(130)
+        }
         result = demo::run(options, &mut screen) => match result {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::from(1),
             Err(why) => fail(&format!("{why:#}")),
         },
-        name = interrupted() => {
-            complain(&format!("{name}: ended, nothing is left behind."));
-            ExitCode::from(130)
-        }
     }
 }
 

@@ -12,6 +12,7 @@ mod call;
 mod listener;
 mod report;
 mod session;
+mod signaling;
 mod talker;
 pub mod tape;
 #[cfg(test)]

@@ -29,7 +29,8 @@ pub async fn get(address: SocketAddr, path: &str) -> Result<String> {
 }
 
 async fn exchange(address: SocketAddr, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(address).await?;
+    let stream = TcpStream::connect(address).await;
+    let mut stream = stream.with_context(|| format!("http://{address}{path} does not answer"))?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
