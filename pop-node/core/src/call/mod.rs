@@ -1,8 +1,213 @@
-//! Calls: a back-to-back user agent over two legs (RFC 7092).
+//! Calls: a back-to-back user agent (RFC 7092) in two halves.
+//!
+//! The half where the call came in ([`Side::Ingress`]) hunts through the candidates; the half where
+//! it leaves ([`Side::Egress`]) calls a trunk. They speak `proto::call` messages, over a stream when
+//! they are at two POPs and by internal mail when at one, so that there is one kind of call only.
+//! After the answer both halves are the same machine:
+//!
+//! ```text
+//!   ingress  Hunting ───────────┐
+//!                               ├─▶ Talking ─▶ Ending ─▶ Over
+//!   egress   Resolving ▶ Inviting┘      └────────────────▲
+//! ```
+//!
+//! Invariants: a half that ends has told the other half (unless that told it), closed its leg and
+//! handed in its record, in `Half::finish`, once; only `Ending` lives on, for the last SIP
+//! transaction of the dialog. Transcoding, where needed, is at the ingress.
+//!
+//! Deliberately absent: PRACK, UPDATE, REFER, session timers (RFC 4028), following redirections.
+//! Stories: `pop/tests`.
 
 mod cdr;
+mod egress;
+mod ending;
+mod half;
+mod ingress;
+mod leg;
+mod media;
+mod reinvite;
+mod session;
+
+use proto::call::CallSetup;
+use proto::call::call_message::Kind;
+use proto::id::{CallId, LegId};
+use proto::time::Instant;
 
 pub use cdr::{Cdr, CdrRole, EndCause};
+pub(crate) use half::{Begun, Half, Record};
+pub(crate) use ingress::{Hunt, Offer};
+pub(crate) use leg::{Leg, Opening, SDP};
+pub(crate) use media::trunk_codecs;
+
+use crate::pop::CallStream;
+use crate::pop::Phase;
+use crate::pop::core::{Core, Resolved};
+use crate::sip::{
+    ClientTx, FailReason, Flow, HeaderName, Method, Request, Response, ServerTx, Text,
+};
+
+/// A half of a call at this POP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct CallKey(pub(crate) u64);
+
+/// How to reach the other half.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Link {
+    Local(CallKey),
+    Remote(CallStream),
+}
+
+/// Which half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Egress,
+    Ingress,
+}
+
+/// Whatever can happen to a call.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Ack { tx: ServerTx, request: Request },
+    AckMissing { tx: ServerTx },
+    Cancelled { tx: ServerTx },
+    Failed { tx: ClientTx, reason: FailReason },
+    Far(Kind),
+    FarLost,
+    Request { tx: ServerTx, flow: Flow, request: Request },
+    Resolved(Resolved),
+    Response { tx: ClientTx, response: Response },
+    Shutdown,
+    Timeout,
+}
+
+/// The other half asks for a leg here.
+#[derive(Debug)]
+pub(crate) struct Begin {
+    pub(crate) key: CallKey,
+    /// To the half that asks.
+    pub(crate) back: Link,
+    /// Ours.
+    pub(crate) leg: LegId,
+    /// Of the half that asks, at the same POP.
+    pub(crate) peer_leg: Option<LegId>,
+    pub(crate) call_id: CallId,
+    pub(crate) setup: CallSetup,
+}
+
+#[derive(Debug)]
+enum State {
+    Hunting(Box<Hunt>),
+    Resolving(Box<egress::Resolving>),
+    Inviting(Box<egress::Inviting>),
+    Talking(Box<session::Session>),
+    Ending(Box<ending::Ending>),
+    Over,
+}
+
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) half: Half,
+    state: State,
+}
+
+impl Call {
+    /// A call that came in: tries the first candidate.
+    pub(crate) fn ingress(half: Half, hunt: Hunt, core: &mut Core, now: Instant) -> Self {
+        let mut call = Self { half, state: State::Over };
+        call.state = Box::new(hunt).start(&mut call.half, core, now);
+        call
+    }
+
+    /// A call that shall leave here; `None` if it was rejected at once.
+    pub(crate) fn egress(begin: Begin, core: &mut Core, now: Instant) -> Option<Self> {
+        let (half, state) = egress::begin(begin, core, now)?;
+        Some(Self { half, state })
+    }
+
+    pub(crate) fn handle(&mut self, input: Input, core: &mut Core, now: Instant) {
+        let half = &mut self.half;
+        self.state = match std::mem::replace(&mut self.state, State::Over) {
+            State::Hunting(hunt) => hunt.handle(half, input, core, now),
+            State::Resolving(resolving) => resolving.handle(half, input, core, now),
+            State::Inviting(inviting) => inviting.handle(half, input, core, now),
+            State::Talking(session) => session.handle(half, input, core, now),
+            State::Ending(ending) => ending.handle(half, input, core, now),
+            State::Over => State::Over,
+        };
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Hunting(hunt) => hunt.deadline(),
+            State::Resolving(resolving) => Some(resolving.deadline()),
+            State::Inviting(inviting) => Some(inviting.deadline()),
+            State::Talking(session) => session.deadline(),
+            State::Ending(_) | State::Over => None,
+        }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state, State::Over)
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match &self.state {
+            State::Hunting(_) | State::Resolving(_) | State::Inviting(_) => Phase::SettingUp,
+            State::Talking(_) => Phase::Answered,
+            State::Ending(_) | State::Over => Phase::Ending,
+        }
+    }
+}
+
+/// The methods we take (RFC 3261 §20.5).
+pub(crate) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS";
+
+/// A response without more to say; 405 names what is allowed (RFC 3261 §21.4.6).
+pub(crate) fn plain(request: &Request, status: u16) -> Response {
+    let response = Response::to_request(request, status);
+    match status {
+        405 => response.with_header(HeaderName::Allow, ALLOW),
+        415 => response.with_header(HeaderName::Accept, SDP),
+        _ => response,
+    }
+}
+
+/// 200 to OPTIONS (RFC 3261 §11.2).
+pub(crate) fn capabilities(request: &Request) -> Response {
+    Response::to_request(request, 200)
+        .with_header(HeaderName::Allow, ALLOW)
+        .with_header(HeaderName::Accept, SDP)
+}
+
+/// What an in-dialog request gets that is neither BYE nor INVITE.
+pub(crate) fn other_request(request: &Request) -> Response {
+    match &request.method {
+        Method::Options => capabilities(request),
+        Method::Other(_) => plain(request, 501),
+        _ => plain(request, 405),
+    }
+}
+
+/// The status of a message between POPs, as one of SIP.
+pub(crate) fn status(number: u32, default: u16) -> u16 {
+    u16::try_from(number).ok().filter(|s| (300..700).contains(s)).unwrap_or(default)
+}
+
+/// `Reason` of a BYE or CANCEL (RFC 3326).
+pub(crate) fn reason(status: u16, text: &str) -> String {
+    let clean: String = text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == ' ').collect();
+    format!("SIP ;cause={status} ;text=\"{clean}\"")
+}
+
+/// Whether a request in a dialog is of its peer.
+fn is_of(dialog: &crate::sip::Dialog, request: &Request) -> bool {
+    dialog.remote.tag().unwrap_or_default() == request.headers.from_tag().unwrap_or_default()
+}
+
+/// The tag of a response's To: which fork it is of.
+fn fork(response: &Response) -> Text {
+    response.headers.to_tag().unwrap_or_default()
+}
 
 /// The next value of a small mixing generator: enough for weights, never for secrets.
 pub(crate) const fn splitmix(state: u64) -> u64 {

@@ -1,15 +1,32 @@
-//! The root machine of a POP.
+//! The root machine of a POP: passes events between SIP, calls, view and the other POPs.
+//!
+//! Contract of every machine (`handle_*`, then `poll_command` to the end, then `poll_timeout`); all
+//! randomness comes from the seed, so equal inputs give equal commands. A call's inputs are handled
+//! one at a time; mail between the halves of a local call is delivered before a `handle_*` returns.
+//!
+//! Invariants: strangers get silence (`handle_sip`); everything that belongs to a call is in one
+//! index and goes with it; [`Pop::is_idle`] says that nothing is left.
+//!
+//! Stories: `pop/tests`.
 
+mod admission;
 mod commands;
 mod config;
+pub(crate) mod core;
 mod counters;
+pub(crate) mod index;
+mod peers;
 mod ports;
+pub(crate) mod records;
+mod streams;
+#[cfg(test)]
+mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use proto::id::{Epoch, PopId, Revision};
-use proto::time::Instant;
+use proto::time::{Instant, earlier};
 
 pub use commands::{
     CallStream, CallSummary, Initiator, LinkState, Phase, PopCommand, ResolveError, StreamEvent,
@@ -17,67 +34,79 @@ pub use commands::{
 pub use config::{Limits, PopConfig, Timing};
 pub use counters::{PopCounters, Refusal};
 
+use self::core::{Core, Mail};
+use self::index::Handle;
+use crate::call::{Call, CallKey, Input, other_request, plain};
 use crate::media::MediaEvent;
-use crate::sip::{Counters as SipCounters, Flow};
+use crate::sip::{self, Event, Flow, Method, Request, ServerTx};
 use crate::view::{Gap, View, ViewUpdate};
 
 /// A POP: SIP, routing, calls and their records, without IO.
 #[derive(Debug)]
 pub struct Pop {
-    config: PopConfig,
-    view: View,
-    commands: VecDeque<PopCommand>,
-    counters: PopCounters,
-    sip: SipCounters,
+    core: Core,
+    calls: BTreeMap<CallKey, Call>,
+    deadlines: BTreeSet<(Instant, CallKey)>,
 }
 
 impl Pop {
-    /// A POP without a view: it refuses all calls until it has one.
+    /// A POP without a view: it knows no trunk and is silent to all until it has one.
     pub fn new(config: PopConfig, now: Instant) -> Self {
-        let _ = now;
-        Self {
-            config,
-            view: View::default(),
-            commands: VecDeque::new(),
-            counters: PopCounters::default(),
-            sip: SipCounters::default(),
-        }
+        Self { core: Core::new(config, now), calls: BTreeMap::new(), deadlines: BTreeSet::new() }
     }
 
-    /// One received SIP message.
+    /// One received SIP message. A source of no trunk and no live call is not answered at all, not
+    /// even to say that its message is malformed.
     pub fn handle_sip(&mut self, flow: Flow, bytes: &[u8], now: Instant) {
-        let _ = (flow, bytes, now);
+        let source = flow.remote.ip();
+        if self.core.view.acl().knows(source) || self.core.peers.knows(source, now) {
+            self.core.endpoint.handle_message(flow, bytes, now);
+            self.settle(now);
+        } else {
+            self.core.counters.refuse(Refusal::UnknownSource);
+        }
     }
 
     /// A send on `flow`, or its connection, failed.
     pub fn handle_transport_error(&mut self, flow: Flow, now: Instant) {
-        let _ = (flow, now);
+        self.core.endpoint.handle_transport_error(flow, now);
+        self.settle(now);
     }
 
-    /// What the control plane sent. On a gap nothing changes: a snapshot is needed.
+    /// What the control plane sent. On a gap nothing changes: a snapshot is needed. Calls in
+    /// progress keep what they were set up with.
     pub fn handle_view(&mut self, update: ViewUpdate, now: Instant) -> Result<Revision, Gap> {
         let _ = now;
-        self.view.apply(update)
+        self.core.view.apply(update)
     }
 
     /// Takes a whole view, as read from disk.
     pub fn restore_view(&mut self, view: View) {
-        self.view = view;
+        self.core.view = view;
     }
 
-    /// Something happened to a call stream.
-    pub fn handle_call_stream(&mut self, stream: CallStream, event: StreamEvent, now: Instant) {
-        let _ = (stream, event, now);
-    }
-
-    /// A link came up or went down.
+    /// A link came up or went down; a POP never heard of counts as up.
     pub fn handle_link(&mut self, peer: PopId, state: LinkState, now: Instant) {
-        let _ = (peer, state, now);
+        if state == LinkState::Down {
+            for key in self.core.index.with_peer(&peer) {
+                self.deliver(key, Input::FarLost, now);
+            }
+        }
+        self.core.links.insert(peer, state);
+        self.settle(now);
     }
 
     /// The media plane has something to tell.
     pub fn handle_media_event(&mut self, event: MediaEvent, now: Instant) {
-        let _ = (event, now);
+        let MediaEvent::LegQuality { leg, report, last } = event else { return };
+        if last {
+            self.core.records.report(leg, report);
+        } else if let Some(key) = self.core.index.find(&Handle::Leg(leg))
+            && let Some(call) = self.calls.get_mut(&key)
+        {
+            call.half.leg.quality = Some(report);
+        }
+        self.settle(now);
     }
 
     /// The answer to a [`PopCommand::Resolve`].
@@ -87,61 +116,232 @@ impl Pop {
         result: Result<Vec<SocketAddr>, ResolveError>,
         now: Instant,
     ) {
-        let _ = (query, result, now);
+        let handle = Handle::Query(query);
+        let Some(key) = self.core.index.find(&handle) else { return };
+        self.core.index.remove(&handle);
+        self.deliver(key, Input::Resolved(result), now);
+        self.settle(now);
     }
 
     /// The epoch of a new registration.
     pub fn set_epoch(&mut self, epoch: Epoch) {
-        self.config.epoch = epoch;
+        self.core.config.epoch = epoch;
     }
 
     /// Ends all calls and refuses new ones; done when [`is_idle`](Self::is_idle).
     pub fn shutdown(&mut self, now: Instant) {
-        let _ = now;
+        self.core.closing = true;
+        let keys: Vec<CallKey> = self.calls.keys().copied().collect();
+        for key in keys {
+            self.deliver(key, Input::Shutdown, now);
+        }
+        self.settle(now);
     }
 
     /// Time has come.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        self.core.endpoint.handle_timeout(now);
+        self.core.records.handle_timeout(now);
+        while let Some((at, key)) = self.deadlines.first().copied()
+            && at <= now
+        {
+            self.deadlines.remove(&(at, key));
+            self.deliver(key, Input::Timeout, now);
+        }
+        self.settle(now);
     }
 
     /// When to call `handle_timeout`.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        let calls = self.deadlines.first().map(|(at, _)| *at);
+        let parts = earlier(self.core.endpoint.poll_timeout(), self.core.records.poll_timeout());
+        earlier(calls, parts)
     }
 
     /// The next effect to execute.
     pub fn poll_command(&mut self) -> Option<PopCommand> {
-        self.commands.pop_front()
+        self.core.commands.pop_front()
     }
 
     /// Totals of calls and refusals.
     pub fn counters(&self) -> &PopCounters {
-        &self.counters
+        &self.core.counters
     }
 
-    /// Totals of SIP: of the endpoint below the calls.
-    pub fn sip_counters(&self) -> &SipCounters {
-        &self.sip
+    /// Totals of the SIP endpoint.
+    pub fn sip_counters(&self) -> &sip::Counters {
+        self.core.endpoint.counters()
+    }
+
+    /// SIP transactions alive.
+    pub fn transactions(&self) -> usize {
+        self.core.endpoint.transactions()
+    }
+
+    /// Media ports in use.
+    pub fn ports_used(&self) -> usize {
+        self.core.ports.used()
     }
 
     /// The view calls are routed by.
     pub fn view(&self) -> &View {
-        &self.view
+        &self.core.view
     }
 
-    /// All calls, by age.
+    /// All calls, oldest first; a local call once.
     pub fn calls(&self) -> Vec<CallSummary> {
-        Vec::new()
+        self.halves().map(summary).collect()
     }
 
-    /// Calls not yet over.
+    /// Calls not yet over for their users.
     pub fn active_calls(&self) -> usize {
-        0
+        self.halves().filter(|call| call.phase() != Phase::Ending).count()
     }
 
     /// Nothing left: no call, transaction, media port, unwritten record or command.
     pub fn is_idle(&self) -> bool {
-        self.commands.is_empty()
+        let core = &self.core;
+        self.calls.is_empty()
+            && self.deadlines.is_empty()
+            && core.endpoint.is_idle()
+            && core.index.is_empty()
+            && core.ports.used() == 0
+            && core.trunk_calls.is_empty()
+            && core.records.is_empty()
+            && core.mail.is_empty()
+            && core.commands.is_empty()
+    }
+
+    fn halves(&self) -> impl Iterator<Item = &Call> {
+        self.calls.values().filter(|call| call.half.counts())
+    }
+
+    // ------------------------------------------------------------ passing events
+
+    /// Until nothing is left to pass on.
+    fn settle(&mut self, now: Instant) {
+        loop {
+            if let Some(event) = self.core.endpoint.poll_event() {
+                self.event(event, now);
+            } else if let Some(mail) = self.core.mail.pop_front() {
+                self.mail(mail, now);
+            } else {
+                break;
+            }
+        }
+        self.core.collect();
+    }
+
+    fn event(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Request { tx, flow, request } => self.request(tx, flow, request, now),
+            Event::Cancelled { tx } => {
+                self.deliver_to(&Handle::Server(tx), Input::Cancelled { tx }, now);
+            }
+            Event::Ack { tx, request, .. } => {
+                self.deliver_to(&Handle::Server(tx), Input::Ack { tx, request }, now);
+            }
+            Event::AckMissing { tx } => {
+                self.deliver_to(&Handle::Server(tx), Input::AckMissing { tx }, now);
+            }
+            Event::ClientFailed { tx, reason } => {
+                self.deliver_to(&Handle::Client(tx), Input::Failed { tx, reason }, now);
+            }
+            Event::Response { tx, response } => match self.core.index.find(&Handle::Client(tx)) {
+                Some(key) => self.deliver(key, Input::Response { tx, response }, now),
+                None if response.is_success() && response.method() == Some(Method::Invite) => {
+                    self.core.stray_answer(tx, &response, now);
+                }
+                None => {}
+            },
+        }
+    }
+
+    fn request(&mut self, tx: ServerTx, flow: Flow, request: Request, now: Instant) {
+        let Some(tag) = request.headers.to_tag() else {
+            return self.outside(tx, flow, request, now);
+        };
+        let call_id = request.headers.call_id().unwrap_or_default();
+        match self.core.index.find(&Handle::Dialog(call_id, tag)) {
+            Some(key) => self.deliver(key, Input::Request { tx, flow, request }, now),
+            None => {
+                self.core.counters.refuse(Refusal::NoDialog);
+                self.core.respond(tx, plain(&request, 481), now);
+            }
+        }
+    }
+
+    /// A request outside of any dialog.
+    fn outside(&mut self, tx: ServerTx, flow: Flow, request: Request, now: Instant) {
+        match &request.method {
+            Method::Invite => {
+                if let Some((key, call)) = admission::admit(&mut self.core, tx, flow, request, now)
+                {
+                    self.keep(key, call);
+                }
+            }
+            Method::Bye | Method::Info | Method::Prack | Method::Update => {
+                self.core.counters.refuse(Refusal::NoDialog);
+                self.core.respond(tx, plain(&request, 481), now);
+            }
+            method => {
+                if *method != Method::Options {
+                    self.core.counters.refuse(Refusal::MethodNotAllowed);
+                }
+                self.core.respond(tx, other_request(&request), now);
+            }
+        }
+    }
+
+    fn mail(&mut self, mail: Mail, now: Instant) {
+        match mail {
+            Mail::Begin(begin) => {
+                let key = begin.key;
+                if let Some(call) = Call::egress(*begin, &mut self.core, now) {
+                    self.keep(key, call);
+                }
+            }
+            Mail::Message(key, kind) => self.deliver(key, Input::Far(kind), now),
+        }
+    }
+
+    fn deliver_to(&mut self, handle: &Handle, input: Input, now: Instant) {
+        if let Some(key) = self.core.index.find(handle) {
+            self.deliver(key, input, now);
+        }
+    }
+
+    fn deliver(&mut self, key: CallKey, input: Input, now: Instant) {
+        let Some(mut call) = self.calls.remove(&key) else { return };
+        if let Some(at) = call.deadline() {
+            self.deadlines.remove(&(at, key));
+        }
+        call.handle(input, &mut self.core, now);
+        self.keep(key, call);
+    }
+
+    fn keep(&mut self, key: CallKey, call: Call) {
+        if call.is_over() {
+            self.core.index.forget(key);
+            return;
+        }
+        if let Some(at) = call.deadline() {
+            self.deadlines.insert((at, key));
+        }
+        self.calls.insert(key, call);
+    }
+}
+
+fn summary(call: &Call) -> CallSummary {
+    let record = &call.half.record;
+    CallSummary {
+        call_id: call.half.call_id,
+        role: call.half.role(),
+        phase: call.phase(),
+        trunk_in: record.trunk_in.clone(),
+        trunk_out: record.trunk_out.clone(),
+        peer: record.peer.clone(),
+        started: record.started,
+        answered: record.answered,
     }
 }

@@ -1,0 +1,298 @@
+//! One side of a call at this POP: a SIP peer, a media port, an offer/answer session.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use proto::call::Media;
+use proto::id::{LegId, StreamId, TrunkId};
+use proto::time::Instant;
+
+use super::media::{self, PTIME_MS};
+use super::{CallKey, Link};
+use crate::codec::Codec;
+use crate::media::{Direction, Far, Format, LegParams, MediaCommand, QualityReport, Stream};
+use crate::pop::core::Core;
+use crate::pop::index::Handle;
+use crate::sdp::SessionDescription;
+use crate::sdp::offer_answer::{Description, LocalSession, RemoteMedia, both, reversed};
+use crate::sip::digest::{self, Credentials};
+use crate::sip::{
+    CSeq, Dialog, Flow, HeaderName, NameAddr, Request, Response, Text, Transport, Uri,
+};
+
+/// What SDP bodies are called.
+pub(crate) const SDP: &str = "application/sdp";
+
+/// What offer and answer came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Agreed {
+    pub(crate) codec: Codec,
+    pub(crate) telephone_event: bool,
+    /// Ours.
+    pub(crate) direction: Direction,
+}
+
+/// The media of the other half, as it told us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FarMedia {
+    /// What is between the halves.
+    pub(crate) codec: Codec,
+    pub(crate) telephone_event: bool,
+    pub(crate) send: StreamId,
+}
+
+#[derive(Debug)]
+pub(crate) struct Leg {
+    pub(crate) id: LegId,
+    pub(crate) trunk: TrunkId,
+    /// Codecs the trunk may use, in its order.
+    pub(crate) allowed: Vec<Codec>,
+    pub(crate) flow: Flow,
+    pub(crate) call_id: Text,
+    pub(crate) tag: Text,
+    pub(crate) agreed: Option<Agreed>,
+    pub(crate) remote: Option<RemoteMedia>,
+    /// The latest report, until the last one comes.
+    pub(crate) quality: Option<QualityReport>,
+    session: LocalSession,
+    /// What our last offer or answer said.
+    described: Option<Description>,
+    credentials: Option<Credentials>,
+    connected: Option<Far>,
+    peers: Vec<IpAddr>,
+    closed: bool,
+}
+
+/// What identifies a leg at its beginning.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) id: LegId,
+    pub(crate) trunk: TrunkId,
+    pub(crate) flow: Flow,
+    pub(crate) call_id: Text,
+}
+
+impl Leg {
+    /// Takes a media port and opens it; `None` if there is none left or the trunk is gone.
+    pub(crate) fn open(
+        key: CallKey,
+        opening: Opening,
+        core: &mut Core,
+        now: Instant,
+    ) -> Option<Self> {
+        let Opening { id, trunk, flow, call_id } = opening;
+        let config = core.view.trunk(&trunk)?;
+        let allowed = media::trunk_codecs(config);
+        let credentials = config.outbound_auth.as_ref().map(|auth| Credentials {
+            username: auth.username.clone(),
+            password: auth.password.clone(),
+        });
+        let port = core.ports.take(now)?;
+        let local = SocketAddr::new(core.config.media_address, port);
+        let tag = core.endpoint.new_token();
+        *core.trunk_calls.entry(trunk.clone()).or_default() += 1;
+        core.index.add(Handle::Leg(id), key);
+        core.index.add(Handle::Dialog(call_id.clone(), tag.clone()), key);
+        core.media(MediaCommand::OpenLeg { leg: id, local });
+        let session = LocalSession::new(core.random(), local.ip(), port);
+        let mut leg = Self {
+            id,
+            trunk,
+            allowed,
+            flow,
+            call_id,
+            tag,
+            agreed: None,
+            remote: None,
+            quality: None,
+            session,
+            described: None,
+            credentials,
+            connected: None,
+            peers: Vec::new(),
+            closed: false,
+        };
+        leg.meet(flow.remote.ip(), core);
+        Some(leg)
+    }
+
+    /// The peer may speak to us from there.
+    pub(crate) fn meet(&mut self, address: IpAddr, core: &mut Core) {
+        if !address.is_unspecified() && !self.peers.contains(&address) {
+            self.peers.push(address);
+            core.peers.meet(address);
+        }
+    }
+
+    /// Gives everything back but the SIP dialog.
+    pub(crate) fn close(&mut self, core: &mut Core, now: Instant) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        core.media(MediaCommand::CloseLeg { leg: self.id });
+        core.index.remove(&Handle::Leg(self.id));
+        core.ports.give_back(self.session.port, now);
+        for address in self.peers.drain(..) {
+            core.peers.part(address, now);
+        }
+        if let Some(calls) = core.trunk_calls.get_mut(&self.trunk) {
+            *calls = calls.saturating_sub(1);
+            if *calls == 0 {
+                core.trunk_calls.remove(&self.trunk);
+            }
+        }
+    }
+
+    /// Our Contact (RFC 3261 §8.1.1.8).
+    pub(crate) fn contact(flow: &Flow) -> NameAddr {
+        NameAddr::new(Uri::sip(None, flow.local).with_transport(flow.transport))
+    }
+
+    /// Where requests in a dialog go. A connection is kept for the whole dialog, because the port a
+    /// TCP peer connected from is not the one it names.
+    pub(crate) fn dialog_flow(&mut self, dialog: &Dialog, core: &mut Core) -> Flow {
+        let mut flow = self.flow;
+        if flow.transport == Transport::Udp
+            && let Some(remote) = dialog.next_hop().socket_addr()
+            && remote.is_ipv4() == flow.local.is_ipv4()
+        {
+            flow.remote = remote;
+            self.meet(remote.ip(), core);
+        }
+        flow
+    }
+
+    /// Our offer (RFC 3264 §5).
+    pub(crate) fn offer(&mut self, what: Description) -> Bytes {
+        let bytes = self.session.offer(&what);
+        self.described = Some(what);
+        bytes
+    }
+
+    /// Our answer to `offer` with one codec, and its consequences for the media plane.
+    pub(crate) fn answer(
+        &mut self,
+        offer: &SessionDescription,
+        remote: RemoteMedia,
+        what: Description,
+        core: &mut Core,
+    ) -> Bytes {
+        let bytes = self.session.answer(offer, &remote, &what);
+        let codec = what.codecs.first().copied();
+        self.described = Some(what);
+        if let Some(codec) = codec {
+            self.settle(remote, codec, core);
+        }
+        bytes
+    }
+
+    /// The same answer as before, for an offer that changes nothing but perhaps the address.
+    pub(crate) fn answer_again(
+        &mut self,
+        offer: &SessionDescription,
+        remote: RemoteMedia,
+        core: &mut Core,
+    ) -> Option<Bytes> {
+        let agreed = self.agreed?;
+        let mut what = self.described.clone()?;
+        what.codecs = vec![agreed.codec];
+        what.telephone_event = agreed.telephone_event;
+        what.direction = agreed.direction;
+        Some(self.answer(offer, remote, what, core))
+    }
+
+    /// The peer's answer to our offer; `None` if it is of no use.
+    pub(crate) fn accept_answer(&mut self, body: &[u8], core: &mut Core) -> Option<Agreed> {
+        let answer = SessionDescription::parse(body).ok()?;
+        let remote = RemoteMedia::from_answer(&answer, self.session.section()).ok()?;
+        let offered = &self.described.as_ref()?.codecs;
+        let codec = remote.codecs.iter().map(|n| n.codec).find(|codec| offered.contains(codec))?;
+        self.session.learn(&remote);
+        self.settle(remote, codec, core);
+        self.agreed
+    }
+
+    fn settle(&mut self, remote: RemoteMedia, codec: Codec, core: &mut Core) {
+        let Some(described) = &self.described else { return };
+        let Some(format) = remote.format(codec) else { return };
+        let event = remote.telephone_event(codec).filter(|_| described.telephone_event);
+        let direction = both(described.direction, reversed(remote.direction));
+        let params = LegParams {
+            remote_rtp: remote.rtp,
+            remote_rtcp: remote.rtcp,
+            rtcp_mux: remote.rtcp_mux,
+            codec: Format {
+                codec,
+                payload_type: format.payload_type,
+                ptime_ms: remote.ptime_ms.unwrap_or(PTIME_MS),
+                fmtp: format.fmtp.clone(),
+            },
+            telephone_event: event,
+            direction,
+        };
+        self.agreed = Some(Agreed { codec, telephone_event: event.is_some(), direction });
+        self.remote = Some(remote);
+        core.media(MediaCommand::SetLeg { leg: self.id, params });
+    }
+
+    /// Joins the leg with the other half.
+    pub(crate) fn connect(&mut self, far: Far, core: &mut Core) {
+        if self.connected.as_ref() != Some(&far) {
+            self.connected = Some(far.clone());
+            core.media(MediaCommand::Connect { leg: self.id, to: far });
+        }
+    }
+
+    pub(crate) fn disconnect(&mut self, core: &mut Core) {
+        if self.connected.take().is_some() {
+            core.media(MediaCommand::Disconnect { leg: self.id });
+        }
+    }
+
+    /// The same request with credentials and the next CSeq (RFC 3261 §22.2); `None` if we have no
+    /// credentials for this challenge.
+    pub(crate) fn authorized(
+        &self,
+        request: &Request,
+        challenge: &Response,
+        core: &mut Core,
+    ) -> Option<Request> {
+        let cnonce = core.endpoint.new_token();
+        let credentials = self.credentials.as_ref()?;
+        let (name, value) = digest::answer(challenge, request, credentials, &cnonce)?;
+        let CSeq { number, method } = request.headers.cseq()?;
+        let mut again = request.clone();
+        let cseq = CSeq { number: number.checked_add(1)?, method };
+        again.headers.set(HeaderName::CSeq, &cseq);
+        again.headers.set(name, value);
+        Some(again)
+    }
+}
+
+impl FarMedia {
+    /// From the other half's offer or answer; `None` without a codec we know.
+    pub(crate) fn of(media: &Media, codec: Option<Codec>) -> Option<Self> {
+        let codec = codec.or_else(|| media::codecs(media).first().copied())?;
+        let (telephone_event, send) = (media.telephone_event, StreamId(media.stream));
+        Some(Self { codec, telephone_event, send })
+    }
+
+    /// The far side for the media plane.
+    pub(crate) fn far(
+        self,
+        link: &Link,
+        receive: StreamId,
+        peer_leg: Option<LegId>,
+    ) -> Option<Far> {
+        match link {
+            Link::Local(_) => peer_leg.map(Far::Leg),
+            Link::Remote(stream) => Some(Far::Stream(Stream {
+                peer: stream.peer.clone(),
+                send: self.send,
+                receive,
+                codec: self.codec,
+                telephone_event: self.telephone_event,
+            })),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Between session descriptions and what POPs tell each other about media.
+
+use proto::call::{self, Media};
+use proto::control::Trunk;
+use proto::id::StreamId;
+
+use crate::codec::Codec;
+use crate::media::Direction;
+use crate::sdp::offer_answer::RemoteMedia;
+
+/// Milliseconds per packet when nobody says otherwise (RFC 3551 §4.2).
+pub(crate) const PTIME_MS: u32 = 20;
+
+/// The codecs of a trunk, in its order; all when it names none.
+pub(crate) fn trunk_codecs(trunk: &Trunk) -> Vec<Codec> {
+    let mut codecs: Vec<Codec> = Vec::new();
+    for codec in trunk.codecs.iter().filter_map(|name| Codec::from_name(name)) {
+        if !codecs.contains(&codec) {
+            codecs.push(codec);
+        }
+    }
+    if codecs.is_empty() { Codec::ALL.to_vec() } else { codecs }
+}
+
+/// `first`, then the rest of `allowed`; nothing else.
+pub(crate) fn preferred(first: &[Codec], allowed: &[Codec]) -> Vec<Codec> {
+    let mut codecs: Vec<Codec> = first.iter().filter(|c| allowed.contains(c)).copied().collect();
+    let rest: Vec<Codec> = allowed.iter().filter(|c| !codecs.contains(c)).copied().collect();
+    codecs.extend(rest);
+    codecs
+}
+
+/// What a peer's description means for the other half.
+pub(crate) fn to_far(remote: &RemoteMedia, allowed: &[Codec], receive: StreamId) -> Media {
+    let codecs = remote.codecs.iter().map(|n| n.codec).filter(|c| allowed.contains(c));
+    Media {
+        codecs: codecs.map(to_proto).collect(),
+        direction: i32::from(direction_to_proto(remote.direction)),
+        telephone_event: !remote.telephone_events.is_empty(),
+        ptime_ms: remote.ptime_ms.unwrap_or(PTIME_MS),
+        stream: receive.0,
+        ssrc: 0,
+    }
+}
+
+/// A codec of ours as number of the schema.
+pub(crate) fn to_proto(codec: Codec) -> i32 {
+    i32::from(call::Codec::from(codec))
+}
+
+/// Known codecs, each once, in order.
+pub(crate) fn codecs(media: &Media) -> Vec<Codec> {
+    let mut codecs: Vec<Codec> = Vec::new();
+    for number in &media.codecs {
+        let codec = call::Codec::try_from(*number).ok().and_then(|c| Codec::try_from(c).ok());
+        if let Some(codec) = codec.filter(|codec| !codecs.contains(codec)) {
+            codecs.push(codec);
+        }
+    }
+    codecs
+}
+
+/// The direction as the far party sees it.
+pub(crate) fn direction(media: &Media) -> Direction {
+    match media.direction() {
+        call::Direction::Sendrecv => Direction::SendRecv,
+        call::Direction::Sendonly => Direction::SendOnly,
+        call::Direction::Recvonly => Direction::RecvOnly,
+        call::Direction::Inactive => Direction::Inactive,
+    }
+}
+
+/// Milliseconds per packet, kept to what a packet can reasonably hold.
+pub(crate) fn ptime_ms(media: &Media) -> u32 {
+    if (5..=120).contains(&media.ptime_ms) { media.ptime_ms } else { PTIME_MS }
+}
+
+pub(crate) fn direction_to_proto(direction: Direction) -> call::Direction {
+    match direction {
+        Direction::SendRecv => call::Direction::Sendrecv,
+        Direction::SendOnly => call::Direction::Sendonly,
+        Direction::RecvOnly => call::Direction::Recvonly,
+        Direction::Inactive => call::Direction::Inactive,
+    }
+}

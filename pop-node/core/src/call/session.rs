@@ -1,0 +1,161 @@
+//! An answered call, the same on both halves: BYE from either side, re-INVITE through to the other.
+
+use proto::call::call_message::Kind;
+use proto::time::Instant;
+
+use super::reinvite::Exchange;
+use super::{EndCause, Half, Input, State, ending, is_of, other_request, plain, reason, status};
+use crate::media::Direction;
+use crate::pop::Refusal;
+use crate::pop::core::Core;
+use crate::sip::{Dialog, Method, Request, ServerTx, Transport};
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(super) dialog: Dialog,
+    /// What the far party itself wants, by its latest offer: what we say when we must offer in its
+    /// name. Its answers do not count, they only mirror a hold of this side.
+    pub(super) wish: Direction,
+    pub(super) exchange: Exchange,
+}
+
+impl Session {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.exchange.deadline()
+    }
+
+    pub(super) fn handle(
+        mut self: Box<Self>,
+        half: &mut Half,
+        input: Input,
+        core: &mut Core,
+        now: Instant,
+    ) -> State {
+        match input {
+            Input::Ack { tx, request } => self.acknowledged(tx, &request, half, core, now),
+            Input::AckMissing { tx } => {
+                if self.exchange.unacknowledged() != Some(tx) {
+                    return State::Talking(self);
+                }
+                self.exchange = Exchange::Idle;
+                self.end(EndCause::AckMissing, 408, half, core, now)
+            }
+            Input::Cancelled { tx } => {
+                self.cancelled(tx, core, now);
+                State::Talking(self)
+            }
+            Input::Failed { tx, .. } => self.reinvite_failed(tx, 408, half, core, now),
+            Input::Far(kind) => self.far(kind, half, core, now),
+            Input::FarLost => self.end(EndCause::LinkLost, 503, half, core, now),
+            Input::Request { tx, flow, request } => {
+                if flow.transport == Transport::Tcp && is_of(&self.dialog, &request) {
+                    // The peer has a new connection: the old one may be dead.
+                    half.leg.flow = flow;
+                }
+                self.request(tx, &request, half, core, now)
+            }
+            Input::Response { tx, response } => self.response(tx, &response, half, core, now),
+            Input::Shutdown => self.end(EndCause::Shutdown, 503, half, core, now),
+            Input::Timeout => self.timeout(half, core, now),
+            Input::Resolved(_) => State::Talking(self),
+        }
+    }
+
+    fn request(
+        mut self: Box<Self>,
+        tx: ServerTx,
+        request: &Request,
+        half: &mut Half,
+        core: &mut Core,
+        now: Instant,
+    ) -> State {
+        if !is_of(&self.dialog, request) {
+            core.counters.refuse(Refusal::NoDialog);
+            core.respond(tx, plain(request, 481), now);
+            return State::Talking(self);
+        }
+        if request.method == Method::Invite {
+            return self.invited(tx, request, half, core, now);
+        }
+        if self.dialog.accept_request(request).is_err() {
+            core.respond(tx, plain(request, 500), now);
+            return State::Talking(self);
+        }
+        if request.method == Method::Bye {
+            core.respond(tx, plain(request, 200), now);
+            self.exchange.refuse_pending(core, now);
+            half.part_with_bye(0, "", core);
+            half.finish(half.near_hung_up(), 200, core, now);
+            return State::Over;
+        }
+        core.respond(tx, other_request(request), now);
+        State::Talking(self)
+    }
+
+    fn far(
+        mut self: Box<Self>,
+        kind: Kind,
+        half: &mut Half,
+        core: &mut Core,
+        now: Instant,
+    ) -> State {
+        match kind {
+            Kind::Bye(bye) => {
+                let cause = half.far_ended(&bye);
+                half.drop_link(core);
+                let told = (bye.status != 0).then(|| reason(status(bye.status, 500), &bye.reason));
+                self.close(cause, told, half, core, now)
+            }
+            // It crossed our answer: a hang-up like any other.
+            Kind::Cancel(_) => {
+                half.drop_link(core);
+                self.close(EndCause::CallerCancelled, None, half, core, now)
+            }
+            Kind::Update(update) => {
+                self.update(update.media.unwrap_or_default(), half, core, now);
+                State::Talking(self)
+            }
+            Kind::UpdateAnswer(answer) => {
+                self.updated(&answer.media.unwrap_or_default(), half, core, now);
+                State::Talking(self)
+            }
+            Kind::UpdateReject(reject) => {
+                self.update_rejected(status(reject.status, 488), core, now);
+                State::Talking(self)
+            }
+            Kind::Setup(_) | Kind::Progress(_) | Kind::Answer(_) | Kind::Reject(_) => {
+                core.counters.refuse(Refusal::BadPeerMessage);
+                State::Talking(self)
+            }
+        }
+    }
+
+    /// Ends the call on both sides for a reason of ours.
+    pub(super) fn end(
+        self: Box<Self>,
+        cause: EndCause,
+        status: u16,
+        half: &mut Half,
+        core: &mut Core,
+        now: Instant,
+    ) -> State {
+        half.part_with_bye(status, cause.name(), core);
+        let told = Some(reason(status, cause.name()));
+        self.close(cause, told, half, core, now)
+    }
+
+    fn close(
+        mut self: Box<Self>,
+        cause: EndCause,
+        told: Option<String>,
+        half: &mut Half,
+        core: &mut Core,
+        now: Instant,
+    ) -> State {
+        self.exchange.refuse_pending(core, now);
+        half.finish(cause, 200, core, now);
+        // Only the first INVITE holds a BYE back: later ones change no dialog (RFC 3261 §15).
+        let unacknowledged = self.exchange.first_unacknowledged();
+        ending::end(self.dialog, unacknowledged, told, half, core, now)
+    }
+}

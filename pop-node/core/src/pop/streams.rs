@@ -1,0 +1,67 @@
+//! Call signaling with other POPs.
+
+use proto::call::call_message::Kind;
+use proto::id::CallId;
+use proto::time::Instant;
+
+use super::index::Handle;
+use super::{CallStream, Initiator, Pop, PopCommand, Refusal, StreamEvent};
+use crate::call::{Begin, Call, Input, Link};
+
+impl Pop {
+    /// Something happened to a call stream.
+    pub fn handle_call_stream(&mut self, stream: CallStream, event: StreamEvent, now: Instant) {
+        let key = self.core.index.find(&Handle::Stream(stream.clone()));
+        match (event, key) {
+            (StreamEvent::Message(message), Some(key)) => match message.kind {
+                Some(kind) => self.deliver(key, Input::Far(kind), now),
+                None => self.core.counters.refuse(Refusal::BadPeerMessage),
+            },
+            (StreamEvent::Message(message), None) => self.first(stream, message.kind, now),
+            (StreamEvent::Closed | StreamEvent::Failed, Some(key)) => {
+                self.deliver(key, Input::FarLost, now);
+            }
+            (StreamEvent::Opened, _) | (StreamEvent::Closed | StreamEvent::Failed, None) => {}
+        }
+        self.settle(now);
+    }
+
+    /// The first message of a stream is a setup, and only a peer's stream has one.
+    fn first(&mut self, stream: CallStream, kind: Option<Kind>, now: Instant) {
+        if stream.initiator == Initiator::Local {
+            // Our call is over; this crossed its end.
+            return;
+        }
+        let core = &mut self.core;
+        let setup = match kind {
+            Some(Kind::Setup(setup)) => setup,
+            // Crossed the end of a call that left here.
+            Some(Kind::Bye(_) | Kind::Cancel(_)) => return,
+            Some(
+                Kind::Progress(_)
+                | Kind::Answer(_)
+                | Kind::Reject(_)
+                | Kind::Update(_)
+                | Kind::UpdateAnswer(_)
+                | Kind::UpdateReject(_),
+            )
+            | None => {
+                core.counters.refuse(Refusal::BadPeerMessage);
+                return;
+            }
+        };
+        let Some(call_id) = CallId::from_slice(&setup.call_id) else {
+            core.counters.refuse(Refusal::BadPeerMessage);
+            core.commands.push_back(PopCommand::CloseStream { stream });
+            return;
+        };
+        let (key, leg) = (core.new_key(), core.new_leg());
+        core.index.add(Handle::Stream(stream.clone()), key);
+        let back = Link::Remote(stream);
+        let begin = Begin { key, back, leg, peer_leg: None, call_id, setup };
+        match Call::egress(begin, core, now) {
+            Some(call) => self.keep(key, call),
+            None => core.index.forget(key),
+        }
+    }
+}
