@@ -2,7 +2,15 @@
 //!
 //! Holds the sockets, the disk and the clock around `control_core`, which decides.
 
+pub mod accept;
+pub mod api;
 pub mod config;
+pub mod driver;
+pub mod hub;
+pub mod liveness;
+pub mod peer;
 pub mod pki;
 pub mod problem;
+pub mod telemetry;
 pub mod tls;
+pub mod wal;

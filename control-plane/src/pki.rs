@@ -66,8 +66,9 @@ pub struct Issued {
 
 /// Makes the authority of a mesh: `ca.pem` and `ca.key` in `dir`.
 pub fn init(mesh: &str, dir: &Path) -> Result<PathBuf, Problem> {
-    Identity::new(mesh, "x", Kind::Operator, "x")
-        .map_err(|error| Problem::new("--mesh", format!("{error}"), "choose a name like \"demo\""))?;
+    Identity::new(mesh, "x", Kind::Operator, "x").map_err(|error| {
+        Problem::new("--mesh", format!("{error}"), "choose a name like \"demo\"")
+    })?;
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::OrganizationName, mesh);
     params.distinguished_name.push(DnType::CommonName, format!("{mesh} mesh authority"));
@@ -78,7 +79,10 @@ pub fn init(mesh: &str, dir: &Path) -> Result<PathBuf, Problem> {
     let cert = params.self_signed(&key).map_err(failed)?;
     create_dir(dir)?;
     let (cert_path, key_path) = (dir.join("ca.pem"), dir.join("ca.key"));
-    refuse_existing(&[&cert_path, &key_path], "choose another --out, an authority is not replaced")?;
+    refuse_existing(
+        &[&cert_path, &key_path],
+        "choose another --out, an authority is not replaced",
+    )?;
     write(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
     write(&cert_path, cert.pem().as_bytes(), 0o644)?;
     Ok(cert_path)
@@ -88,14 +92,18 @@ pub fn init(mesh: &str, dir: &Path) -> Result<PathBuf, Problem> {
 pub fn issue(ca: &Path, request: &Request, out: &Path) -> Result<Issued, Problem> {
     let (ca_pem, issuer) = authority(ca)?;
     let mesh = mesh_of(&ca_pem)?;
-    let identity = Identity::new(&mesh, &request.region, request.kind, &request.name)
-        .map_err(|error| {
+    let identity =
+        Identity::new(&mesh, &request.region, request.kind, &request.name).map_err(|error| {
             let what = format!("\"{}\" or --region \"{}\": {error}", request.name, request.region);
             Problem::new("--name", what, "use names such as \"fra1\" and \"eu\"")
         })?;
     if request.kind == Kind::Control && !request.name.parse::<u64>().is_ok_and(|id| id > 0) {
         let what = format!("is \"{}\"", request.name);
-        return Err(Problem::new("--name", what, "a control node's name is its node.id, 1 or more"));
+        return Err(Problem::new(
+            "--name",
+            what,
+            "a control node's name is its node.id, 1 or more",
+        ));
     }
     create_dir(out)?;
     let stem = match request.kind {
@@ -104,7 +112,10 @@ pub fn issue(ca: &Path, request: &Request, out: &Path) -> Result<Issued, Problem
     };
     let (cert_path, key_path) = (out.join(format!("{stem}.pem")), out.join(format!("{stem}.key")));
     if !request.force {
-        refuse_existing(&[&cert_path, &key_path], "choose another --out, or --force to replace it")?;
+        refuse_existing(
+            &[&cert_path, &key_path],
+            "choose another --out, or --force to replace it",
+        )?;
     }
     let key = KeyPair::generate().map_err(failed)?;
     let params = leaf_params(&identity, request).map_err(failed)?;

@@ -160,7 +160,9 @@ impl Credentials {
         as_client.and(as_server).map_err(|error| {
             let cert = self.files.cert.display();
             let why = match error {
-                rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+                rustls::Error::InvalidCertificate(
+                    CertificateError::UnknownIssuer | CertificateError::BadSignature,
+                ) => {
                     format!("was not signed by {}", self.files.ca.display())
                 }
                 other => format!("cannot serve here ({other})"),
@@ -236,9 +238,7 @@ fn client_verifier(
         .map_err(|error| rustls::Error::General(error.to_string()))
 }
 
-fn server_verifier(
-    roots: &Arc<RootCertStore>,
-) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
+fn server_verifier(roots: &Arc<RootCertStore>) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
     WebPkiServerVerifier::builder_with_provider(roots.clone(), provider())
         .build()
         .map_err(|error| rustls::Error::General(error.to_string()))

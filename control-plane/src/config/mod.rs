@@ -115,7 +115,8 @@ impl Config {
     /// Reads and validates a file.
     pub fn load(path: &Path) -> Result<Self, Problems> {
         let text = std::fs::read_to_string(path).map_err(|error| {
-            let fix = "give --config a readable TOML file (an example is deploy/control-plane.toml)";
+            let fix =
+                "give --config a readable TOML file (an example is deploy/control-plane.toml)";
             Problem::new(path.display().to_string(), format!("cannot be read ({error})"), fix)
         })?;
         Self::parse(&text, &path.display().to_string())
@@ -173,7 +174,8 @@ impl Config {
         match self.own_member() {
             None => {
                 let known: Vec<String> = ids.iter().map(ToString::to_string).collect();
-                let what = format!("is {}, but [[members]] lists {}", self.node.id, known.join(", "));
+                let what =
+                    format!("is {}, but [[members]] lists {}", self.node.id, known.join(", "));
                 let fix = "set it to one of these or add this node to [[members]] on every node";
                 problems.push(Problem::new("node.id", what, fix));
             }

@@ -1,0 +1,164 @@
+//! Accepts connections: TCP, then mutual TLS 1.3, then the caller's name.
+//!
+//! Handshakes are bounded in time and number and never hold up the next one. The caller is read
+//! from its certificate once per connection; who may do what is `api`'s matter.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use proto::identity::Identity;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+
+use crate::telemetry::{self, ConnectionRefused};
+use crate::tls;
+
+/// Open connections at most: each POP, peer and operator has one or two.
+const CONNECTIONS_MAX: usize = 2_048;
+/// A handshake takes two round trips; longer than this is no client of ours.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// Who is at the other end, or why nobody of this mesh is.
+pub type Caller = Result<Arc<Identity>, Arc<str>>;
+
+/// A connection of a caller.
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    caller: Caller,
+    _open: Open,
+}
+
+struct Open(#[expect(dead_code, reason = "held until the connection closes")] OwnedSemaphorePermit);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        telemetry::connections(-1.0);
+    }
+}
+
+/// Accepts until the receiver is gone.
+pub async fn run(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    mesh: String,
+    connections: mpsc::Sender<io::Result<Connection>>,
+) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = connections.closed() => return,
+        };
+        let Ok((stream, _)) = accepted else {
+            // Out of file descriptors, most likely: wait for some to close.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let Ok(slot) = slots.clone().try_acquire_owned() else {
+            telemetry::connection_refused(ConnectionRefused::Limit);
+            continue;
+        };
+        let (tls, mesh, connections) = (tls.clone(), mesh.clone(), connections.clone());
+        tokio::spawn(async move {
+            if let Some(connection) = handshake(stream, &tls, &mesh, slot).await {
+                // Only fails when the server is gone.
+                let _ = connections.send(Ok(connection)).await;
+            }
+        });
+    }
+}
+
+async fn handshake(
+    stream: TcpStream,
+    tls: &TlsAcceptor,
+    mesh: &str,
+    slot: OwnedSemaphorePermit,
+) -> Option<Connection> {
+    let address = stream.peer_addr().ok();
+    let _ = stream.set_nodelay(true); // Only latency is lost.
+    let stream = match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(?address, %error, "TLS handshake failed");
+            telemetry::connection_refused(ConnectionRefused::Tls);
+            return None;
+        }
+        Err(_) => {
+            telemetry::connection_refused(ConnectionRefused::HandshakeTimeout);
+            return None;
+        }
+    };
+    telemetry::connections(1.0);
+    let caller = caller_of(&stream, mesh);
+    if let Err(why) = &caller {
+        tracing::warn!(?address, "a caller was refused: its certificate {why}");
+    }
+    Some(Connection { stream, caller, _open: Open(slot) })
+}
+
+fn caller_of(stream: &TlsStream<TcpStream>, mesh: &str) -> Caller {
+    let (_, session) = stream.get_ref();
+    let leaf = session.peer_certificates().and_then(|chain| chain.first());
+    let identity = leaf.map_or(Err(tls::NoIdentity::Unreadable), tls::identity_of);
+    let identity = identity.map_err(|error| Arc::<str>::from(error.to_string()))?;
+    if identity.mesh != mesh {
+        let why = format!("belongs to mesh \"{}\", this is \"{mesh}\"", identity.mesh);
+        return Err(why.into());
+    }
+    Ok(Arc::new(identity))
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,41 @@
+//! `Admin`: how this node stands.
+
+use control_core::replica::Replica;
+use proto::control::admin_server::Admin;
+use proto::control::{Member, StatusRequest, StatusResponse};
+use proto::identity::Kind;
+use tonic::Request;
+
+use super::{Answer, Api, answer, authorise};
+
+#[tonic::async_trait]
+impl Admin for Api {
+    async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
+        answer("Admin.Status", async {
+            authorise(request, &[Kind::Control])?;
+            let driver = self.0.cluster.driver();
+            let status = driver.query(Replica::status).await?;
+            let members = self.0.members.iter().map(|member| {
+                let known = status.match_index.iter().find(|(id, _)| *id == member.id);
+                Member {
+                    node_id: member.id.0,
+                    address: member.address.clone(),
+                    region: member.region.clone(),
+                    match_index: known.map_or(0, |(_, index)| *index),
+                }
+            });
+            Ok(StatusResponse {
+                header: Some(driver.progress().borrow().header()),
+                leader_id: status.leader.map_or(0, |leader| leader.0),
+                role: status.role.as_str().into(),
+                commit_index: status.commit,
+                applied_index: status.applied,
+                first_index: status.first_index,
+                last_index: status.last_index,
+                members: members.collect(),
+                version: env!("CARGO_PKG_VERSION").into(),
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,135 @@
+//! The gRPC API: who calls, what they may do, and every service in its own file.
+//!
+//! A POP registers and beats for itself, watches and lists. An operator may do everything. A
+//! control node speaks `Peer`. Everybody else, and everything else, is refused. Each mutation is
+//! checked here, at the edge; what is proposed is valid.
+
+mod admin;
+mod cluster;
+mod failure;
+mod numbers;
+mod peer;
+mod pops;
+mod router;
+mod routing;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proto::id::NodeId;
+use proto::identity::{Identity, Kind};
+use tokio::sync::{mpsc, watch as signal};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Extensions, Request, Response, Status};
+
+use crate::accept::{Caller, Connection};
+use crate::config::Member;
+use crate::hub::Hub;
+use crate::liveness::Liveness;
+use crate::telemetry;
+
+pub use cluster::Cluster;
+use failure::Failure;
+
+/// Requests at once on a connection.
+const STREAMS_MAX: u32 = 256;
+/// HTTP/2 pings: a dead client is noticed after interval and timeout.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// How long a ping may take.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// HTTP/2 windows: a peer far away must not wait for window updates.
+const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+/// What the services share.
+#[derive(Clone)]
+pub struct Api(Arc<Shared>);
+
+struct Shared {
+    cluster: Cluster,
+    hub: Arc<Hub>,
+    liveness: Arc<Liveness>,
+    members: Vec<Member>,
+    /// Data directories other nodes came with.
+    incarnations: Mutex<BTreeMap<NodeId, String>>,
+    stop: signal::Receiver<bool>,
+}
+
+/// What the API is made of.
+pub struct Parts {
+    /// Writes and consistent reads.
+    pub cluster: Cluster,
+    /// Changes for watches.
+    pub hub: Arc<Hub>,
+    /// Heartbeats.
+    pub liveness: Arc<Liveness>,
+    /// All voters.
+    pub members: Vec<Member>,
+    /// Data directories other nodes are known to have.
+    pub incarnations: BTreeMap<NodeId, String>,
+    /// Turns true when long streams have to end.
+    pub stop: signal::Receiver<bool>,
+}
+
+impl Api {
+    /// From its parts.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { cluster, hub, liveness, members, incarnations, stop } = parts;
+        let incarnations = Mutex::new(incarnations);
+        Self(Arc::new(Shared { cluster, hub, liveness, members, incarnations, stop }))
+    }
+
+    /// Serves connections until told to stop, then lets open requests end.
+    pub async fn serve(
+        self,
+        connections: mpsc::Receiver<io::Result<Connection>>,
+    ) -> Result<(), tonic::transport::Error> {
+        let mut stop = self.0.stop.clone();
+        let router = router::Router::new(&self);
+        let connections = ReceiverStream::new(connections);
+        tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(4 * WINDOW_BYTES)
+            .max_concurrent_streams(STREAMS_MAX)
+            .serve_with_incoming_shutdown(router, connections, async move {
+                // An error means the sender is gone: stop too.
+                let _ = stop.wait_for(|stop| *stop).await;
+            })
+            .await
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// Counts the answer of a method and turns its failure into gRPC's language.
+async fn answer<T>(
+    method: &'static str,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Answer<T> {
+    let result = work.await;
+    let code = result.as_ref().map_or_else(|failure| failure.code, |_| tonic::Code::Ok);
+    telemetry::api_request(method, code);
+    result.map(Response::new).map_err(Status::from)
+}
+
+/// Who called.
+fn caller(extensions: &Extensions) -> Result<Arc<Identity>, Failure> {
+    match extensions.get::<Caller>() {
+        Some(Ok(identity)) => Ok(identity.clone()),
+        Some(Err(why)) => Err(Failure::unauthenticated(format!("your certificate {why}"))),
+        None => Err(Failure::unauthenticated("a client certificate is needed".into())),
+    }
+}
+
+/// The caller and its request, if it is one of `kinds`; operators always are.
+fn authorise<T>(request: Request<T>, kinds: &[Kind]) -> Result<(Arc<Identity>, T), Failure> {
+    let identity = caller(request.extensions())?;
+    if identity.kind != Kind::Operator && !kinds.contains(&identity.kind) {
+        return Err(Failure::denied(&identity));
+    }
+    Ok((identity, request.into_inner()))
+}

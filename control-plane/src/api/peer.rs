@@ -1,0 +1,175 @@
+//! `Peer`: what the other members send. Each must be whom its certificate names, and come with
+//! the data directory it always had: a voter that forgot its votes may not vote again.
+
+use std::pin::Pin;
+use std::sync::PoisonError;
+
+use bytes::Bytes;
+use control_core::replica::{ProposeError, ReadError};
+use proto::id::NodeId;
+use proto::identity::Kind;
+use proto::raft::peer_server::Peer;
+use proto::raft::{
+    Command, ProposeRequest, ProposeResponse, RaftAck, RaftFrame, ReadIndexRequest,
+    ReadIndexResponse, command,
+};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Extensions, Request, Status, Streaming};
+
+use super::cluster::NOT_LEADER;
+use super::{Answer, Api, Failure, answer, caller};
+use crate::driver::{Proposed, ReadIndex};
+use crate::telemetry::{self, PeerDrop};
+
+type Acks = Pin<Box<dyn Stream<Item = Result<RaftAck, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Peer for Api {
+    type StreamStream = Acks;
+
+    async fn stream(&self, request: Request<Streaming<RaftFrame>>) -> Answer<Acks> {
+        answer("Peer.Stream", async {
+            let from = self.member(request.extensions())?;
+            let (acks, receiver) = mpsc::channel(1);
+            let api = self.clone();
+            tokio::spawn(async move { api.frames(from, request.into_inner(), acks).await });
+            let acks: Acks = Box::pin(ReceiverStream::new(receiver));
+            Ok(acks)
+        })
+        .await
+    }
+
+    async fn propose(&self, request: Request<ProposeRequest>) -> Answer<ProposeResponse> {
+        answer("Peer.Propose", async {
+            self.member(request.extensions())?;
+            let command = request.into_inner().command.unwrap_or_default();
+            from_a_client(&command)?;
+            match self.0.cluster.propose(command).await? {
+                Proposed::Applied(outcome, progress) => {
+                    let header = Some(progress.header());
+                    Ok(ProposeResponse { outcome: Some(outcome), header })
+                }
+                Proposed::Lost => {
+                    Err(Failure::unavailable("OUTCOME_UNKNOWN", "leadership was lost meanwhile"))
+                }
+                Proposed::Refused(ProposeError::NotLeader { .. }) => Err(not_leader()),
+                Proposed::Refused(ProposeError::Overloaded) => Err(Failure::overloaded()),
+                Proposed::Refused(error @ ProposeError::TooLarge) => {
+                    Err(Failure::invalid(error.to_string()))
+                }
+            }
+        })
+        .await
+    }
+
+    async fn read_index(&self, request: Request<ReadIndexRequest>) -> Answer<ReadIndexResponse> {
+        answer("Peer.ReadIndex", async {
+            self.member(request.extensions())?;
+            match self.0.cluster.read_index().await? {
+                ReadIndex::At(index) => Ok(ReadIndexResponse { index }),
+                ReadIndex::Refused(ReadError::Overloaded) => Err(Failure::overloaded()),
+                ReadIndex::Lost | ReadIndex::Refused(ReadError::NotLeader { .. }) => {
+                    Err(not_leader())
+                }
+            }
+        })
+        .await
+    }
+}
+
+fn not_leader() -> Failure {
+    Failure::unavailable(NOT_LEADER, "this node does not lead")
+}
+
+/// What a follower may pass on: commands of clients, valid ones, nothing of raft's own.
+fn from_a_client(command: &Command) -> Result<(), Failure> {
+    let internal = matches!(
+        command.kind,
+        None | Some(
+            command::Kind::AdvanceClock(_)
+                | command::Kind::HashCheck(_)
+                | command::Kind::InitCluster(_)
+        )
+    );
+    if internal || command.request_id.is_empty() || command.principal.is_empty() {
+        return Err(Failure::invalid("this is no command of a client"));
+    }
+    Ok(control_core::command::validate(command)?)
+}
+
+impl Api {
+    /// Which member called.
+    fn member(&self, extensions: &Extensions) -> Result<NodeId, Failure> {
+        let caller = caller(extensions)?;
+        let id = caller.name.parse().ok().map(NodeId).filter(|_| caller.kind == Kind::Control);
+        id.filter(|id| self.0.members.iter().any(|member| member.id == *id)).ok_or_else(|| {
+            let message = format!(
+                "{} is not among this node's [[members]]: list the same members on every node",
+                caller.principal()
+            );
+            Failure::new(Code::FailedPrecondition, "NOT_A_MEMBER", message)
+        })
+    }
+
+    async fn frames(
+        &self,
+        from: NodeId,
+        mut frames: Streaming<RaftFrame>,
+        acks: mpsc::Sender<Result<RaftAck, Status>>,
+    ) {
+        let mut stop = self.0.stop.clone();
+        loop {
+            let frame = tokio::select! {
+                frame = frames.message() => frame,
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = acks.closed() => return,
+            };
+            let Ok(Some(frame)) = frame else { return };
+            if let Err(failure) = self.frame(from, frame).await {
+                // Fails when the peer is gone.
+                let _ = acks.send(Err(failure.into())).await;
+                return;
+            }
+        }
+    }
+
+    async fn frame(&self, from: NodeId, frame: RaftFrame) -> Result<(), Failure> {
+        let driver = self.0.cluster.driver();
+        let own = driver.progress().borrow().node;
+        if (frame.from, frame.to) != (from.0, own.0) {
+            telemetry::frame_dropped(PeerDrop::Sender);
+            let message = format!("a frame from {} to {} came here", frame.from, frame.to);
+            return Err(Failure::new(Code::FailedPrecondition, "WRONG_NODE", message));
+        }
+        if self.is_new_incarnation(from, &frame.incarnation)? {
+            driver.remember_incarnation(from, frame.incarnation).await?;
+        }
+        telemetry::frame_received();
+        Ok(driver.peer_message(from, Bytes::from(frame.message)).await?)
+    }
+
+    /// Whether this is the first time it comes; refused if it came with another one before.
+    fn is_new_incarnation(&self, from: NodeId, incarnation: &str) -> Result<bool, Failure> {
+        let mut known = self.0.incarnations.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.get(&from) {
+            Some(known) if known == incarnation => Ok(false),
+            Some(_) => {
+                telemetry::frame_dropped(PeerDrop::Incarnation);
+                let message = format!(
+                    "node {from} came with another data_dir than before, its votes and log are \
+                     not in it: start it with its old data_dir"
+                );
+                Err(Failure::new(Code::FailedPrecondition, "INCARNATION", message))
+            }
+            None if incarnation.is_empty() => {
+                Err(Failure::invalid("the frame names no incarnation"))
+            }
+            None => {
+                known.insert(from, incarnation.to_owned());
+                Ok(true)
+            }
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! Owns the replica and its disk: one thread, one loop, nothing awaited inside a turn.
+//!
+//! A turn takes what waits (at most `BATCH`), then executes all the replica's commands in order.
+//! Writes are synced on this thread: a disk that hangs stops this node's heartbeats too, and the
+//! others elect a leader that can write. What arrives meanwhile shares the next sync.
+//!
+//! Order of sources, first one first: the clock, peers, the API.
+
+mod handle;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use control_core::replica::{
+    HaltReason, Persist, ProposeError, ReadError, Replica, ReplicaCommand, Role,
+};
+use proto::id::NodeId;
+use proto::raft::{Command, Outcome, command};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
+
+pub use handle::{Driver, Progress, Stopped};
+
+use crate::hub::Hub;
+use crate::peer::Outboxes;
+use crate::telemetry::{self, PeerDrop};
+use crate::wal::{Wal, WalError};
+
+/// Inputs of one turn: they share one sync.
+const BATCH: usize = 256;
+/// Waiting API inputs; beyond that the API answers RESOURCE_EXHAUSTED.
+const API_QUEUE: usize = 1_024;
+/// Waiting peer messages; beyond that the peer's stream waits.
+const PEER_QUEUE: usize = 256;
+/// How often the gauges are set.
+const GAUGES_EVERY: Duration = Duration::from_secs(1);
+
+/// Why the loop ended for good.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The replica must not go on.
+    #[error("this node stopped itself: {0}")]
+    Halt(#[from] HaltReason),
+    /// The disk failed.
+    #[error("this node stopped because its disk failed: {0}")]
+    Wal(#[from] WalError),
+}
+
+/// What a proposal came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Proposed {
+    /// Applied; the state after it is described too.
+    Applied(Outcome, Progress),
+    /// A new leader may or may not have it.
+    Lost,
+    /// Not taken.
+    Refused(ProposeError),
+}
+
+/// What a read may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadIndex {
+    /// Everything acknowledged before, once this index is applied.
+    At(u64),
+    /// Leadership was lost meanwhile.
+    Lost,
+    /// Not taken.
+    Refused(ReadError),
+}
+
+type Query = Box<dyn FnOnce(&Replica) + Send>;
+
+enum ApiInput {
+    Propose(Box<Command>, oneshot::Sender<Proposed>),
+    Query(Query),
+    ReadIndex(oneshot::Sender<ReadIndex>),
+}
+
+enum PeerInput {
+    /// A raft message, as the certificate names the sender.
+    Message(NodeId, Bytes),
+    /// Another node came with this data directory for the first time.
+    Remember(NodeId, String),
+    /// The connection to it broke.
+    Unreachable(NodeId),
+}
+
+/// What the loop is made of.
+pub struct Parts {
+    /// The replica.
+    pub replica: Replica,
+    /// Its disk.
+    pub wal: Wal,
+    /// Where events go.
+    pub hub: Arc<Hub>,
+    /// Where raft messages go.
+    pub outboxes: Outboxes,
+    /// Grain of raft's time.
+    pub tick: Duration,
+    /// Proposed as the cluster's id if this node leads a cluster that has none yet.
+    pub new_cluster_id: String,
+}
+
+struct Loop {
+    replica: Replica,
+    wal: Wal,
+    hub: Arc<Hub>,
+    outboxes: Outboxes,
+    progress: watch::Sender<Progress>,
+    new_cluster_id: String,
+    proposals: BTreeMap<u64, oneshot::Sender<Proposed>>,
+    reads: BTreeMap<u64, Vec<oneshot::Sender<ReadIndex>>>,
+    /// Readers of this turn; they share one round.
+    new_reads: Vec<oneshot::Sender<ReadIndex>>,
+    next: u64,
+    gauges_at: Instant,
+    leader: Option<NodeId>,
+}
+
+/// Starts the thread. It ends after `Driver::stop`, or with an error; either is told to `ended`.
+pub fn start(
+    parts: Parts,
+    ended: oneshot::Sender<Result<(), DriverError>>,
+) -> std::io::Result<Driver> {
+    let (api, api_inputs) = mpsc::channel(API_QUEUE);
+    let (peer, peer_inputs) = mpsc::channel(PEER_QUEUE);
+    let (stop, stopped) = watch::channel(false);
+    let (progress, seen) = watch::channel(Progress::of(&parts.replica));
+    let Parts { replica, wal, hub, outboxes, tick, new_cluster_id } = parts;
+    let mut driver = Loop {
+        replica,
+        wal,
+        hub,
+        outboxes,
+        progress,
+        new_cluster_id,
+        proposals: BTreeMap::new(),
+        reads: BTreeMap::new(),
+        new_reads: Vec::new(),
+        next: 0,
+        gauges_at: Instant::now(),
+        leader: None,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    std::thread::Builder::new().name("driver".into()).spawn(move || {
+        let result = runtime.block_on(driver.run(api_inputs, peer_inputs, stopped, tick));
+        // Nobody listens only when the process ends anyway.
+        let _ = ended.send(result);
+    })?;
+    Ok(Driver::new(api, peer, seen, stop))
+}
+
+impl Loop {
+    async fn run(
+        &mut self,
+        mut api: mpsc::Receiver<ApiInput>,
+        mut peer: mpsc::Receiver<PeerInput>,
+        mut stop: watch::Receiver<bool>,
+        tick: Duration,
+    ) -> Result<(), DriverError> {
+        let mut ticks = tokio::time::interval(tick);
+        // After a pause of the process, time that nobody lived through must not elect leaders.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.execute()?;
+        loop {
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => break,
+                _ = ticks.tick() => self.tick(),
+                Some(input) = peer.recv() => self.peer_turn(input, &mut peer)?,
+                Some(input) = api.recv() => self.api_turn(input, &mut api),
+            }
+            self.execute()?;
+            self.publish();
+        }
+        Ok(self.wal.flush()?)
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        self.replica.handle_tick(wall_ms());
+        self.proposals.retain(|_, reply| !reply.is_closed());
+        if now >= self.gauges_at {
+            self.gauges_at = now + GAUGES_EVERY;
+            telemetry::replica(&self.replica);
+            self.hub.forget_old_snapshot(now);
+            self.found_cluster();
+        }
+    }
+
+    fn peer_turn(
+        &mut self,
+        first: PeerInput,
+        more: &mut mpsc::Receiver<PeerInput>,
+    ) -> Result<(), DriverError> {
+        let mut next = Some(first);
+        let mut left = BATCH;
+        while let Some(input) = next {
+            match input {
+                PeerInput::Message(from, message) => self.peer_message(from, &message),
+                PeerInput::Remember(node, incarnation) => {
+                    self.wal.remember_incarnation(node, &incarnation)?;
+                }
+                PeerInput::Unreachable(node) => self.replica.report_unreachable(node),
+            }
+            left -= 1;
+            next = if left > 0 { more.try_recv().ok() } else { None };
+        }
+        Ok(())
+    }
+
+    fn peer_message(&mut self, from: NodeId, message: &[u8]) {
+        if let Err(error) = self.replica.handle_peer(from, message) {
+            telemetry::frame_dropped(PeerDrop::Misbehaved);
+            tracing::warn!(%from, %error, "a raft message was refused");
+        }
+    }
+
+    fn api_turn(&mut self, first: ApiInput, more: &mut mpsc::Receiver<ApiInput>) {
+        let mut next = Some(first);
+        let mut left = BATCH;
+        while let Some(input) = next {
+            match input {
+                ApiInput::Propose(command, reply) => self.propose(*command, reply),
+                ApiInput::Query(query) => query(&self.replica),
+                ApiInput::ReadIndex(reply) => self.new_reads.push(reply),
+            }
+            left -= 1;
+            next = if left > 0 { more.try_recv().ok() } else { None };
+        }
+        self.read_index();
+    }
+
+    fn propose(&mut self, command: Command, reply: oneshot::Sender<Proposed>) {
+        self.next += 1;
+        match self.replica.propose(self.next, command, wall_ms()) {
+            Ok(()) => {
+                self.proposals.insert(self.next, reply);
+            }
+            Err(error) => {
+                telemetry::proposal(match error {
+                    ProposeError::NotLeader { .. } => "not_leader",
+                    ProposeError::Overloaded => "overloaded",
+                    ProposeError::TooLarge => "too_large",
+                });
+                let _ = reply.send(Proposed::Refused(error)); // The caller may have left.
+            }
+        }
+    }
+
+    /// All readers of this turn share one round: each of them began before it.
+    fn read_index(&mut self) {
+        let readers = std::mem::take(&mut self.new_reads);
+        if readers.is_empty() {
+            return;
+        }
+        self.next += 1;
+        match self.replica.read_index(self.next) {
+            Ok(()) => {
+                self.reads.insert(self.next, readers);
+            }
+            Err(error) => answer(readers, ReadIndex::Refused(error)),
+        }
+    }
+
+    fn execute(&mut self) -> Result<(), DriverError> {
+        while let Some(command) = self.replica.poll_command() {
+            match command {
+                ReplicaCommand::Event(event) => self.hub.push(event),
+                ReplicaCommand::Halt { reason } => return Err(reason.into()),
+                ReplicaCommand::Outcome { proposal, outcome, revision: _ } => {
+                    self.answer_proposal(proposal, outcome);
+                }
+                ReplicaCommand::Persist(persist) => self.persist(&persist)?,
+                ReplicaCommand::ProposalLost { proposal } => {
+                    telemetry::proposal("lost");
+                    if let Some(reply) = self.proposals.remove(&proposal) {
+                        let _ = reply.send(Proposed::Lost); // The caller may have left.
+                    }
+                }
+                ReplicaCommand::ReadLost { read } => {
+                    answer(self.reads.remove(&read).unwrap_or_default(), ReadIndex::Lost);
+                }
+                ReplicaCommand::ReadReady { read, index } => {
+                    answer(self.reads.remove(&read).unwrap_or_default(), ReadIndex::At(index));
+                }
+                ReplicaCommand::Role { leader, term, role } => self.role(leader, term, role),
+                ReplicaCommand::Send { to, message } => self.outboxes.push(to, message),
+                ReplicaCommand::StateReplaced { revision } => {
+                    tracing::info!(%revision, "the leader's snapshot replaced the state");
+                    self.hub.reset(revision);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn persist(&mut self, persist: &Persist) -> Result<(), DriverError> {
+        let began = Instant::now();
+        self.wal.persist(persist)?;
+        telemetry::persisted(began.elapsed());
+        self.replica.handle_persisted(persist.number);
+        Ok(())
+    }
+
+    fn answer_proposal(&mut self, proposal: u64, outcome: Outcome) {
+        let rejected = matches!(outcome.kind, Some(proto::raft::outcome::Kind::Rejected(_)));
+        telemetry::proposal(if rejected { "rejected" } else { "applied" });
+        if let Some(reply) = self.proposals.remove(&proposal) {
+            let progress = Progress::of(&self.replica);
+            let _ = reply.send(Proposed::Applied(outcome, progress)); // The caller may have left.
+        }
+    }
+
+    fn role(&mut self, leader: Option<NodeId>, term: u64, role: Role) {
+        if leader != self.leader {
+            telemetry::leader_changed();
+            self.leader = leader;
+        }
+        let leader = leader.map_or_else(|| "none".to_owned(), |l| l.to_string());
+        tracing::info!(role = role.as_str(), leader, term, "raft role");
+        self.found_cluster();
+    }
+
+    /// A new cluster gets its id from its first leader. Proposed again until it is there; the
+    /// state takes only the first.
+    fn found_cluster(&mut self) {
+        let leads = self.replica.status().role == Role::Leader;
+        if !leads || !self.replica.state().cluster_id().is_empty() {
+            return;
+        }
+        self.next += 1;
+        let kind = command::Kind::InitCluster(self.new_cluster_id.clone());
+        let command = Command { kind: Some(kind), ..Command::default() };
+        if let Err(error) = self.replica.propose(self.next, command, wall_ms()) {
+            tracing::debug!(%error, "the cluster's id could not be proposed yet");
+        }
+    }
+
+    fn publish(&self) {
+        self.progress.send_if_modified(|seen| seen.update(&self.replica));
+    }
+}
+
+fn answer(readers: Vec<oneshot::Sender<ReadIndex>>, answer: ReadIndex) {
+    for reader in readers {
+        let _ = reader.send(answer); // The caller may have left.
+    }
+}
+
+/// Wall time; before 1970 it is 1970.
+fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

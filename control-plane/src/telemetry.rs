@@ -1,0 +1,241 @@
+//! Every metric of a control node, in one table, and the log.
+//!
+//! Names: `control_…`, base units (Prometheus). Reasons are labels with a bounded set of values.
+//! Never personal data in a label: no numbers, no names of callers.
+
+use std::time::Duration;
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+macro_rules! table {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $kind:ident, $help:literal;)*) => {
+        $(const $name: &str = $text;)*
+        const TABLE: &[(&str, Kind, &str)] = &[$(($text, Kind::$kind, $help)),*];
+    };
+}
+
+table! {
+    API_REQUESTS = "control_api_requests_total", Counter, "API requests by method and gRPC code";
+    BUILD_INFO = "control_build_info", Gauge, "1, with the version as a label";
+    CONNECTIONS = "control_connections", Gauge, "Open TLS connections of clients and peers";
+    CONNECTIONS_REFUSED = "control_connections_refused_total", Counter,
+        "Connections refused, by reason";
+    HEARTBEATS = "control_heartbeats_total", Counter, "Heartbeats of POPs";
+    NUMBERS = "control_numbers", Gauge, "Numbers of the inventory by state";
+    PEER_FRAMES = "control_peer_frames_total", Counter, "Raft messages by direction";
+    PEER_DROPPED = "control_peer_dropped_frames_total", Counter,
+        "Raft messages dropped before sending or refused on arrival, by reason";
+    PERSIST_SECONDS = "control_persist_seconds", Histogram, "Time of one durable transaction";
+    POPS_ALIVE = "control_pops_alive", Gauge, "POPs whose heartbeats reach this node";
+    PROPOSALS = "control_proposals_total", Counter, "Commands proposed here, by result";
+    RAFT_APPLIED = "control_raft_applied_index", Gauge, "Last log index applied";
+    RAFT_COMMIT = "control_raft_commit_index", Gauge, "Last log index known committed";
+    RAFT_ELECTIONS = "control_raft_leader_changes_total", Counter, "Changes of the known leader";
+    RAFT_LEADER = "control_raft_is_leader", Gauge, "1 while this node leads";
+    RAFT_LOG = "control_raft_log_entries", Gauge, "Entries in the log";
+    RAFT_TERM = "control_raft_term", Gauge, "Raft term";
+    REVISION = "control_revision", Gauge, "Revision of the replicated state";
+    WATCHERS = "control_watchers", Gauge, "Open watches";
+    WATCHERS_CUT = "control_watchers_cut_total", Counter, "Watches ended by this node, by reason";
+}
+
+/// Why a raft message went nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerDrop {
+    /// The message came from a wiped or copied data directory.
+    Incarnation,
+    /// It broke raft's rules.
+    Misbehaved,
+    /// More waited than the queue holds; the oldest went.
+    QueueFull,
+    /// It names another sender or receiver than the connection does.
+    Sender,
+    /// No connection to the peer.
+    Unconnected,
+}
+
+impl PeerDrop {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Incarnation => "incarnation",
+            Self::Misbehaved => "misbehaved",
+            Self::QueueFull => "queue_full",
+            Self::Sender => "sender",
+            Self::Unconnected => "unconnected",
+        }
+    }
+}
+
+/// Why a connection was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionRefused {
+    /// No handshake in time.
+    HandshakeTimeout,
+    /// As many as are allowed are open.
+    Limit,
+    /// TLS failed: no certificate, a foreign one, no TLS 1.3.
+    Tls,
+}
+
+impl ConnectionRefused {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::Limit => "limit",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+/// Installs the recorder and describes the table.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let buckets = [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
+    let handle = PrometheusBuilder::new().set_buckets(&buckets)?.install_recorder()?;
+    for (name, kind, help) in TABLE {
+        match kind {
+            Kind::Counter => describe_counter!(*name, *help),
+            Kind::Gauge => describe_gauge!(*name, *help),
+            Kind::Histogram => describe_histogram!(*name, *help),
+        }
+    }
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(handle)
+}
+
+/// An API request was answered.
+pub fn api_request(method: &'static str, code: tonic::Code) {
+    counter!(API_REQUESTS, "method" => method, "code" => code_name(code)).increment(1);
+}
+
+/// As PromQL readers expect it: `UNAVAILABLE`.
+fn code_name(code: tonic::Code) -> &'static str {
+    use tonic::Code;
+    match code {
+        Code::Aborted => "ABORTED",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::Cancelled => "CANCELLED",
+        Code::DataLoss => "DATA_LOSS",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Internal => "INTERNAL",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::NotFound => "NOT_FOUND",
+        Code::Ok => "OK",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Unknown => "UNKNOWN",
+    }
+}
+
+/// Connections opened (1) or closed (-1).
+pub fn connections(change: f64) {
+    gauge!(CONNECTIONS).increment(change);
+}
+
+/// A connection was refused.
+pub fn connection_refused(reason: ConnectionRefused) {
+    counter!(CONNECTIONS_REFUSED, "reason" => reason.as_str()).increment(1);
+}
+
+/// A POP's heartbeat came.
+pub fn heartbeat() {
+    counter!(HEARTBEATS).increment(1);
+}
+
+/// POPs heard within the liveness window.
+pub fn pops_alive(count: usize) {
+    gauge!(POPS_ALIVE).set(count as f64);
+}
+
+/// A raft message was handed to a connection.
+pub fn frame_sent() {
+    counter!(PEER_FRAMES, "direction" => "sent").increment(1);
+}
+
+/// A raft message came in.
+pub fn frame_received() {
+    counter!(PEER_FRAMES, "direction" => "received").increment(1);
+}
+
+/// A raft message went nowhere.
+pub fn frame_dropped(reason: PeerDrop) {
+    counter!(PEER_DROPPED, "reason" => reason.as_str()).increment(1);
+}
+
+/// A durable transaction took this long.
+pub fn persisted(took: Duration) {
+    histogram!(PERSIST_SECONDS).record(took);
+}
+
+/// A proposal came to this: `applied`, `rejected`, `lost`, `not_leader`, `overloaded`.
+pub fn proposal(result: &'static str) {
+    counter!(PROPOSALS, "result" => result).increment(1);
+}
+
+/// The known leader changed.
+pub fn leader_changed() {
+    counter!(RAFT_ELECTIONS).increment(1);
+}
+
+/// Gauges of the replica, once a second.
+pub fn replica(replica: &control_core::replica::Replica) {
+    let status = replica.status();
+    let leads = status.role == control_core::replica::Role::Leader;
+    let entries = (status.last_index + 1).saturating_sub(status.first_index);
+    let counts = replica.state().number_counts();
+    gauge!(RAFT_APPLIED).set(status.applied as f64);
+    gauge!(RAFT_COMMIT).set(status.commit as f64);
+    gauge!(RAFT_LEADER).set(f64::from(u8::from(leads)));
+    gauge!(RAFT_LOG).set(entries as f64);
+    gauge!(RAFT_TERM).set(status.term as f64);
+    gauge!(REVISION).set(replica.state().revision().0 as f64);
+    gauge!(NUMBERS, "state" => "available").set(counts.available as f64);
+    gauge!(NUMBERS, "state" => "active").set(counts.active as f64);
+    gauge!(NUMBERS, "state" => "quarantine").set(counts.quarantine as f64);
+}
+
+/// Watches opened (1) or closed (-1).
+pub fn watchers(change: f64) {
+    gauge!(WATCHERS).increment(change);
+}
+
+/// This node ended a watch.
+pub fn watcher_cut(reason: &'static str) {
+    counter!(WATCHERS_CUT, "reason" => reason).increment(1);
+}
+
+/// Sends the log to standard error; `RUST_LOG` chooses, `info` without it.
+pub fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| "info,h2=warn,tonic=warn,hyper=warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_sorted_out_and_follow_the_convention() {
+        let mut names: Vec<&str> = TABLE.iter().map(|(name, ..)| *name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), TABLE.len());
+        for (name, kind, help) in TABLE {
+            let counts = name.ends_with("_total");
+            assert_eq!(counts, matches!(kind, Kind::Counter), "{name}");
+            assert!(name.starts_with("control_") && !help.is_empty(), "{name}");
+        }
+    }
+}
