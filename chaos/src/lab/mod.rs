@@ -153,11 +153,12 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// Starts everything, and waits until each POP serves calls.
+    /// Starts everything, and waits until each POP serves calls and knows the others.
     pub async fn start(topology: &Topology) -> Result<Self> {
         let mut mesh = Self::prepare(topology)?;
         mesh.launch()?;
         mesh.ready(Duration::from_secs(30)).await?;
+        mesh.linked(Duration::from_secs(20)).await?;
         Ok(mesh)
     }
 
@@ -227,6 +228,39 @@ impl Mesh {
             }
         }
         Ok(())
+    }
+
+    /// Waits until every running POP has an overlay link to every other one.
+    pub async fn linked(&mut self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        let running: Vec<Site> =
+            self.sites.iter().filter(|s| self.is_running(&Node::pop(&s.id))).cloned().collect();
+        loop {
+            self.check()?;
+            let mut missing = Vec::new();
+            for site in &running {
+                let status: serde_json::Value =
+                    serde_json::from_str(&admin::get(site.admin, "/status").await?)
+                        .with_context(|| format!("/status of {} is no JSON", site.id))?;
+                let links = status.get("links").and_then(serde_json::Value::as_array);
+                let up = |peer: &str| {
+                    links.into_iter().flatten().any(|link| {
+                        link.get("peer").is_some_and(|p| p == peer)
+                            && link.get("up").is_some_and(|up| up == true)
+                    })
+                };
+                let others = running.iter().filter(|other| other.id != site.id);
+                let absent = others.filter(|other| !up(&other.id));
+                missing.extend(absent.map(|other| format!("{} to {}", site.id, other.id)));
+            }
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!("no overlay link from {} after {patience:?}", missing.join(", "));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Waits until each POP that runs works with this revision of the view, or a later one.

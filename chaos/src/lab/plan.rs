@@ -128,7 +128,11 @@ impl<'a> Plan<'a> {
             name: node.to_string(),
             program: self.topology.bin_dir.join(program),
             args: vec!["--config".into(), config.display().to_string()],
-            env: vec![("RUST_LOG".into(), self.topology.log.clone())],
+            // Logs are read by people and by tests: no colours.
+            env: vec![
+                ("RUST_LOG".into(), self.topology.log.clone()),
+                ("NO_COLOR".into(), "1".into()),
+            ],
             log: self.dir.join("log").join(format!("{node}.log")),
         };
         Member { node, admin, process: None, recipe }
