@@ -89,6 +89,9 @@ impl InviteClient {
                 self.timers.clear();
                 self.timers.set(Timer::M, ctx.after(ctx.values.give_up()));
                 self.state = State::Accepted { forks: Vec::new() };
+                // Nothing is built from the request any more: do not keep it until timer M.
+                self.bytes = Bytes::new();
+                self.request = Request::new(Method::Invite, self.request.uri.clone());
                 self.hear_success(response, ctx)
             }
             (State::Accepted { .. }, 200..=299) => self.hear_success(response, ctx),

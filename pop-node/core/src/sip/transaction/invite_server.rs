@@ -115,8 +115,10 @@ impl InviteServer {
 
     /// Stops the 2xx.
     pub(in crate::sip) fn handle_success_ack(&mut self) {
-        if let State::Accepted { acked, .. } = &mut self.state {
+        if let State::Accepted { response, acked, .. } = &mut self.state {
             *acked = true;
+            // Only the memory of the INVITE's key is needed until timer L.
+            *response = Bytes::new();
             self.timers.cancel(Timer::Success);
         }
     }
