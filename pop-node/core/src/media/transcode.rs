@@ -171,7 +171,7 @@ impl Transcoder {
 
     /// The source of the packets is another: timestamps begin anew.
     pub(super) fn restart(&mut self) {
-        self.playout.clear();
+        self.stop();
     }
 
     /// Takes a packet.
@@ -182,8 +182,11 @@ impl Transcoder {
         now: Instant,
     ) -> Result<(), DropReason> {
         let samples = self.decoder.samples(payload).map_err(|_| DropReason::CodecFailed)?;
+        let was_playing = !self.playout.is_idle();
         let pushed = self.playout.push(timestamp, payload, now);
-        if self.next.is_none() && self.playout.is_idle() && pushed.is_ok() {
+        // The first packet, or the first after a jump of the timestamp.
+        let begins = self.playout.is_idle() && (was_playing || self.next.is_none());
+        if begins && pushed.is_ok() {
             self.frame = samples;
             self.first = true;
             self.next = Some(now + self.delay());

@@ -187,6 +187,8 @@ macro_rules! reasons {
 reasons! {
     /// The encoder or decoder refused it.
     CodecFailed = "codec_failed",
+    /// A datagram that came twice.
+    DuplicateDatagram = "duplicate_datagram",
     /// Its far side is not connected (yet).
     NotConnected = "not_connected",
     /// Our side of the leg may not receive now (hold).
@@ -352,8 +354,12 @@ impl Counters {
     }
 
     pub(super) fn drop(&mut self, reason: DropReason) {
+        self.drop_many(reason, 1);
+    }
+
+    pub(super) fn drop_many(&mut self, reason: DropReason, count: u64) {
         if let Some(counter) = self.dropped.get_mut(reason as usize) {
-            *counter += 1;
+            *counter += count;
         }
     }
 }

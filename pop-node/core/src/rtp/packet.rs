@@ -100,6 +100,14 @@ impl<'a> Packet<'a> {
     }
 }
 
+impl Packet<'_> {
+    /// Where the payload is in `bytes`, which were parsed.
+    pub fn payload_range(&self, bytes: &[u8]) -> std::ops::Range<usize> {
+        let start = (self.payload.as_ptr() as usize).saturating_sub(bytes.as_ptr() as usize);
+        start..start + self.payload.len()
+    }
+}
+
 /// Is a packet on a shared port RTCP (RFC 5761 §4: payload types 64 to 95)?
 pub fn is_rtcp(bytes: &[u8]) -> bool {
     matches!(bytes, [first, second, ..] if first >> 6 == 2 && (192..=223).contains(second))

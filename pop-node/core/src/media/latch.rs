@@ -1,0 +1,91 @@
+//! Where a peer really is (symmetric RTP, RFC 4961), and who may not pretend to be it.
+//!
+//! SDP says where to send; NAT makes that wrong. The first good packet from elsewhere moves the
+//! address once. Then it is locked until the peer is silent for [`SILENCE`] or SDP names a new
+//! address; only the address SDP named may take it back at any time.
+
+use std::net::SocketAddr;
+
+use proto::time::{Duration, Instant};
+
+/// A peer silent for so long may have moved.
+pub(super) const SILENCE: Duration = Duration::from_secs(3);
+
+/// What a packet's source means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The peer.
+    Known,
+    /// The peer, who has moved here.
+    Moved,
+    /// Somebody else.
+    Refused,
+}
+
+/// The address of one peer.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Latch {
+    signaled: Option<SocketAddr>,
+    current: Option<SocketAddr>,
+    locked: bool,
+    heard: Option<Instant>,
+}
+
+impl Latch {
+    /// SDP names an address. The unspecified one or port 0 is none.
+    pub(super) fn signal(&mut self, address: Option<SocketAddr>) {
+        let address = address.filter(|a| !a.ip().is_unspecified() && a.port() != 0);
+        if address != self.signaled {
+            *self = Self { signaled: address, current: address, locked: false, heard: None };
+        }
+    }
+
+    /// Where to send.
+    pub(super) const fn current(&self) -> Option<SocketAddr> {
+        self.current
+    }
+
+    /// Is it where SDP said?
+    pub(super) fn is_as_signaled(&self) -> bool {
+        self.current == self.signaled
+    }
+
+    /// A good packet came from `source`.
+    pub(super) fn packet(&mut self, source: SocketAddr, now: Instant) -> Source {
+        let known = self.current == Some(source);
+        let silent = self.heard.is_none_or(|heard| now - heard > SILENCE);
+        if !known && self.locked && !silent && self.signaled != Some(source) {
+            return Source::Refused;
+        }
+        self.current = Some(source);
+        self.locked = true;
+        self.heard = Some(now);
+        if known { Source::Known } else { Source::Moved }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moves_once_then_locks_until_silence_or_sdp() {
+        let [a, b, c] = ["10.0.0.1:9", "10.0.0.2:9", "10.0.0.3:9"].map(|a| a.parse().unwrap());
+        let at = Instant::from_millis;
+        let mut latch = Latch::default();
+        latch.signal(Some(a));
+        assert_eq!(latch.packet(b, at(0)), Source::Moved);
+        assert_eq!(latch.packet(b, at(20)), Source::Known);
+        assert_eq!(latch.packet(c, at(40)), Source::Refused);
+        latch.signal(Some(a));
+        assert_eq!(latch.current(), Some(b), "a repeated SDP changes nothing");
+        assert_eq!(latch.packet(a, at(60)), Source::Moved, "the signaled address wins");
+        assert_eq!(latch.packet(b, at(80)), Source::Refused);
+        assert_eq!(latch.packet(b, at(4_000)), Source::Moved, "after silence");
+        latch.signal(Some(c));
+        assert_eq!(latch.current(), Some(c));
+        assert_eq!(latch.packet(a, at(4_010)), Source::Moved);
+        latch.signal(Some("0.0.0.0:9".parse().unwrap()));
+        assert_eq!(latch.current(), None);
+    }
+}

@@ -1,0 +1,219 @@
+//! One leg: its peer's address, what it receives, what it sends, and to what it is joined.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use proto::id::LegId;
+use proto::time::{Duration, Instant};
+
+use super::latch::{Latch, Source};
+use super::outgoing::Outgoing;
+use super::quality::PathQuality;
+use super::transcode::Transcoder;
+use super::{DropReason, Format, LegParams, MediaEvent, QualityReport, Stream};
+use crate::codec::Codec;
+use crate::rtp::{Header, Reception};
+
+/// Silence worth telling.
+const SILENT: Duration = Duration::from_secs(10);
+
+/// What the payload type says a packet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Audio,
+    /// A telephone event, timed by this clock.
+    Event(u32),
+}
+
+/// What a leg is joined to.
+#[derive(Debug)]
+pub(super) enum FarEnd {
+    Leg(LegId),
+    Stream(Box<StreamEnd>),
+}
+
+/// The stream a leg sends to another POP.
+#[derive(Debug)]
+pub(super) struct StreamEnd {
+    pub(super) stream: Stream,
+    /// What we encode for it.
+    pub(super) format: Format,
+    pub(super) outgoing: Outgoing,
+}
+
+/// A transcoder and the time it is armed for.
+#[derive(Debug, Default)]
+pub(super) struct Bridge {
+    pub(super) transcoder: Option<Box<Transcoder>>,
+    pub(super) armed: Option<Instant>,
+}
+
+/// What RTCP told us, and when (RFC 3550 §6.4.1).
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Feedback {
+    pub(super) address: Option<SocketAddr>,
+    /// Middle bits of the peer's NTP time and when that report came.
+    pub(super) sender_report: Option<(u32, Instant)>,
+    pub(super) lost: Option<u64>,
+    pub(super) jitter: Option<Duration>,
+    pub(super) round_trip: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub(super) struct Leg {
+    pub(super) params: Option<LegParams>,
+    pub(super) latch: Latch,
+    pub(super) reception: Reception,
+    pub(super) outgoing: Outgoing,
+    pub(super) far: Option<FarEnd>,
+    /// Counts connections, so that a stream knows a new feed from an old one.
+    pub(super) connection: u64,
+    /// From this leg to its far side.
+    pub(super) inward: Bridge,
+    /// From the overlay to this leg.
+    pub(super) outward: Bridge,
+    pub(super) feedback: Feedback,
+    /// Packets of this leg that came too late to be played.
+    pub(super) late: u64,
+    /// When the last packet came, or the peer was first allowed to send.
+    heard: Option<Instant>,
+    silent: bool,
+    /// Packets sent at the last sender report.
+    pub(super) reported_packets: u64,
+    /// When the next report is due.
+    pub(super) report: Instant,
+}
+
+impl Leg {
+    pub(super) fn new(outgoing: Outgoing, report: Instant) -> Self {
+        Self {
+            params: None,
+            latch: Latch::default(),
+            reception: Reception::default(),
+            outgoing,
+            far: None,
+            connection: 0,
+            inward: Bridge::default(),
+            outward: Bridge::default(),
+            feedback: Feedback::default(),
+            late: 0,
+            heard: None,
+            silent: false,
+            reported_packets: 0,
+            report,
+        }
+    }
+
+    pub(super) fn set(&mut self, params: &LegParams, now: Instant) {
+        let received = self.params.as_ref().is_some_and(|p| p.direction.receives());
+        if !received && params.direction.receives() {
+            self.heard = Some(now);
+            self.silent = false;
+        }
+        self.latch.signal(params.remote_rtp);
+        self.outgoing.set_clock_rate(params.codec.codec.clock_rate());
+        self.feedback.address = None;
+        self.params = Some(params.clone());
+    }
+
+    pub(super) fn codec(&self) -> Option<Codec> {
+        self.params.as_ref().map(|p| p.codec.codec)
+    }
+
+    /// Checks and counts a packet from the peer. Says what it is, and if its source is the same
+    /// as before.
+    pub(super) fn receive(
+        &mut self,
+        id: LegId,
+        source: SocketAddr,
+        header: &Header,
+        events: &mut VecDeque<MediaEvent>,
+        now: Instant,
+    ) -> Result<(Kind, bool), DropReason> {
+        let params = self.params.as_ref().ok_or(DropReason::NotConnected)?;
+        let kind = match params.telephone_event {
+            _ if header.payload_type == params.codec.payload_type => Kind::Audio,
+            Some(event) if header.payload_type == event.payload_type => {
+                Kind::Event(event.clock_rate)
+            }
+            _ => return Err(DropReason::UnknownPayloadType),
+        };
+        if !params.direction.receives() {
+            return Err(DropReason::NotReceiving);
+        }
+        match self.latch.packet(source, now) {
+            Source::Known => {}
+            Source::Moved => events.push_back(MediaEvent::Latched { leg: id, remote: source }),
+            Source::Refused => return Err(DropReason::WrongSource),
+        }
+        if self.reception.received() == 0 {
+            events.push_back(MediaEvent::FirstPacket { leg: id });
+        }
+        self.heard = Some(now);
+        self.silent = false;
+        let same = self.reception.packet(header.ssrc, header.sequence);
+        if kind == Kind::Audio {
+            self.reception.arrival(header.timestamp, params.codec.codec.clock_rate(), now);
+        }
+        Ok((kind, same))
+    }
+
+    /// What it takes to send RTP to the peer.
+    pub(super) fn sending(
+        &mut self,
+    ) -> Result<(&LegParams, &mut Outgoing, SocketAddr), DropReason> {
+        let params = self.params.as_ref().ok_or(DropReason::NotConnected)?;
+        if !params.direction.sends() {
+            return Err(DropReason::NotSending);
+        }
+        let remote = self.latch.current().ok_or(DropReason::NoRemote)?;
+        Ok((params, &mut self.outgoing, remote))
+    }
+
+    /// Where RTCP goes, and if from the RTP port.
+    pub(super) fn rtcp_remote(&self) -> Option<(SocketAddr, bool)> {
+        let params = self.params.as_ref()?;
+        let rtp = self.latch.current()?;
+        if params.rtcp_mux {
+            return Some((rtp, true));
+        }
+        let next = SocketAddr::new(rtp.ip(), rtp.port().checked_add(1)?);
+        let signaled = params.remote_rtcp.filter(|_| self.latch.is_as_signaled());
+        Some((self.feedback.address.or(signaled).unwrap_or(next), false))
+    }
+
+    /// Silent for long though allowed to send? Told once per silence.
+    pub(super) fn silence(&mut self, now: Instant) -> Option<Instant> {
+        let receives = self.params.as_ref().is_some_and(|p| p.direction.receives());
+        let since = self.heard.filter(|&heard| receives && now - heard >= SILENT)?;
+        (!std::mem::replace(&mut self.silent, true)).then_some(since)
+    }
+
+    pub(super) fn quality(&self) -> QualityReport {
+        let codec = self.codec();
+        let expected = self.reception.expected();
+        let (lost, jitter) = (self.reception.lost(), self.reception.jitter());
+        let playout_delay = self.inward.transcoder.as_ref().map_or(Duration::ZERO, |t| t.delay());
+        #[allow(clippy::cast_precision_loss, reason = "a ratio")]
+        let loss = (lost + self.late) as f64 / expected.max(1) as f64;
+        // What is not measured: a packet's length, and two jitters of playout where we relay.
+        let playout = if playout_delay.is_zero() { jitter * 2 } else { playout_delay };
+        let delay =
+            self.feedback.round_trip.unwrap_or_default() / 2 + Duration::from_millis(20) + playout;
+        let path = PathQuality::new(codec.unwrap_or(Codec::Pcmu), delay, loss);
+        QualityReport {
+            codec,
+            received: self.reception.received(),
+            sent: self.outgoing.packets,
+            lost,
+            late: self.late,
+            jitter,
+            remote_lost: self.feedback.lost,
+            remote_jitter: self.feedback.jitter,
+            round_trip: self.feedback.round_trip,
+            playout_delay,
+            r_factor: path.r_factor(),
+            mos: path.mos(),
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! The packet path: what becomes of an RTP packet or an overlay frame.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use proto::id::{LegId, PopId};
+use proto::overlay::{Datagram, Frame, FrameKind};
+use proto::time::Instant;
+
+use super::leg::{FarEnd, Kind, Leg};
+use super::outgoing::{Feed, Outgoing, Placed};
+use super::transcode::Transcoder;
+use super::{DropReason, Format, LegParams, Media, MediaTransmit, Side, Timer, Verdict};
+use crate::codec::Codec;
+use crate::rtp::{HEADER_BYTES, Header, Packet, is_rtcp, telephone_event};
+
+/// Packets we make are cut from blocks of this size.
+const ARENA_BYTES: usize = 64 * 1_024;
+
+/// A received packet or frame, checked.
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    feed: Feed,
+    kind: Kind,
+    sequence: u16,
+    timestamp: u32,
+    marker: bool,
+    /// Codec of its stream.
+    codec: Codec,
+}
+
+/// How it leaves.
+#[derive(Debug, Clone, Copy)]
+struct Departure {
+    placed: Placed,
+    marker: bool,
+    /// Telephone events: the clocks it comes and leaves by.
+    clocks: Option<(u32, u32)>,
+}
+
+impl Media {
+    /// A packet on a leg's RTP socket; on `Forward` it was rewritten in place.
+    pub fn handle_rtp(
+        &mut self,
+        leg: LegId,
+        source: SocketAddr,
+        packet: &mut [u8],
+        now: Instant,
+    ) -> Verdict {
+        match self.receive_rtp(leg, source, packet, now) {
+            Ok(verdict) => verdict,
+            Err(reason) => {
+                self.counters.drop(reason);
+                Verdict::Drop(reason)
+            }
+        }
+    }
+
+    fn receive_rtp(
+        &mut self,
+        id: LegId,
+        source: SocketAddr,
+        packet: &mut [u8],
+        now: Instant,
+    ) -> Result<Verdict, DropReason> {
+        let leg = self.legs.get_mut(&id).ok_or(DropReason::UnknownLeg)?;
+        if is_rtcp(packet) && leg.params.as_ref().is_some_and(|p| p.rtcp_mux) {
+            self.handle_rtcp(id, source, packet, now);
+            return Ok(Verdict::Consumed);
+        }
+        self.counters.rtp_received += 1;
+        let parsed = Packet::parse(packet).map_err(|_| DropReason::MalformedRtp)?;
+        let header = parsed.header;
+        let (kind, same) = leg.receive(id, source, &header, &mut self.events, now)?;
+        let arrival = Arrival {
+            feed: Feed::Rtp(leg.connection, header.ssrc),
+            kind,
+            sequence: header.sequence,
+            timestamp: header.timestamp,
+            marker: header.marker,
+            codec: leg.codec().ok_or(DropReason::NotConnected)?,
+        };
+        if !same && let Some(transcoder) = &mut leg.inward.transcoder {
+            transcoder.restart();
+        }
+        match &leg.far {
+            None => Err(DropReason::NotConnected),
+            Some(FarEnd::Leg(to)) => {
+                let (to, payload) = (*to, parsed.payload_range(packet));
+                self.to_leg(id, to, arrival, (packet, payload), now)
+            }
+            Some(FarEnd::Stream(_)) => {
+                self.to_stream(id, arrival, parsed.payload, now)?;
+                Ok(Verdict::Consumed)
+            }
+        }
+    }
+
+    /// From a leg to another leg: in place if relayed.
+    fn to_leg(
+        &mut self,
+        from: LegId,
+        to: LegId,
+        arrival: Arrival,
+        (packet, payload): (&mut [u8], std::ops::Range<usize>),
+        now: Instant,
+    ) -> Result<Verdict, DropReason> {
+        let far = self.legs.get_mut(&to).ok_or(DropReason::NotConnected)?;
+        let same_codec = far.codec() == Some(arrival.codec);
+        let (params, outgoing, dst) = far.sending()?;
+        let audio = arrival.kind == Kind::Audio;
+        if audio && !same_codec {
+            let bytes = packet.get(payload).unwrap_or_default();
+            self.bridge_to_leg(from, to, arrival, bytes, now)?;
+            return Ok(Verdict::Consumed);
+        }
+        let (payload_type, departure) = depart(params, outgoing, arrival, same_codec, now)?;
+        let header = Header {
+            marker: departure.marker,
+            payload_type,
+            sequence: departure.placed.sequence,
+            timestamp: departure.placed.timestamp,
+            ssrc: outgoing.ssrc,
+        };
+        outgoing.sent(payload.len());
+        header.rewrite(packet);
+        if let (Some((from, to)), Some(payload)) = (departure.clocks, packet.get_mut(payload)) {
+            telephone_event::convert_clock(payload, from, to);
+        }
+        if audio {
+            self.drop_bridge(from, Side::Inward);
+        }
+        self.counters.rtp_sent += 1;
+        Ok(Verdict::Forward { leg: to, dst })
+    }
+
+    /// From a leg to its stream.
+    fn to_stream(
+        &mut self,
+        id: LegId,
+        arrival: Arrival,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let leg = self.legs.get_mut(&id).ok_or(DropReason::UnknownLeg)?;
+        let Some(FarEnd::Stream(end)) = &mut leg.far else { return Err(DropReason::NotConnected) };
+        let same_codec = end.stream.codec == arrival.codec;
+        match arrival.kind {
+            Kind::Audio if !same_codec => {
+                let mut bridge = leg.inward.transcoder.take();
+                let pushed = bridge_push(&mut bridge, arrival, &end.format, payload, now);
+                self.keep_bridge(id, Side::Inward, bridge);
+                return pushed;
+            }
+            Kind::Event(_) if !end.stream.telephone_event => {
+                return Err(DropReason::NoTelephoneEvent);
+            }
+            Kind::Audio | Kind::Event(_) => {}
+        }
+        let clock_rate = end.stream.codec.clock_rate();
+        let departure = place(&mut end.outgoing, arrival, clock_rate, same_codec, now);
+        let mut event = [0; 4];
+        let frame = Frame {
+            stream: end.stream.send,
+            sequence: departure.placed.sequence,
+            timestamp: departure.placed.timestamp,
+            marker: departure.marker,
+            kind: match arrival.kind {
+                Kind::Audio => FrameKind::Audio,
+                Kind::Event(_) => FrameKind::TelephoneEvent,
+            },
+            payload: converted(payload, departure.clocks, &mut event),
+        };
+        let link = self.links.get_mut(&end.stream.peer).ok_or(DropReason::NotConnected)?;
+        let flushed = link.push(&frame, now)?;
+        self.counters.frames_sent += 1;
+        if flushed.iter().any(Option::is_some) {
+            let peer = end.stream.peer.clone();
+            flushed.into_iter().flatten().for_each(|b| self.send_datagram(peer.clone(), b));
+        }
+        if arrival.kind == Kind::Audio {
+            self.drop_bridge(id, Side::Inward);
+        }
+        Ok(())
+    }
+
+    pub(super) fn send_datagram(&mut self, peer: PopId, bytes: Bytes) {
+        self.counters.datagrams_sent += 1;
+        self.transmit(MediaTransmit::Datagram { peer, bytes });
+    }
+
+    /// A datagram from another POP, whose identity the link proved.
+    pub fn handle_datagram(&mut self, peer: &PopId, datagram: &[u8], now: Instant) {
+        self.counters.datagrams_received += 1;
+        let Ok(datagram) = Datagram::decode(datagram) else {
+            return self.counters.drop(DropReason::MalformedDatagram);
+        };
+        self.link(peer);
+        let path = self.links.get_mut(peer).map(|link| &mut link.path);
+        let (sequence, sent) = (datagram.path_sequence, datagram.send_time_us);
+        if !path.is_some_and(|path| path.received(sequence, sent, now)) {
+            return self.counters.drop(DropReason::DuplicateDatagram);
+        }
+        for frame in datagram.frames() {
+            let received = match frame {
+                Ok(frame) => {
+                    self.counters.frames_received += 1;
+                    self.receive_frame(peer, &frame, now)
+                }
+                Err(_) => Err(DropReason::MalformedDatagram),
+            };
+            if let Err(reason) = received {
+                self.counters.drop(reason);
+            }
+        }
+    }
+
+    fn receive_frame(
+        &mut self,
+        peer: &PopId,
+        frame: &Frame<'_>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let id = *self.streams.get(&frame.stream).ok_or(DropReason::UnknownStream)?;
+        let leg = self.legs.get_mut(&id).ok_or(DropReason::UnknownStream)?;
+        let Some(FarEnd::Stream(end)) = &leg.far else { return Err(DropReason::UnknownStream) };
+        if &end.stream.peer != peer {
+            return Err(DropReason::WrongPeer);
+        }
+        let codec = end.stream.codec;
+        let arrival = Arrival {
+            feed: Feed::Overlay(leg.connection),
+            kind: match frame.kind {
+                FrameKind::Audio => Kind::Audio,
+                FrameKind::TelephoneEvent => Kind::Event(codec.clock_rate()),
+                FrameKind::ComfortNoise => return Err(DropReason::UnknownPayloadType),
+            },
+            sequence: frame.sequence,
+            timestamp: frame.timestamp,
+            marker: frame.marker,
+            codec,
+        };
+        let same_codec = leg.codec() == Some(codec);
+        let (params, outgoing, dst) = leg.sending()?;
+        if arrival.kind == Kind::Audio && !same_codec {
+            let mut bridge = leg.outward.transcoder.take();
+            let params = leg.params.as_ref().ok_or(DropReason::NotConnected)?;
+            let pushed = bridge_push(&mut bridge, arrival, &params.codec, frame.payload, now);
+            self.keep_bridge(id, Side::Outward, bridge);
+            return pushed;
+        }
+        let (payload_type, departure) = depart(params, outgoing, arrival, same_codec, now)?;
+        let mut event = [0; 4];
+        let payload = converted(frame.payload, departure.clocks, &mut event);
+        let header = Header {
+            marker: departure.marker,
+            payload_type,
+            sequence: departure.placed.sequence,
+            timestamp: departure.placed.timestamp,
+            ssrc: outgoing.ssrc,
+        };
+        outgoing.sent(payload.len());
+        self.send_rtp(id, dst, header, payload);
+        if arrival.kind == Kind::Audio {
+            self.drop_bridge(id, Side::Outward);
+        }
+        Ok(())
+    }
+
+    fn send_rtp(&mut self, leg: LegId, dst: SocketAddr, header: Header, payload: &[u8]) {
+        let bytes = HEADER_BYTES + payload.len();
+        if self.arena.capacity() < bytes {
+            self.arena.reserve(ARENA_BYTES.max(bytes));
+        }
+        header.write(&mut self.arena);
+        self.arena.extend_from_slice(payload);
+        let bytes = self.arena.split().freeze();
+        self.counters.rtp_sent += 1;
+        self.transmit(MediaTransmit::Rtp { leg, dst, bytes });
+    }
+
+    fn bridge_to_leg(
+        &mut self,
+        from: LegId,
+        to: LegId,
+        arrival: Arrival,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let mut bridge = self.legs.get_mut(&from).and_then(|leg| leg.inward.transcoder.take());
+        let params = self.legs.get(&to).and_then(|leg| leg.params.as_ref());
+        let pushed = match params {
+            Some(params) => bridge_push(&mut bridge, arrival, &params.codec, payload, now),
+            None => Err(DropReason::NotConnected),
+        };
+        if pushed == Err(DropReason::PlayoutLate)
+            && let Some(leg) = self.legs.get_mut(&from)
+        {
+            leg.late += 1;
+        }
+        self.keep_bridge(from, Side::Inward, bridge);
+        pushed
+    }
+
+    /// Puts a transcoder back and arms its timer.
+    fn keep_bridge(&mut self, id: LegId, side: Side, transcoder: Option<Box<Transcoder>>) {
+        let Some(leg) = self.legs.get_mut(&id) else { return };
+        let bridge = side_of(leg, side);
+        let due = transcoder.as_ref().and_then(|t| t.poll_timeout());
+        bridge.transcoder = transcoder;
+        if bridge.armed != due {
+            if let Some(armed) = bridge.armed.take() {
+                self.timers.remove(&(armed, id, Timer::Playout(side)));
+            }
+            if let Some(due) = due {
+                self.timers.insert((due, id, Timer::Playout(side)));
+            }
+            bridge.armed = due;
+        }
+    }
+
+    /// Relaying again: the codecs have become the same.
+    fn drop_bridge(&mut self, id: LegId, side: Side) {
+        if self.legs.get_mut(&id).is_some_and(|leg| side_of(leg, side).transcoder.is_some()) {
+            self.keep_bridge(id, side, None);
+        }
+    }
+
+    /// A transcoder's time has come.
+    pub(super) fn run_bridge(&mut self, id: LegId, side: Side, now: Instant) {
+        let Some(leg) = self.legs.get_mut(&id) else { return };
+        let bridge = side_of(leg, side);
+        bridge.armed = None;
+        let Some(mut transcoder) = bridge.transcoder.take() else { return };
+        while let Some(encoded) = transcoder.handle_timeout(now) {
+            self.counters.transcoded += 1;
+            let sent = match side {
+                Side::Outward => self.generated_to_leg(id, encoded, now),
+                Side::Inward => self.generated_inward(id, encoded, now),
+            };
+            if let Err(reason) = sent {
+                self.counters.drop(reason);
+            }
+        }
+        let stats = transcoder.take_stats();
+        self.counters.concealed += stats.concealed;
+        for (reason, count) in
+            [(DropReason::PlayoutLate, stats.late), (DropReason::CodecFailed, stats.failed)]
+        {
+            self.counters.drop_many(reason, count);
+        }
+        if side == Side::Inward
+            && let Some(leg) = self.legs.get_mut(&id)
+        {
+            leg.late += stats.late;
+        }
+        self.keep_bridge(id, side, Some(transcoder));
+    }
+
+    fn generated_inward(
+        &mut self,
+        id: LegId,
+        encoded: super::transcode::Encoded<'_>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let leg = self.legs.get_mut(&id).ok_or(DropReason::UnknownLeg)?;
+        match &mut leg.far {
+            None => Err(DropReason::NotConnected),
+            Some(FarEnd::Leg(to)) => {
+                let to = *to;
+                self.generated_to_leg(to, encoded, now)
+            }
+            Some(FarEnd::Stream(end)) => {
+                let placed = end.outgoing.generate(encoded.units, encoded.first, now);
+                let frame = Frame {
+                    stream: end.stream.send,
+                    sequence: placed.sequence,
+                    timestamp: placed.timestamp,
+                    marker: placed.fresh,
+                    kind: FrameKind::Audio,
+                    payload: encoded.payload,
+                };
+                let peer = end.stream.peer.clone();
+                let link = self.links.get_mut(&peer).ok_or(DropReason::NotConnected)?;
+                let flushed = link.push(&frame, now)?;
+                self.counters.frames_sent += 1;
+                flushed.into_iter().flatten().for_each(|b| self.send_datagram(peer.clone(), b));
+                Ok(())
+            }
+        }
+    }
+
+    fn generated_to_leg(
+        &mut self,
+        id: LegId,
+        encoded: super::transcode::Encoded<'_>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let leg = self.legs.get_mut(&id).ok_or(DropReason::NotConnected)?;
+        let (params, outgoing, dst) = leg.sending()?;
+        let payload_type = params.codec.payload_type;
+        let placed = outgoing.generate(encoded.units, encoded.first, now);
+        outgoing.sent(encoded.payload.len());
+        let header = Header {
+            marker: placed.fresh,
+            payload_type,
+            sequence: placed.sequence,
+            timestamp: placed.timestamp,
+            ssrc: outgoing.ssrc,
+        };
+        self.send_rtp(id, dst, header, encoded.payload);
+        Ok(())
+    }
+}
+
+fn side_of(leg: &mut Leg, side: Side) -> &mut super::leg::Bridge {
+    match side {
+        Side::Inward => &mut leg.inward,
+        Side::Outward => &mut leg.outward,
+    }
+}
+
+/// Payload type and place of a packet that leaves by a leg.
+fn depart(
+    params: &LegParams,
+    outgoing: &mut Outgoing,
+    arrival: Arrival,
+    same_codec: bool,
+    now: Instant,
+) -> Result<(u8, Departure), DropReason> {
+    let (payload_type, clock_rate) = match arrival.kind {
+        Kind::Audio => (params.codec.payload_type, params.codec.codec.clock_rate()),
+        Kind::Event(_) => {
+            let event = params.telephone_event.ok_or(DropReason::NoTelephoneEvent)?;
+            (event.payload_type, event.clock_rate)
+        }
+    };
+    Ok((payload_type, place(outgoing, arrival, clock_rate, same_codec, now)))
+}
+
+fn place(
+    outgoing: &mut Outgoing,
+    arrival: Arrival,
+    clock_rate: u32,
+    same_codec: bool,
+    now: Instant,
+) -> Departure {
+    let Arrival { feed, sequence, timestamp, .. } = arrival;
+    match arrival.kind {
+        Kind::Audio => {
+            let placed = outgoing.relay(feed, sequence, timestamp, now);
+            Departure { placed, marker: arrival.marker || placed.fresh, clocks: None }
+        }
+        Kind::Event(from) => {
+            let at = (sequence, timestamp);
+            let placed = if same_codec {
+                outgoing.relay_event(feed, at, from == clock_rate, now)
+            } else {
+                outgoing.generate_event(timestamp, now)
+            };
+            Departure { placed, marker: arrival.marker, clocks: Some((from, clock_rate)) }
+        }
+    }
+}
+
+/// The payload of an event in the clock it leaves by; `event` holds it if it had to change.
+fn converted<'a>(
+    payload: &'a [u8],
+    clocks: Option<(u32, u32)>,
+    event: &'a mut [u8; 4],
+) -> &'a [u8] {
+    match (clocks, payload.first_chunk::<4>()) {
+        (Some((from, to)), Some(first)) if from != to => {
+            *event = *first;
+            telephone_event::convert_clock(event, from, to);
+            event
+        }
+        _ => payload,
+    }
+}
+
+/// Gives a packet to the transcoder between two formats, making it if there is none.
+fn bridge_push(
+    bridge: &mut Option<Box<Transcoder>>,
+    arrival: Arrival,
+    to: &Format,
+    payload: &[u8],
+    now: Instant,
+) -> Result<(), DropReason> {
+    if !bridge.as_ref().is_some_and(|transcoder| transcoder.fits(arrival.codec, to)) {
+        let transcoder = Transcoder::new(arrival.codec, to).map_err(|_| DropReason::CodecFailed)?;
+        *bridge = Some(Box::new(transcoder));
+    }
+    match bridge {
+        Some(transcoder) => transcoder.push(arrival.timestamp, payload, now),
+        None => Err(DropReason::CodecFailed),
+    }
+}

@@ -1,0 +1,122 @@
+//! RTCP of the legs (RFC 3550 §6): it ends here, each side gets our own.
+
+use std::net::SocketAddr;
+
+use bytes::{Bytes, BytesMut};
+use proto::id::LegId;
+use proto::time::{Duration, Instant};
+
+use super::leg::Leg;
+use super::{DropReason, Media, MediaTransmit};
+use crate::rtp::rtcp::{self, ReportBlock, Rtcp, SenderInfo};
+
+/// NTP format of a time (RFC 3550 §4). We have no wall clock; any steady one will do there.
+fn ntp(now: Instant) -> u64 {
+    let nanos = now.as_nanos();
+    (nanos / 1_000_000_000) << 32 | ((nanos % 1_000_000_000) << 32) / 1_000_000_000
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "the middle 32 bits are what is meant")]
+fn middle(ntp: u64) -> u32 {
+    (ntp >> 16) as u32
+}
+
+impl Media {
+    /// A packet on a leg's RTCP socket.
+    pub fn handle_rtcp(&mut self, leg: LegId, source: SocketAddr, packet: &[u8], now: Instant) {
+        self.counters.rtcp_received += 1;
+        if let Err(reason) = self.receive_rtcp(leg, source, packet, now) {
+            self.counters.drop(reason);
+        }
+    }
+
+    fn receive_rtcp(
+        &mut self,
+        leg: LegId,
+        source: SocketAddr,
+        packet: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let leg = self.legs.get_mut(&leg).ok_or(DropReason::UnknownLeg)?;
+        let packets = rtcp::parse(packet).map_err(|_| DropReason::MalformedRtcp)?;
+        let signaled = leg.params.as_ref().and_then(|p| p.remote_rtcp);
+        let peer = leg.latch.current().map(|current| current.ip());
+        if signaled != Some(source) && peer != Some(source.ip()) {
+            return Err(DropReason::WrongSource);
+        }
+        leg.feedback.address = Some(source);
+        for packet in packets {
+            if let Rtcp::Report { ssrc, sender, blocks } = packet {
+                let is_peer = leg.reception.source().is_none_or(|(source, _)| source == ssrc);
+                if let Some(sender) = sender.filter(|_| is_peer) {
+                    leg.feedback.sender_report = Some((middle(sender.ntp), now));
+                }
+                let ours = leg.outgoing.ssrc;
+                blocks.iter().filter(|b| b.ssrc == ours).for_each(|b| feedback(leg, b, now));
+            }
+        }
+        Ok(())
+    }
+
+    /// The regular report, or the last one with BYE.
+    pub(super) fn send_rtcp(&mut self, id: LegId, bye: bool, now: Instant) {
+        let Some(leg) = self.legs.get_mut(&id) else { return };
+        let Some((dst, mux)) = leg.rtcp_remote() else { return };
+        let bytes = compound(leg, &self.config.cname, bye, now);
+        self.counters.rtcp_sent += 1;
+        self.transmit(MediaTransmit::Rtcp { leg: id, dst, mux, bytes });
+    }
+}
+
+/// What the peer says of what we send.
+fn feedback(leg: &mut Leg, block: &ReportBlock, now: Instant) {
+    leg.feedback.lost = Some(u64::try_from(block.cumulative_lost).unwrap_or(0));
+    let rate = u64::from(leg.outgoing.clock_rate().max(1));
+    leg.feedback.jitter = Some(Duration::from_micros(u64::from(block.jitter) * 1_000_000 / rate));
+    if block.last_sr != 0 {
+        let elapsed = middle(ntp(now))
+            .wrapping_sub(block.last_sr)
+            .wrapping_sub(block.delay_since_last_sr)
+            .cast_signed();
+        // Negative by rounding, or a peer that cannot count.
+        let micros = u64::from(elapsed.max(0).unsigned_abs()) * 1_000_000 >> 16;
+        if micros < 30_000_000 {
+            leg.feedback.round_trip = Some(Duration::from_micros(micros));
+        }
+    }
+}
+
+fn compound(leg: &mut Leg, cname: &str, bye: bool, now: Instant) -> Bytes {
+    let sent = leg.outgoing.packets;
+    #[allow(clippy::cast_possible_truncation, reason = "the counts wrap at 32 bits")]
+    let sender = (sent != leg.reported_packets).then(|| SenderInfo {
+        ntp: ntp(now),
+        rtp_timestamp: leg.outgoing.time(now),
+        packets: sent as u32,
+        octets: leg.outgoing.octets as u32,
+    });
+    leg.reported_packets = sent;
+    let block = leg.reception.source().map(|(ssrc, highest_sequence)| {
+        let interval = leg.reception.interval();
+        let (last_sr, delay) = leg.feedback.sender_report.map_or((0, 0), |(middle, at)| {
+            let delay = (now - at).as_micros() * 65_536 / 1_000_000;
+            (middle, u32::try_from(delay).unwrap_or(u32::MAX))
+        });
+        ReportBlock {
+            ssrc,
+            fraction_lost: interval.fraction_lost(),
+            cumulative_lost: i32::try_from(leg.reception.lost()).unwrap_or(i32::MAX),
+            highest_sequence,
+            jitter: leg.reception.jitter_units(),
+            last_sr,
+            delay_since_last_sr: delay,
+        }
+    });
+    let mut bytes = BytesMut::with_capacity(128);
+    rtcp::write_report(&mut bytes, leg.outgoing.ssrc, sender, block);
+    rtcp::write_cname(&mut bytes, leg.outgoing.ssrc, cname);
+    if bye {
+        rtcp::write_bye(&mut bytes, leg.outgoing.ssrc);
+    }
+    bytes.freeze()
+}
