@@ -2,9 +2,11 @@
 //!
 //! - [`peers`]: sipp and baresip as children of ours, and PESQ.
 //! - [`scene`]: a mesh of the lab, provisioned for a test.
+//! - [`sim`]: the whole mesh in one thread, in virtual time.
 
 pub mod peers;
 pub mod scene;
+pub mod sim;
 
 use std::path::{Path, PathBuf};
 

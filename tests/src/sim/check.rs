@@ -1,0 +1,182 @@
+//! What must be true at the end of a run.
+
+use std::collections::BTreeMap;
+
+use pop_core::call::{Cdr, CdrRole};
+use proto::control::NumberState;
+use proto::time::{Duration, Instant};
+
+use super::carrier::{Report, Side};
+use super::operator::number;
+use super::plan::{CallPlan, Fault};
+use super::pop::PopNode;
+use super::world::World;
+
+/// Two phones of one call, as they tell it.
+type Sides<'a> = (&'a CallPlan, Option<&'a Report>, Option<&'a Report>);
+
+/// Every complaint; none is what we want.
+pub fn complaints(world: &World) -> Vec<String> {
+    let mut found = world.complaints.clone();
+    leftovers(world, &mut found);
+    records(world, &mut found);
+    media(world, &mut found);
+    acknowledged(world, &mut found);
+    found
+}
+
+/// No call, leg, port, transaction or timer is left.
+fn leftovers(world: &World, found: &mut Vec<String>) {
+    for PopNode { id, pop, media, sockets, .. } in &world.pops {
+        if !pop.is_idle() {
+            found.push(format!("{id} is not idle: {:?}", pop.calls()));
+        }
+        if media.legs() > 0 || !sockets.is_empty() {
+            found.push(format!(
+                "{id} has {} legs and {} sockets left",
+                media.legs(),
+                sockets.len()
+            ));
+        }
+        for (what, timer) in [("calls", pop.poll_timeout()), ("media", media.poll_timeout())] {
+            if let Some(at) = timer {
+                found.push(format!("{id}: a timer of its {what} is left, at {at}"));
+            }
+        }
+    }
+    for (region, carrier) in world.carriers.iter().enumerate() {
+        if !carrier.is_idle() {
+            found.push(format!("a phone of region {region} waits for something"));
+        }
+    }
+}
+
+fn sides(world: &World) -> Vec<Sides<'_>> {
+    let mut reports: BTreeMap<(usize, Side), &Report> = BTreeMap::new();
+    for carrier in &world.carriers {
+        reports.extend(carrier.reports().map(|(plan, side, report)| ((plan.number, side), report)));
+    }
+    let of = |plan: &CallPlan, side| reports.get(&(plan.number, side)).copied();
+    let calls = world.plan.calls.iter();
+    calls.map(|plan| (plan, of(plan, Side::Caller), of(plan, Side::Callee))).collect()
+}
+
+/// Exactly one billing record a call, and it agrees with what the caller saw.
+fn records(world: &World, found: &mut Vec<String>) {
+    let mut billed: BTreeMap<&str, Vec<&Cdr>> = BTreeMap::new();
+    let mut others: BTreeMap<(&str, String), usize> = BTreeMap::new();
+    for cdr in &world.cdrs {
+        if cdr.role == CdrRole::Egress {
+            *others.entry((cdr.to.as_str(), cdr.pop.to_string())).or_default() += 1;
+        } else {
+            billed.entry(cdr.to.as_str()).or_default().push(cdr);
+        }
+        if cdr.ended < cdr.started || cdr.answered.is_some_and(|at| at > cdr.ended) {
+            found.push(format!("a record of {} ends before it begins", cdr.pop));
+        }
+    }
+    for (plan, caller, _) in sides(world) {
+        let to = number(plan.to, plan.number);
+        let records = billed.remove(to.as_str()).unwrap_or_default();
+        let call = plan.number;
+        let [record] = records.as_slice() else {
+            found.push(format!("call {call} has {} billing records", records.len()));
+            continue;
+        };
+        let answered = caller.and_then(|report| report.answered);
+        if answered.is_some() && record.answered.is_none() {
+            found.push(format!("call {call} was answered; its record says {:?}", record.cause));
+        }
+        let silent = caller.is_some_and(|r| r.timed_out && r.answered.is_none() && !r.cancelled);
+        if silent {
+            found.push(format!("call {call}: the POP never answered the INVITE"));
+        }
+    }
+    let strangers: Vec<_> = billed.values().flatten().map(|cdr| cdr.pop.to_string()).collect();
+    if !strangers.is_empty() {
+        found.push(format!("records of calls nobody made: {strangers:?}"));
+    }
+    for ((_, pop), count) in others.iter().filter(|(_, count)| **count > 1) {
+        found.push(format!("{pop} wrote {count} egress records of one call"));
+    }
+}
+
+/// Media flowed both ways in calls nothing disturbed, and never into a wrong ear.
+fn media(world: &World, found: &mut Vec<String>) {
+    for (plan, caller, callee) in sides(world) {
+        let (Some(caller), Some(callee)) = (caller, callee) else { continue };
+        let call = plan.number;
+        for report in [caller, callee] {
+            if report.foreign > 0 {
+                found.push(format!("call {call} heard {} packets of others", report.foreign));
+            }
+        }
+        let (Some(from), Some(until)) = (caller.answered, caller.ended.or(callee.ended)) else {
+            continue;
+        };
+        // A call that was put on hold is silent for a while.
+        let usual = plan.hold_after.is_none() && caller.status == Some(200);
+        if until - from < Duration::from_secs(1) || !usual || is_disturbed(world, plan, from, until)
+        {
+            continue;
+        }
+        // Each side sends 50 packets a second; the first and last ones may meet nobody.
+        let share = if world.plan.conditions.far_loss > 0.0 { 0.85 } else { 0.97 };
+        for (who, heard, sent) in
+            [("caller", caller.received, callee.sent), ("callee", callee.received, caller.sent)]
+        {
+            let due = (sent.saturating_sub(20)) as f64 * share;
+            if (heard as f64) < due || sent == 0 {
+                found.push(format!("call {call}: the {who} heard {heard} of {sent} packets"));
+            }
+        }
+    }
+}
+
+/// A cut between its POPs while it was up, or shortly before.
+fn is_disturbed(world: &World, plan: &CallPlan, from: Instant, until: Instant) -> bool {
+    world.plan.faults.iter().any(|(at, fault)| match fault {
+        Fault::Cut(ends, lasts) => {
+            let ours = super::net::pair(plan.from, plan.to) == *ends;
+            ours && *at < until && *at + *lasts + Duration::from_secs(5) > from
+        }
+        Fault::CutRaft(..) | Fault::Crash(..) | Fault::CrashAll(_) => false,
+    })
+}
+
+/// What was acknowledged is there, on every replica, once; replicas and views are equal.
+fn acknowledged(world: &World, found: &mut Vec<String>) {
+    if !world.operator.is_done() {
+        found.push("the operator still waits for an acknowledgement".into());
+    }
+    found.extend(world.operator.refused.iter().map(|why| format!("refused: {why}")));
+    let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
+    for (e164, tenant) in &world.operator.acknowledged {
+        if let Some(other) = owners.insert(e164, tenant) {
+            found.push(format!("a number was given to {other} and to {tenant}"));
+        }
+    }
+    let mut hashes = Vec::new();
+    for node in &world.control {
+        let Some(replica) = &node.replica else {
+            found.push(format!("control node {} is not running at the end", node.index));
+            continue;
+        };
+        let state = replica.state();
+        hashes.push(state.hash());
+        for (e164, tenant) in &world.operator.acknowledged {
+            let number = state.number(e164);
+            let kept =
+                number.is_some_and(|n| n.state() == NumberState::Active && n.tenant == *tenant);
+            if !kept {
+                found.push(format!("control node {} lost an allocation of {tenant}", node.index));
+            }
+        }
+    }
+    if hashes.windows(2).any(|pair| pair.first() != pair.last()) {
+        found.push("replicas differ".into());
+    }
+    if !world.views_agree() {
+        found.push("a POP's view is behind".into());
+    }
+}

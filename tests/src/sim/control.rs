@@ -1,0 +1,185 @@
+//! A control node: the replica, a disk that loses what was not synced, and its watchers.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use control_core::replica::{
+    LogEntry, Persist, Position, Replica, ReplicaCommand, ReplicaConfig, Restored,
+};
+use control_core::watch::WatchLog;
+use pop_core::view::ViewUpdate;
+use proto::id::{NodeId, Revision};
+use proto::time::Duration;
+
+use super::net::REGIONS;
+
+/// Events kept for watchers that come back: few, so that snapshots happen too.
+const WATCH_EVENTS: usize = 16;
+/// Time between ticks.
+pub const TICK: Duration = Duration::from_millis(50);
+
+/// A disk: one transaction at a time.
+#[derive(Debug, Default)]
+pub struct Disk {
+    durable: Restored,
+    tables: BTreeMap<Vec<u8>, Bytes>,
+    /// For [`super::Mutation::ForgetfulDisk`].
+    before: Option<(Restored, BTreeMap<Vec<u8>, Bytes>)>,
+}
+
+impl Disk {
+    /// A whole transaction, durable from now on.
+    fn write(&mut self, persist: Persist) {
+        self.before = Some((self.durable.clone(), self.tables.clone()));
+        let Persist { snapshot, entries, changes, hard_state, applied, compact_to, .. } = persist;
+        if let Some(snapshot) = snapshot {
+            self.durable.entries.clear();
+            self.durable.base = snapshot.position;
+            self.tables = snapshot.tables.into_iter().collect();
+        }
+        if let Some(first) = entries.first().map(|entry| entry.index) {
+            self.durable.entries.retain(|entry| entry.index < first);
+            self.durable.entries.extend(entries);
+        }
+        for change in changes {
+            match change.value {
+                Some(value) => _ = self.tables.insert(change.key, value),
+                None => _ = self.tables.remove(&change.key),
+            }
+        }
+        self.durable.hard_state = hard_state;
+        self.durable.applied = applied;
+        if let Some(base) = compact_to {
+            self.compact(base);
+        }
+    }
+
+    fn compact(&mut self, base: Position) {
+        self.durable.entries.retain(|entry: &LogEntry| entry.index > base.index);
+        self.durable.base = base;
+    }
+
+    fn restore(&self) -> Restored {
+        let tables = self.tables.clone().into_iter().collect();
+        Restored { tables, ..self.durable.clone() }
+    }
+
+    /// Undoes the last transaction.
+    pub fn forget(&mut self) {
+        if let Some((durable, tables)) = self.before.take() {
+            (self.durable, self.tables) = (durable, tables);
+        }
+    }
+}
+
+/// A control node. `replica` is `None` while it is dead.
+pub struct ControlNode {
+    pub index: usize,
+    pub replica: Option<Replica>,
+    pub disk: Disk,
+    pub watch: WatchLog,
+    /// Counts up at each start: what was under way to an earlier life is dropped.
+    pub life: u64,
+    /// Being written; lost by a crash.
+    writing: Option<Persist>,
+    /// Proposals handed out.
+    pub proposals: u64,
+}
+
+impl ControlNode {
+    pub fn new(index: usize) -> Self {
+        let mut node = Self {
+            index,
+            replica: None,
+            disk: Disk::default(),
+            watch: WatchLog::new(WATCH_EVENTS, Revision(0)),
+            life: 0,
+            writing: None,
+            proposals: 0,
+        };
+        node.start();
+        node
+    }
+
+    /// Starts from what the disk has.
+    pub fn start(&mut self) {
+        let voters = (1..).take(REGIONS).map(NodeId).collect();
+        // Pinned and distinct: raft-rs draws from a range with real entropy.
+        let election = 10 + 3 * u32::try_from(self.index).unwrap_or(0);
+        self.life += 1;
+        let config = ReplicaConfig {
+            id: node_id(self.index),
+            voters,
+            heartbeat_ticks: 2,
+            election_ticks: (election, election + 1),
+            priority: 0,
+            incarnation: format!("disk-{}-life-{}", self.index, self.life),
+        };
+        let replica = Replica::new(config, self.disk.restore()).expect("what was written restores");
+        self.watch = WatchLog::new(WATCH_EVENTS, replica.state().revision());
+        self.writing = None;
+        self.replica = Some(replica);
+    }
+
+    /// kill -9.
+    pub fn crash(&mut self) {
+        self.replica = None;
+        self.writing = None;
+    }
+
+    /// A transaction begins; it is durable when [`ControlNode::synced`] is called.
+    pub fn write(&mut self, persist: Persist) -> u64 {
+        let number = persist.number;
+        assert!(self.writing.is_none(), "two transactions at once");
+        self.writing = Some(persist);
+        number
+    }
+
+    /// The sync returned.
+    pub fn synced(&mut self) {
+        if let (Some(persist), Some(replica)) = (self.writing.take(), &mut self.replica) {
+            let number = persist.number;
+            self.disk.write(persist);
+            replica.handle_persisted(number);
+        }
+    }
+
+    /// The next thing the replica wants.
+    pub fn poll(&mut self) -> Option<ReplicaCommand> {
+        self.replica.as_mut()?.poll_command()
+    }
+
+    /// What a watcher that holds `revision` of `cluster_id` is sent first. `None`: this node is
+    /// behind the watcher.
+    pub fn begin_watch(&self, cluster_id: &str, revision: Revision) -> Option<Vec<ViewUpdate>> {
+        let state = self.replica.as_ref()?.state();
+        if state.cluster_id().is_empty() {
+            return None;
+        }
+        if cluster_id == state.cluster_id() {
+            if revision > state.revision() {
+                return None;
+            }
+            if revision > Revision(0)
+                && let Ok(events) = self.watch.since(revision)
+            {
+                return Some(events.map(|e| ViewUpdate::Event(e.as_ref().clone())).collect());
+            }
+        }
+        Some(vec![ViewUpdate::Snapshot {
+            cluster_id: state.cluster_id(),
+            revision: state.revision(),
+            resources: state.resources().collect(),
+        }])
+    }
+}
+
+/// Ids count from 1.
+pub fn node_id(index: usize) -> NodeId {
+    NodeId(index as u64 + 1)
+}
+
+/// And back.
+pub fn index_of(id: NodeId) -> usize {
+    usize::try_from(id.0.saturating_sub(1)).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,48 @@
+//! One hash over everything that happened, to compare runs by.
+
+use std::fmt::Arguments;
+
+use proto::time::Instant;
+use sha2::{Digest, Sha256};
+
+/// The trace of a run.
+pub struct Trace {
+    hash: Sha256,
+    lines: u64,
+    print: bool,
+}
+
+impl Trace {
+    /// `TRACE=1` in the environment prints each line.
+    pub fn new() -> Self {
+        Self { hash: Sha256::new(), lines: 0, print: std::env::var_os("TRACE").is_some() }
+    }
+
+    /// One line; `bytes` go into the hash only.
+    pub fn note(&mut self, now: Instant, line: Arguments<'_>, bytes: &[u8]) {
+        let line = format!("{now} {line} [{}]", bytes.len());
+        if self.print {
+            println!("{line}");
+        }
+        self.lines += 1;
+        self.hash.update(line.as_bytes());
+        self.hash.update(bytes);
+    }
+
+    /// Lines so far.
+    pub const fn lines(&self) -> u64 {
+        self.lines
+    }
+
+    /// The hash, short.
+    pub fn digest(&self) -> String {
+        let bytes = self.hash.clone().finalize();
+        bytes.iter().take(8).map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
