@@ -104,7 +104,7 @@ impl Scene {
             }
             let what = format!("{} has no call left", site.id);
             crate::peers::eventually(&what, patience, async || {
-                Ok((self.metric(&node, "pop_calls_active").await? == 0.0).then_some(()))
+                Ok((self.metric(&node, "pop_calls").await? == 0.0).then_some(()))
             })
             .await?;
         }
@@ -113,12 +113,33 @@ impl Scene {
 
     /// CDRs a POP wrote, oldest first.
     pub fn cdrs(&self, pop: &str) -> Result<Vec<Value>> {
-        let path = self.mesh.dir().join("data").join(pop).join("cdr.jsonl");
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        let lines = text.lines().map(|line| Ok(serde_json::from_str(line)?));
-        lines
-            .collect::<Result<_>>()
-            .with_context(|| format!("{} is not JSON lines", path.display()))
+        let dir = self.mesh.dir().join("data").join(pop);
+        let files = std::fs::read_dir(&dir)?.flatten().map(|entry| entry.path());
+        let mut files: Vec<_> =
+            files.filter(|path| path.to_string_lossy().contains("/cdr-")).collect();
+        // A run may cross midnight.
+        files.sort();
+        let mut records = Vec::new();
+        for file in files {
+            let text = std::fs::read_to_string(&file)?;
+            let lines = text.lines().map(serde_json::from_str);
+            let lines: serde_json::Result<Vec<Value>> = lines.collect();
+            records.extend(lines.with_context(|| format!("{} is damaged", file.display()))?);
+        }
+        Ok(records)
+    }
+
+    /// Waits until a POP wrote so many CDRs, and returns them.
+    pub async fn wait_for_cdrs(&self, pop: &str, count: usize) -> Result<Vec<Value>> {
+        let mut records = Vec::new();
+        let wanted = format!("{count} CDRs at {pop}");
+        crate::peers::eventually(&wanted, SOON, async || {
+            records = self.cdrs(pop)?;
+            Ok((records.len() >= count).then_some(()))
+        })
+        .await
+        .with_context(|| format!("{} are there", self.cdrs(pop).map_or(0, |r| r.len())))?;
+        Ok(records)
     }
 }
 

@@ -44,7 +44,11 @@ fn a_thousand_calls_inside_one_region() {
         assert_clean("caller", &caller);
         assert_clean("callee", &callee);
         scene.idle(SOON).await?;
-        assert_eq!(scene.cdrs("fra1")?.len(), CALLS as usize, "one CDR a call");
+        assert_eq!(
+            scene.wait_for_cdrs("fra1", CALLS as usize).await?.len(),
+            CALLS as usize,
+            "one CDR a call"
+        );
         let plateau = rss(&scene, "fra1")?;
         thousand(&scene, FRA, "fra1").await?;
         scene.idle(SOON).await?;
@@ -68,7 +72,11 @@ fn a_thousand_calls_across_two_pops() {
         assert_clean("callee", &callee);
         scene.idle(SOON).await?;
         for pop in ["fra1", "iad1"] {
-            assert_eq!(scene.cdrs(pop)?.len(), CALLS as usize, "one CDR a call at {pop}");
+            assert_eq!(
+                scene.wait_for_cdrs(pop, CALLS as usize).await?.len(),
+                CALLS as usize,
+                "one CDR a call at {pop}"
+            );
         }
         Ok(())
     });

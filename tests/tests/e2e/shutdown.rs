@@ -26,9 +26,9 @@ fn a_pop_says_goodbye() {
         anna.closed(SOON).await?;
         bert.closed(SOON).await?;
         assert!(anna.log().contains("BYE sip:"), "anna got no BYE");
-        assert_eq!(scene.cdrs("fra1")?.len(), 1, "one CDR at fra1");
+        assert_eq!(scene.wait_for_cdrs("fra1", 1).await?.len(), 1, "one CDR at fra1");
         scene.idle(SOON).await?;
-        assert_eq!(scene.cdrs("iad1")?.len(), 1, "one CDR at iad1");
+        assert_eq!(scene.wait_for_cdrs("iad1", 1).await?.len(), 1, "one CDR at iad1");
         Ok(())
     });
 }
