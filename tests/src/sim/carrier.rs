@@ -71,7 +71,6 @@ enum State {
     },
     Up {
         dialog: Box<Dialog>,
-        ack: Option<ServerTx>,
     },
     /// Our BYE is out.
     Ending {
