@@ -127,7 +127,7 @@ impl Stage {
                 placed += 1;
             }
             if elapsed >= kill_at && self.killed.is_none() {
-                self.kill(screen)?;
+                self.kill(screen).await?;
             }
             self.mesh.check()?;
             if elapsed - drawn >= DRAW_EVERY {
@@ -198,7 +198,8 @@ impl Stage {
         }
     }
 
-    fn kill(&mut self, screen: &mut Screen) -> Result<()> {
+    async fn kill(&mut self, screen: &mut Screen) -> Result<()> {
+        self.led_by = leader(self.mesh.client(), self.mesh.api().len()).await;
         let victim = self.led_by.unwrap_or(1);
         let node = Node::Control(victim);
         let up = self.callers_up();
@@ -393,5 +394,5 @@ async fn leader(client: &Client, nodes: usize) -> Option<u64> {
 }
 
 fn narrow(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX).max(u32::from(n > 0))
+    u32::try_from(n).unwrap_or(u32::MAX)
 }
