@@ -29,6 +29,30 @@ pub struct ReplicaConfig {
     pub incarnation: String,
 }
 
+/// Bounds of the log, and how often replicas compare their states. `hash_every` is the same on all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// A log with more entries than this is compacted,
+    pub log_entries_max: usize,
+    /// down to so many, which followers may be behind without needing a snapshot.
+    pub log_entries_kept: usize,
+    /// A log with more bytes is compacted to what is not applied.
+    pub log_bytes_max: usize,
+    /// Log entries between comparisons; never 0.
+    pub hash_every: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            log_entries_max: 100_000,
+            log_entries_kept: 50_000,
+            log_bytes_max: 256 * 1024 * 1024,
+            hash_every: 4_096,
+        }
+    }
+}
+
 /// A place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Position {

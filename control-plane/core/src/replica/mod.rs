@@ -1,67 +1,328 @@
-//! A raft voter.
+//! A raft voter (Ongaro's thesis; raft-rs) with the state it replicates.
+//!
+//! Invariants:
+//! - What a message promises is durable before the message leaves: term and vote before a vote,
+//!   entries before their acknowledgement. At most one [`Persist`] is outstanding, and what depends
+//!   on it waits in it. A leader's appends may leave before, they promise nothing (thesis §10.2.1).
+//!   A disk that hangs thus silences a leader, and the others elect another.
+//! - A [`Persist`] is one transaction, so entries, hard state, tables and `applied` always agree.
+//! - No bytes of a peer can panic raft-rs: see `validate`.
+//! - A snapshot being written stops everything else.
+//!
+//! Deliberately not here: change of voters, leadership transfer, leases (raft-rs has no clock),
+//! forwarding of proposals and reads (the shells do, with deadlines).
 
 mod api;
+mod apply;
+mod drive;
+mod log;
+mod proposals;
+mod reads;
+mod snapshot;
 mod validate;
+
+#[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use prost::Message as _;
+use prost011::Message as _;
+use proto::id::{NodeId, Revision};
+use proto::raft::{Command, Outcome, Reason, Rejected, outcome};
+use raft::prelude::{Message, MessageType};
+use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 
 pub use api::*;
 pub use validate::PeerMisbehaved;
 
-use proto::id::NodeId;
-use proto::raft::Command;
+use drive::Outstanding;
+use log::Log;
+use proposals::{Proposals, Queue};
+use reads::Reads;
+use validate::Judge;
 
+use crate::command::COMMAND_BYTES_MAX;
 use crate::state::State;
 
 /// A voter: log, state and the raft between them.
+///
+/// Drain [`Replica::poll_command`] to `None` after each call. Several proposals before the drain
+/// share one [`Persist`].
 pub struct Replica {
     config: ReplicaConfig,
+    limits: Limits,
+    voters: BTreeSet<u64>,
+    raw: RawNode<Log>,
     state: State,
+    applied: Position,
+    applied_durable: u64,
+    /// Table changes no [`Persist`] has carried yet, and since which tick.
+    dirty: BTreeMap<Vec<u8>, Option<Bytes>>,
+    dirty_since: Option<u64>,
+    outstanding: Option<Outstanding>,
+    persists: u64,
+    commands: VecDeque<ReplicaCommand>,
+    proposals: Proposals,
+    reads: Reads,
+    /// To be proposed together.
+    queue: Queue,
+    clock_due: u64,
+    /// State of a snapshot that was checked and handed to raft.
+    incoming: Option<(Position, State)>,
+    /// Followers a snapshot is on its way to, until which tick.
+    snapshots: BTreeMap<u64, u64>,
+    /// The prepared snapshot is freed at this tick unless it is under way.
+    snapshot_until: u64,
+    /// State hashes at the last multiples of [`Limits::hash_every`].
+    hashes: VecDeque<(u64, [u8; 32])>,
+    /// What [`ReplicaCommand::Role`] said last.
+    said: (Option<NodeId>, u64, Role),
+    /// Last log time stamped by this leader.
+    stamped_ms: u64,
+    wall_ms: u64,
+    tick: u64,
+    halted: bool,
     counters: Counters,
 }
 
 impl Replica {
     /// From what storage holds; `Restored::default()` for a new node.
     pub fn new(config: ReplicaConfig, restored: Restored) -> Result<Self, RestoreError> {
-        Ok(Self {
-            config,
-            state: State::from_tables(restored.tables)?,
+        let voters = check_config(&config)?;
+        let ids: Vec<u64> = voters.iter().copied().collect();
+        let fresh = restored == Restored::default();
+        let (restored, state) = if fresh {
+            bootstrap(&ids)
+        } else {
+            let mut restored = restored;
+            let state = State::from_tables(std::mem::take(&mut restored.tables))?;
+            (restored, state)
+        };
+        check_restored(&restored, &state, &ids)?;
+        let log = Log::new(&ids, restored.hard_state, restored.base, &restored.entries)?;
+        if restored.hard_state.commit > log.last().index {
+            return Err(RestoreError::Corrupt("the log ends before what was committed"));
+        }
+        let term = raft::Storage::term(&log, restored.applied)
+            .map_err(|_| RestoreError::Corrupt("what was applied is not in the log"))?;
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raw = RawNode::new(&raft_config(&config, restored.applied), log, &logger)
+            .map_err(|_| RestoreError::Config("raft refuses it"))?;
+        let said = (None, raw.raft.term, Role::Follower);
+        let mut replica = Self {
+            limits: Limits::default(),
+            voters,
+            raw,
+            state,
+            applied: Position { index: restored.applied, term },
+            applied_durable: restored.applied,
+            dirty: BTreeMap::new(),
+            dirty_since: None,
+            outstanding: None,
+            persists: 0,
+            commands: VecDeque::new(),
+            proposals: Proposals::default(),
+            reads: Reads::default(),
+            queue: Queue::default(),
+            clock_due: 0,
+            incoming: None,
+            snapshots: BTreeMap::new(),
+            snapshot_until: 0,
+            hashes: VecDeque::new(),
+            said,
+            stamped_ms: 0,
+            wall_ms: 0,
+            tick: 0,
+            halted: false,
             counters: Counters::default(),
-        })
+            config,
+        };
+        if fresh {
+            replica.persist_bootstrap(restored.base);
+        }
+        Ok(replica)
+    }
+
+    /// Other bounds than the default ones: simulations compact and compare more often.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
     /// A message of `from` (as its certificate says).
-    pub fn handle_peer(&mut self, _from: NodeId, _message: &[u8]) -> Result<(), PeerMisbehaved> {
+    pub fn handle_peer(&mut self, from: NodeId, message: &[u8]) -> Result<(), PeerMisbehaved> {
+        if self.halted {
+            return Ok(());
+        }
+        match self.take_message(from, message) {
+            Ok(()) => self.counters.peer_messages += 1,
+            Err(refused) => {
+                self.counters.peer_refused += 1;
+                return Err(refused);
+            }
+        }
         Ok(())
     }
 
-    /// Time passes. `wall_ms`: Unix time of this node, only used when it leads.
-    pub fn handle_tick(&mut self, _wall_ms: u64) {}
+    fn take_message(&mut self, from: NodeId, message: &[u8]) -> Result<(), PeerMisbehaved> {
+        if message.len() > PEER_MESSAGE_BYTES_MAX {
+            return Err(PeerMisbehaved::TooLarge(message.len()));
+        }
+        let message = Message::decode(message).map_err(|_| PeerMisbehaved::Encoding)?;
+        self.judge().check(from, &message)?;
+        if self.outstanding.as_ref().is_some_and(Outstanding::is_snapshot) {
+            self.counters.peer_dropped += 1;
+            return Ok(());
+        }
+        if message.msg_type == MessageType::MsgSnapshot as i32 {
+            self.open_snapshot(&message)?;
+        }
+        // Errors are about local messages and peers without progress: neither passes the judge.
+        let _ = self.raw.step(message);
+        if self.raw.snap().is_none() {
+            self.incoming = None;
+        }
+        Ok(())
+    }
+
+    fn judge(&self) -> Judge<'_> {
+        let raft = &self.raw.raft;
+        let last_index = raft.raft_log.last_index();
+        let writing = self.outstanding.as_ref().is_some_and(|o| o.is_log);
+        Judge {
+            id: self.config.id,
+            voters: &self.voters,
+            term: raft.term,
+            leader: raft.leader_id,
+            role: raft.state,
+            last_index,
+            log_durable: raft.raft_log.persisted == last_index && !writing,
+        }
+    }
+
+    /// Raft must not see a snapshot that cannot be installed: it has no way back.
+    fn open_snapshot(&mut self, message: &Message) -> Result<(), PeerMisbehaved> {
+        let snapshot = message.get_snapshot();
+        let metadata = snapshot.get_metadata();
+        let at = Position { index: metadata.index, term: metadata.term };
+        let state = snapshot::open(&snapshot.data).ok_or(PeerMisbehaved::Snapshot)?;
+        if state.voters() != self.state.voters() {
+            return Err(PeerMisbehaved::Snapshot);
+        }
+        self.incoming = Some((at, state));
+        Ok(())
+    }
+
+    /// Time passes. `wall_ms`: Unix time of this node; what a leader stamps the log with.
+    pub fn handle_tick(&mut self, wall_ms: u64) {
+        if self.halted {
+            return;
+        }
+        self.tick += 1;
+        self.wall_ms = wall_ms;
+        // An election while a snapshot is being written would look at a log that is not there.
+        if !self.outstanding.as_ref().is_some_and(Outstanding::is_snapshot) {
+            self.raw.tick();
+        }
+        let term = self.raw.raft.term;
+        for proposal in self.proposals.expired(self.tick, term) {
+            self.proposal_lost(proposal);
+        }
+        for read in self.reads.expired(self.tick) {
+            self.commands.push_back(ReplicaCommand::ReadLost { read });
+        }
+        self.advance_clock();
+        self.watch_snapshots();
+    }
 
     /// The [`Persist`] of this number is durable.
-    pub fn handle_persisted(&mut self, _number: u64) {}
+    pub fn handle_persisted(&mut self, number: u64) {
+        if self.halted {
+            return;
+        }
+        if let Some(done) = self.outstanding.take_if(|o| o.number == number) {
+            self.persisted(done);
+        }
+    }
 
     /// Messages to `to` are not arriving.
-    pub fn report_unreachable(&mut self, _to: NodeId) {}
+    pub fn report_unreachable(&mut self, to: NodeId) {
+        if self.halted || !self.voters.contains(&to.0) {
+            return;
+        }
+        self.raw.report_unreachable(to.0);
+        if self.snapshots.remove(&to.0).is_some() {
+            self.raw.report_snapshot(to.0, SnapshotStatus::Failure);
+        }
+    }
 
     /// Proposes a command; `proposal` names it in the answer: exactly one of
     /// [`ReplicaCommand::Outcome`] and [`ReplicaCommand::ProposalLost`] follows an `Ok`.
     pub fn propose(
         &mut self,
-        _proposal: u64,
-        _command: Command,
-        _wall_ms: u64,
+        proposal: u64,
+        command: Command,
+        wall_ms: u64,
     ) -> Result<(), ProposeError> {
-        Err(ProposeError::NotLeader { leader: None })
+        if self.halted || self.raw.raft.state != StateRole::Leader {
+            return Err(ProposeError::NotLeader { leader: self.leader() });
+        }
+        if command.encoded_len() > COMMAND_BYTES_MAX {
+            return Err(ProposeError::TooLarge);
+        }
+        if self.proposals.len() + self.queue.len() >= proposals::PROPOSALS_MAX {
+            return Err(ProposeError::Overloaded);
+        }
+        if command.kind.is_none() {
+            // Followers would refuse it: to them it is a command of a newer version.
+            self.answer_empty(proposal);
+            return Ok(());
+        }
+        if self.queue.is_full(self.raw.raft.uncommitted_size()) {
+            return Err(ProposeError::Overloaded);
+        }
+        self.wall_ms = wall_ms;
+        self.queue.push(Some(proposal), command);
+        Ok(())
+    }
+
+    fn answer_empty(&mut self, proposal: u64) {
+        let rejected =
+            Rejected { reason: Reason::Invalid.into(), message: "the command is empty".into() };
+        let revision = self.state.revision();
+        self.commands.push_back(ReplicaCommand::Outcome {
+            proposal,
+            outcome: Outcome {
+                revision: revision.0,
+                kind: Some(outcome::Kind::Rejected(rejected)),
+            },
+            revision,
+        });
     }
 
     /// Asks for a log index that a linearizable read must wait for; exactly one of
     /// [`ReplicaCommand::ReadReady`] and [`ReplicaCommand::ReadLost`] follows an `Ok`.
-    pub fn read_index(&mut self, _read: u64) -> Result<(), ReadError> {
-        Err(ReadError::NotLeader { leader: None })
+    pub fn read_index(&mut self, read: u64) -> Result<(), ReadError> {
+        if self.halted || self.raw.raft.state != StateRole::Leader {
+            return Err(ReadError::NotLeader { leader: self.leader() });
+        }
+        if self.reads.len() >= reads::READS_MAX {
+            return Err(ReadError::Overloaded);
+        }
+        self.note_role();
+        self.reads.push(read, self.tick + self.patience());
+        Ok(())
     }
 
     /// The next thing to do; drain it after each `handle_*`, `propose` and `read_index`.
     pub fn poll_command(&mut self) -> Option<ReplicaCommand> {
-        None
+        if self.commands.is_empty() {
+            self.pump();
+        }
+        self.commands.pop_front()
     }
 
     /// The state as applied here.
@@ -69,31 +330,136 @@ impl Replica {
         &self.state
     }
 
-    /// Log index up to which `state()` holds effects.
+    /// Log index up to which [`Replica::state`] holds effects.
     pub fn applied(&self) -> u64 {
-        0
+        self.applied.index
+    }
+
+    /// The leader, if known.
+    pub fn leader(&self) -> Option<NodeId> {
+        let leader = self.raw.raft.leader_id;
+        (leader != raft::INVALID_ID).then_some(NodeId(leader))
     }
 
     /// How things stand.
     pub fn status(&self) -> Status {
+        let raft = &self.raw.raft;
+        let progress = |id: &u64| Some((NodeId(*id), raft.prs().get(*id)?.matched));
+        let leads = raft.state == StateRole::Leader;
         Status {
             id: self.config.id,
-            role: Role::Follower,
-            term: 0,
-            leader: None,
-            commit: 0,
-            applied: 0,
-            applied_durable: 0,
-            first_index: 0,
-            last_index: 0,
-            match_index: Vec::new(),
-            proposals: 0,
-            commands: 0,
+            role: role(raft.state),
+            term: raft.term,
+            leader: self.leader(),
+            commit: raft.raft_log.committed,
+            applied: self.applied.index,
+            applied_durable: self.applied_durable,
+            first_index: raft.raft_log.first_index(),
+            last_index: raft.raft_log.last_index(),
+            match_index: self.voters.iter().filter(|_| leads).filter_map(progress).collect(),
+            proposals: self.proposals.len() + self.queue.len(),
+            commands: self.commands.len(),
         }
     }
 
     /// What was counted since start.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    fn proposal_lost(&mut self, proposal: u64) {
+        self.counters.proposals_lost += 1;
+        self.commands.push_back(ReplicaCommand::ProposalLost { proposal });
+    }
+
+    /// Ticks a client is left without an answer: an election and a round may pass.
+    fn patience(&self) -> u64 {
+        u64::from(self.config.election_ticks.1).saturating_mul(3)
+    }
+
+    fn halt(&mut self, reason: HaltReason) {
+        if !self.halted {
+            self.halted = true;
+            self.commands.push_back(ReplicaCommand::Halt { reason });
+        }
+    }
+
+    fn revision(&self) -> Revision {
+        self.state.revision()
+    }
+}
+
+fn role(state: StateRole) -> Role {
+    match state {
+        StateRole::Follower => Role::Follower,
+        StateRole::PreCandidate => Role::PreCandidate,
+        StateRole::Candidate => Role::Candidate,
+        StateRole::Leader => Role::Leader,
+    }
+}
+
+fn check_config(config: &ReplicaConfig) -> Result<BTreeSet<u64>, RestoreError> {
+    let voters: BTreeSet<u64> = config.voters.iter().map(|id| id.0).collect();
+    if voters.len() != config.voters.len() {
+        return Err(RestoreError::Config("a voter is named twice"));
+    }
+    if voters.contains(&0) {
+        return Err(RestoreError::Config("a voter has the id 0"));
+    }
+    if !voters.contains(&config.id.0) {
+        return Err(RestoreError::Config("this node is not among the voters"));
+    }
+    let (min, max) = config.election_ticks;
+    if config.heartbeat_ticks == 0 || min <= config.heartbeat_ticks || max <= min {
+        return Err(RestoreError::Config("needs 0 < heartbeat < election min < election max"));
+    }
+    Ok(voters)
+}
+
+/// Every node of a new cluster begins with the same log of one applied entry, so that no message
+/// ever speaks about the time before it, and with the voters in its state.
+fn bootstrap(voters: &[u64]) -> (Restored, State) {
+    let base = Position { index: 1, term: 1 };
+    let hard_state = HardState { term: 1, vote: 0, commit: 1 };
+    let restored = Restored { hard_state, base, applied: 1, ..Restored::default() };
+    (restored, State::bootstrap(voters))
+}
+
+fn check_restored(restored: &Restored, state: &State, voters: &[u64]) -> Result<(), RestoreError> {
+    if state.voters() != voters {
+        let (stored, configured) = (state.voters(), voters.to_vec());
+        return Err(RestoreError::Voters { stored, configured });
+    }
+    let Restored { hard_state, base, applied, .. } = restored;
+    if base.index == 0 || base.term == 0 || hard_state.term < base.term {
+        return Err(RestoreError::Corrupt("the log has no beginning"));
+    }
+    if *applied < base.index || *applied > hard_state.commit {
+        return Err(RestoreError::Corrupt("applied is outside of what was committed"));
+    }
+    Ok(())
+}
+
+fn raft_config(config: &ReplicaConfig, applied: u64) -> Config {
+    let (min, max) = config.election_ticks;
+    Config {
+        id: config.id.0,
+        election_tick: min as usize,
+        heartbeat_tick: config.heartbeat_ticks as usize,
+        applied,
+        max_size_per_msg: 512 * 1024,
+        max_inflight_msgs: 1024,
+        check_quorum: true,
+        pre_vote: true,
+        min_election_tick: min as usize,
+        max_election_tick: max as usize,
+        read_only_option: ReadOnlyOption::Safe,
+        skip_bcast_commit: false,
+        // raft-rs appends entries to a queued message that ends elsewhere when progress went back
+        // in between; proposals are batched before they reach it instead.
+        batch_append: false,
+        priority: config.priority,
+        max_uncommitted_size: proposals::UNCOMMITTED_BYTES_MAX as u64,
+        max_committed_size_per_ready: 4 * 1024 * 1024,
     }
 }

@@ -154,6 +154,11 @@ impl State {
         Applied { outcome, changes: self.tables.take_changes(), event, repeated }
     }
 
+    /// What changed outside of `apply`: the beginning.
+    pub(crate) fn take_changes(&mut self) -> Vec<TableChange> {
+        self.tables.take_changes()
+    }
+
     /// `Err`: the answer is known without executing, and whether it is the answer of before.
     fn once(&self, command: &Command, now_ms: u64) -> Result<(), (Outcome, bool)> {
         if command.request_id.is_empty() {
