@@ -3,7 +3,9 @@
 //! Holds the sockets, the disk and the clock around `control_core`, which decides.
 
 pub mod accept;
+pub mod admin;
 pub mod api;
+pub mod check;
 pub mod config;
 pub mod driver;
 pub mod hub;
@@ -11,6 +13,7 @@ pub mod liveness;
 pub mod peer;
 pub mod pki;
 pub mod problem;
+pub mod run;
 pub mod telemetry;
 pub mod tls;
 pub mod wal;

@@ -88,3 +88,9 @@ fn two_voters_are_refused() {
     let said = refusal(&format!("{head}[[members]]{rest}"));
     assert!(said.starts_with("[[members]] lists 2 voters: list 1, 3, 5 or 7"), "{said}");
 }
+
+#[test]
+fn the_example_is_valid() {
+    let text = include_str!("../../../deploy/control-plane.toml");
+    Config::parse(text, "deploy/control-plane.toml").unwrap();
+}

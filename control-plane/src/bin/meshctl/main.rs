@@ -1,1 +1,71 @@
-fn main() {}
+//! `meshctl`: the operator's command.
+//!
+//! Talks to the public API of any control node; a write keeps its request id through all tries,
+//! so that it takes effect once. Prints a table for people or JSON for programs. Exit codes: 0
+//! done, 1 refused or not reached, 2 wrong arguments.
+
+mod cli;
+mod connect;
+mod docs;
+mod numbers;
+mod pki;
+mod pops;
+mod routes;
+mod status;
+mod table;
+mod trunks;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use cli::{Cli, Command};
+use connect::Mesh;
+use table::Printer;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            // A closed standard error changes nothing about the outcome.
+            let _ = writeln!(io::stderr(), "meshctl: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let printer = Printer::new(cli.connection.output);
+    match cli.command {
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "meshctl", &mut script);
+            printer.raw(&script)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Pki(command) => {
+            pki::run(&command, &cli.connection, &printer)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        command => {
+            let mesh = Mesh::open(&cli.connection)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(ask(command, &mesh, &printer))
+        }
+    }
+}
+
+async fn ask(command: Command, mesh: &Mesh, printer: &Printer) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Status => return status::run(mesh, printer).await,
+        Command::Pops(read) => pops::list(read, mesh, printer).await?,
+        Command::Trunks(command) => trunks::run(command, mesh, printer).await?,
+        Command::Routes(command) => routes::run(command, mesh, printer).await?,
+        Command::Numbers(command) => numbers::run(command, mesh, printer).await?,
+        // Done before a connection is needed.
+        Command::Completions { .. } | Command::Pki(_) => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}

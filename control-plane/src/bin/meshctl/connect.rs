@@ -1,0 +1,197 @@
+//! Reaching a control node: flags, environment, file; then one node after the other.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use control_plane::config::TlsFiles;
+use control_plane::peer::endpoint;
+use control_plane::tls::Credentials;
+use proto::control::{ReadConsistency, WriteOptions};
+use proto::identity::CONTROL_DNS_NAME;
+use serde::Deserialize;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+
+use crate::cli::{Connection, Read, Write};
+
+/// One try at one node: an election fits in.
+const ATTEMPT: Duration = Duration::from_secs(7);
+/// Between rounds.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The control nodes.
+pub(crate) struct Mesh {
+    nodes: Vec<(String, Channel)>,
+    patience: Duration,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    endpoints: Vec<String>,
+    ca: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+}
+
+impl Mesh {
+    /// Reads what is needed; connects when first used.
+    pub(crate) fn open(given: &Connection) -> Result<Self> {
+        let config = given.config.clone().or_else(|| variable("VOXMESH_CONFIG").map(Into::into));
+        let file = config.map_or_else(|| Ok(File::default()), |path| read(&path))?;
+        let path = |flag: &Option<PathBuf>, name: &str, file: Option<PathBuf>, what: &str| {
+            let found = flag.clone().or_else(|| variable(name).map(PathBuf::from)).or(file);
+            found.with_context(|| format!("{what} is not given: use --{what}, {name} or --config"))
+        };
+        let files = TlsFiles {
+            ca: path(&given.ca, "VOXMESH_CA", file.ca, "ca")?,
+            cert: path(&given.cert, "VOXMESH_CERT", file.cert, "cert")?,
+            key: path(&given.key, "VOXMESH_KEY", file.key, "key")?,
+        };
+        let mut endpoints = given.endpoint.clone();
+        if let (true, Some(list)) = (endpoints.is_empty(), variable("VOXMESH_ENDPOINT")) {
+            endpoints = list.split(',').map(|e| e.trim().to_owned()).collect();
+        }
+        if endpoints.is_empty() {
+            endpoints = file.endpoints;
+        }
+        if endpoints.is_empty() {
+            bail!("no control node is given: use --endpoint, VOXMESH_ENDPOINT or --config");
+        }
+        let credentials = Credentials::load(&files)?;
+        credentials.check(SystemTime::now())?;
+        Self::dial(&endpoints, &credentials, Duration::from_secs(given.timeout))
+    }
+
+    fn dial(endpoints: &[String], tls: &Credentials, patience: Duration) -> Result<Self> {
+        let nodes = endpoints.iter().map(|address| {
+            let channel = endpoint(address, CONTROL_DNS_NAME, tls)?.connect_lazy();
+            Ok((address.clone(), channel))
+        });
+        Ok(Self { nodes: nodes.collect::<Result<_>>()?, patience })
+    }
+
+    /// The nodes, each by its address.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (&str, Channel)> {
+        self.nodes.iter().map(|(address, channel)| (address.as_str(), channel.clone()))
+    }
+
+    /// Asks one node after the other until one answers, or time is up. `ask` must be safe to
+    /// repeat: a read, or a write with the same request id.
+    pub(crate) async fn call<A, T>(
+        &self,
+        message: A,
+        ask: impl AsyncFn(Channel, Request<A>) -> Result<Response<T>, Status>,
+    ) -> Result<T>
+    where
+        A: Clone,
+    {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let mut failures = Vec::new();
+            for (address, channel) in self.nodes() {
+                let mut request = Request::new(message.clone());
+                let left = deadline.saturating_duration_since(Instant::now());
+                request.set_timeout(ATTEMPT.min(left));
+                let answer = tokio::time::timeout(ATTEMPT.min(left), ask(channel, request)).await;
+                match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
+                {
+                    Ok(answer) => return Ok(answer.into_inner()),
+                    Err(status) if worth_another_node(&status) => {
+                        failures.push(format!("{address} ({})", describe(&status)));
+                    }
+                    Err(status) => bail!("{}", describe(&status)),
+                }
+            }
+            if Instant::now() + PAUSE >= deadline {
+                let said = failures.join(", ");
+                bail!("no control node could do it: {said}: start one, or correct --endpoint");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+fn worth_another_node(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
+    )
+}
+
+/// Reason and sentence of a status, or what kept the connection from being made.
+pub(crate) fn describe(status: &Status) -> String {
+    let reason = status.metadata().get("voxmesh-reason").and_then(|reason| reason.to_str().ok());
+    if let Some(reason) = reason {
+        return format!("{reason}: {}", status.message());
+    }
+    // The innermost cause says it: "Connection refused", "invalid peer certificate".
+    let mut cause = std::error::Error::source(status);
+    let mut said = status.message().to_owned();
+    while let Some(error) = cause {
+        said = error.to_string();
+        cause = error.source();
+    }
+    said
+}
+
+/// A write's id, kept through all its tries.
+pub(crate) fn options(write: &Write) -> Option<WriteOptions> {
+    let request_id = write.request_id.clone().unwrap_or_else(new_request_id);
+    Some(WriteOptions { request_id })
+}
+
+/// 128 random bits: std's hasher keys come from the system's random source.
+fn new_request_id() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let word = |n: u8| RandomState::new().hash_one((n, std::process::id(), SystemTime::now()));
+    format!("meshctl-{:016x}{:016x}", word(0), word(1))
+}
+
+/// As asked for.
+pub(crate) fn consistency(read: Read) -> i32 {
+    let consistency =
+        if read.local { ReadConsistency::Local } else { ReadConsistency::Linearizable };
+    consistency.into()
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn read(path: &Path) -> Result<File> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("{} cannot be read", path.display()))?;
+    let file: File = toml::from_str(&text)
+        .with_context(|| format!("{} is not valid: correct it", path.display()))?;
+    let beside = |name: Option<PathBuf>| {
+        name.map(|name| path.parent().map_or_else(|| name.clone(), |dir| dir.join(&name)))
+    };
+    Ok(File { ca: beside(file.ca), cert: beside(file.cert), key: beside(file.key), ..file })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_a_file_are_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("meshctl.toml");
+        std::fs::write(&path, "endpoints = ['a:1']\nca = 'ca.pem'\ncert = '/x/anna.pem'\n")
+            .unwrap();
+        let file = read(&path).unwrap();
+        assert_eq!(file.ca, Some(dir.path().join("ca.pem")));
+        assert_eq!(file.cert, Some("/x/anna.pem".into()));
+        std::fs::write(&path, "endpoint = 'a:1'").unwrap();
+        assert!(format!("{:#}", read(&path).err().unwrap()).contains("unknown field"));
+    }
+
+    #[test]
+    fn request_ids_differ() {
+        assert_ne!(new_request_id(), new_request_id());
+        assert!(new_request_id().len() <= 64);
+    }
+}

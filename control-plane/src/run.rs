@@ -1,0 +1,223 @@
+//! Puts a control node together, runs it, takes it down.
+//!
+//! Down: connections and long streams end first, open requests get a moment, then the driver
+//! makes the disk durable. A node that loses its disk, or may not go on, ends with an error.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use control_core::replica::{Replica, ReplicaConfig, RestoreError};
+use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
+use proto::id::NodeId;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_rustls::TlsAcceptor;
+
+use crate::api::{self, Api, Cluster};
+use crate::check;
+use crate::config::Config;
+use crate::driver::{self, Driver, DriverError};
+use crate::hub::Hub;
+use crate::liveness::Liveness;
+use crate::peer::{Outboxes, Peers, Sender};
+use crate::problem::Problem;
+use crate::tls::Credentials;
+use crate::wal::{Opened, Owner, Wal, WalError};
+use crate::{accept, admin};
+
+/// Open requests get this long to end.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Connections whose handshake is done and that wait to be served.
+const ACCEPTED: usize = 64;
+
+/// Why a node did not start or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It stopped while running.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// The system refused something small.
+    #[error(
+        "the system refused a socket, thread or signal handler ({0}): raise this user's limits"
+    )]
+    Io(#[from] std::io::Error),
+    /// Metrics.
+    #[error("metrics cannot be served ({0})")]
+    Metrics(#[from] BuildError),
+    /// Something named in the configuration.
+    #[error(transparent)]
+    Problem(#[from] Problem),
+    /// What the disk holds does not fit.
+    #[error("{0}: correct [[members]], or restore node.data_dir from a copy")]
+    Restore(#[from] RestoreError),
+    /// TLS refused the certificates.
+    #[error("tls cannot be used ({0}): issue certificates with `meshctl pki issue`")]
+    Tls(#[from] rustls::Error),
+    /// The gRPC server failed.
+    #[error("the API ended ({0})")]
+    Transport(#[from] tonic::transport::Error),
+    /// The disk.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+}
+
+impl RunError {
+    /// 1: refused to start. 3: ran, and stopped itself (2 is for wrong arguments).
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Driver(_) | Self::Transport(_) => 3,
+            Self::Io(_)
+            | Self::Metrics(_)
+            | Self::Problem(_)
+            | Self::Restore(_)
+            | Self::Tls(_)
+            | Self::Wal(_) => 1,
+        }
+    }
+}
+
+/// A node that has everything but has not begun.
+struct Ready {
+    config: Config,
+    credentials: Credentials,
+    api: TcpListener,
+    admin: TcpListener,
+    prometheus: PrometheusHandle,
+}
+
+/// The replica, and what is known of the others' data directories.
+struct Restored {
+    replica: Replica,
+    wal: Wal,
+    incarnation: String,
+    others: BTreeMap<NodeId, String>,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    let credentials = check::credentials(&config, SystemTime::now())?;
+    check::data_dir(&config.node.data_dir)?;
+    let api = TcpListener::from_std(check::listen("api.listen", config.api)?)?;
+    let admin = TcpListener::from_std(check::listen("admin.listen", config.admin)?)?;
+    let prometheus = crate::telemetry::install()?;
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let signals = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    Ready { config, credentials, api, admin, prometheus }.run(signals).await
+}
+
+impl Ready {
+    async fn run(self, signals: impl Future<Output = ()>) -> Result<(), RunError> {
+        let Restored { replica, wal, incarnation, others } = restore(&self.config)?;
+        let hub = Arc::new(Hub::new(replica.state().revision()));
+        let outboxes = Outboxes::new(self.config.peers().map(|member| member.id));
+        let (ended, mut end) = oneshot::channel();
+        let parts = driver::Parts {
+            replica,
+            wal,
+            hub: hub.clone(),
+            outboxes: outboxes.clone(),
+            tick: self.config.timers.tick,
+            new_cluster_id: random_id(),
+        };
+        let driver = driver::start(parts, ended)?;
+        let peers = Peers::new(self.config.peers(), &self.credentials)?;
+        peers.run(&Sender { node: self.config.node.id, incarnation }, &outboxes, &driver);
+        let (stop, stopped) = watch::channel(false);
+        let liveness = Arc::new(Liveness::default());
+        let page = admin::Page {
+            prometheus: self.prometheus,
+            progress: driver.progress(),
+            liveness: liveness.clone(),
+        };
+        tokio::spawn(admin::serve(self.admin, page));
+        let api = Api::new(api::Parts {
+            cluster: Cluster::new(driver.clone(), peers),
+            hub,
+            liveness,
+            members: self.config.members.clone(),
+            incarnations: others,
+            stop: stopped,
+        });
+        let tls = TlsAcceptor::from(Arc::new(self.credentials.server_config()?));
+        let (accepted, connections) = mpsc::channel(ACCEPTED);
+        tokio::spawn(accept::run(self.api, tls, self.config.node.mesh.clone(), accepted));
+        let mut serving = tokio::spawn(api.serve(connections));
+        let node = self.config.node.id;
+        tracing::info!(%node, api = %self.config.api, admin = %self.config.admin, "control node");
+        tokio::select! {
+            () = signals => {}
+            ended = &mut end => return Err(failed(ended)),
+            served = &mut serving => {
+                served.map_err(std::io::Error::other)??;
+                return Ok(());
+            }
+        }
+        shut_down(&stop, serving, &driver, end).await
+    }
+}
+
+async fn shut_down(
+    stop: &watch::Sender<bool>,
+    serving: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    driver: &Driver,
+    end: oneshot::Receiver<Result<(), DriverError>>,
+) -> Result<(), RunError> {
+    tracing::info!("stopping: requests end, then the disk is made durable");
+    stop.send_replace(true);
+    // Connections that stay idle hold up the server; it is not waited for longer.
+    let _ = tokio::time::timeout(DRAIN, serving).await;
+    driver.stop();
+    match end.await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(std::io::Error::other("the driver's thread is gone").into()),
+    }
+}
+
+/// The driver never ends by itself without a reason.
+fn failed(ended: Result<Result<(), DriverError>, oneshot::error::RecvError>) -> RunError {
+    match ended {
+        Ok(Err(error)) => error.into(),
+        Ok(Ok(())) | Err(_) => std::io::Error::other("the driver's thread is gone").into(),
+    }
+}
+
+fn restore(config: &Config) -> Result<Restored, RunError> {
+    let owner = Owner { mesh: config.node.mesh.clone(), node: config.node.id };
+    let opened = Wal::open(&config.node.data_dir, &owner, &random_id())?;
+    let Opened { wal, restored, incarnation } = opened;
+    let mut others = BTreeMap::new();
+    for member in config.peers() {
+        if let Some(known) = wal.known_incarnation(member.id)? {
+            others.insert(member.id, known);
+        }
+    }
+    let replica = ReplicaConfig {
+        id: config.node.id,
+        voters: config.members.iter().map(|member| member.id).collect(),
+        heartbeat_ticks: config.timers.heartbeat_ticks(),
+        election_ticks: config.timers.election_ticks(),
+        priority: config.node.priority,
+        incarnation: incarnation.clone(),
+    };
+    Ok(Restored { replica: Replica::new(replica, restored)?, wal, incarnation, others })
+}
+
+/// 128 random bits, for names that must never meet.
+fn random_id() -> String {
+    let mut bytes = [0u8; 16];
+    let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
+    if random.fill(&mut bytes).is_err() {
+        // Without entropy there is no TLS either; the clock still makes it unlike another node's.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        bytes = now.as_nanos().to_le_bytes();
+    }
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
