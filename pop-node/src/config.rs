@@ -358,7 +358,7 @@ fn media_ports(value: &str) -> Result<RangeInclusive<u16>, ConfigError> {
     let (first, last) = value.split_once('-').ok_or_else(refused)?;
     let first: u16 = first.trim().parse().map_err(|_| refused())?;
     let last: u16 = last.trim().parse().map_err(|_| refused())?;
-    if first < 1024 || first >= last || first % 2 != 0 || last % 2 != 1 {
+    if first < 1024 || first >= last || !first.is_multiple_of(2) || last.is_multiple_of(2) {
         return Err(refused());
     }
     Ok(first..=last)

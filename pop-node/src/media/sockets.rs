@@ -26,7 +26,7 @@ pub(super) fn token(leg: LegId, port: Port) -> Token {
 
 pub(super) fn leg_of(token: Token) -> (LegId, Port) {
     let number = token.0 as u64;
-    (LegId(number / 2), if number % 2 == 0 { Port::Rtp } else { Port::Rtcp })
+    (LegId(number / 2), if number.is_multiple_of(2) { Port::Rtp } else { Port::Rtcp })
 }
 
 struct Pair {
