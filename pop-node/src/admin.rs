@@ -269,7 +269,7 @@ fn media_metrics(media: &media::Status) {
     t::FRAMES_RECEIVED.total(counters.frames_received);
     t::FRAMES_SENT.total(counters.frames_sent);
     for reason in DropReason::ALL {
-        t::MEDIA_DROPPED.total_of("reason", reason.name(), counters.dropped(*reason));
+        t::RTP_DROPPED.total_of("reason", reason.name(), counters.dropped(*reason));
     }
 }
 

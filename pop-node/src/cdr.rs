@@ -1,4 +1,4 @@
-//! Call records: one JSON object per line in `data_dir/cdr-DATE.jsonl` (UTC date of the end).
+//! Call records: one JSON object per line in `data_dir/cdr.jsonl`.
 //!
 //! A thread of its own writes, so that a slow disk delays no call. A record that cannot be
 //! written goes to the log as a whole: it is money. Numbers stand in full here, and only here;
@@ -7,8 +7,8 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use pop_core::call::{Cdr, CdrRole};
@@ -18,45 +18,41 @@ use proto::e164::E164;
 use proto::id::{PopId, TrunkId};
 use serde_json::{Value, json};
 
-use crate::clock::{Clock, date, rfc3339};
+use crate::clock::{Clock, rfc3339};
 use crate::drops::{Drops, Reason};
 
 /// Records that may wait for the disk: ten seconds of the busiest POP.
 const QUEUE_MAX: usize = 4_096;
+/// Records written at once.
+const BATCH_MAX: usize = 256;
 
 /// Where records go.
 pub struct Writer {
-    queue: Option<SyncSender<Record>>,
+    queue: Option<SyncSender<String>>,
     thread: Option<JoinHandle<()>>,
     clock: Clock,
     drops: Drops,
 }
 
-struct Record {
-    date: String,
-    line: String,
-}
-
 impl Writer {
     /// Starts the thread.
-    pub fn start(directory: PathBuf, clock: Clock, drops: Drops) -> io::Result<Self> {
+    pub fn start(data_dir: &Path, clock: Clock, drops: Drops) -> io::Result<Self> {
+        let path = data_dir.join("cdr.jsonl");
         let (queue, records) = sync_channel(QUEUE_MAX);
         let thread = std::thread::Builder::new().name("cdr".into()).spawn({
             let drops = drops.clone();
-            move || write_all(&directory, &records, &drops)
+            move || write_all(&path, &records, &drops)
         })?;
         Ok(Self { queue: Some(queue), thread: Some(thread), clock, drops })
     }
 
     /// Writes one record, soon.
     pub fn write(&self, cdr: &Cdr) {
-        let ended = self.clock.wall(cdr.ended);
-        let line = format!("{}\n", to_json(cdr, &self.clock));
-        let record = Record { date: date(ended), line };
+        let record = format!("{}\n", to_json(cdr, &self.clock));
         let Some(queue) = &self.queue else { return };
-        if let Err(error) = queue.try_send(record) {
-            let (std::sync::mpsc::TrySendError::Full(record)
-            | std::sync::mpsc::TrySendError::Disconnected(record)) = error;
+        if let Err(TrySendError::Full(record) | TrySendError::Disconnected(record)) =
+            queue.try_send(record)
+        {
             lost(&record, &self.drops);
         }
     }
@@ -73,34 +69,33 @@ impl Drop for Writer {
     }
 }
 
-fn lost(record: &Record, drops: &Drops) {
+fn lost(record: &str, drops: &Drops) {
     drops.count(Reason::CdrNotWritten);
-    tracing::error!(cdr = record.line.trim_end(), "a call record was not written");
+    tracing::error!(cdr = record.trim_end(), "a call record was not written");
 }
 
-fn write_all(directory: &std::path::Path, records: &Receiver<Record>, drops: &Drops) {
-    let mut open: Option<(String, File)> = None;
-    while let Ok(record) = records.recv() {
-        if open.as_ref().is_none_or(|(date, _)| *date != record.date) {
-            open = None;
-            let path = directory.join(format!("cdr-{}.jsonl", record.date));
-            match OpenOptions::new().create(true).append(true).mode(0o640).open(&path) {
-                Ok(file) => open = Some((record.date.clone(), file)),
-                Err(error) => tracing::error!(path = %path.display(), %error, "cannot open"),
-            }
-        }
-        // One write per line: lines of a process that is killed are whole or absent.
-        let written = open.as_mut().map(|(_, file)| file.write_all(record.line.as_bytes()));
-        if !matches!(written, Some(Ok(()))) {
-            lost(&record, drops);
-            open = None;
+/// Takes what waits, writes it with one system call, and looks at the path anew each time: a
+/// renamed file (logrotate) is followed by a new one.
+fn write_all(path: &Path, records: &Receiver<String>, drops: &Drops) {
+    while let Ok(first) = records.recv() {
+        let batch: Vec<String> =
+            std::iter::once(first).chain(records.try_iter().take(BATCH_MAX)).collect();
+        let written = append(path, batch.concat().as_bytes());
+        if let Err(error) = written {
+            tracing::error!(path = %path.display(), %error, "cannot write call records");
+            batch.iter().for_each(|record| lost(record, drops));
         }
     }
-    if let Some((_, file)) = open
-        && let Err(error) = file.sync_all()
+    if let Err(error) = File::open(path).and_then(|file| file.sync_all())
+        && error.kind() != io::ErrorKind::NotFound
     {
         tracing::error!(%error, "call records may not be on disk");
     }
+}
+
+fn append(path: &Path, lines: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).append(true).mode(0o640).open(path)?;
+    file.write_all(lines)
 }
 
 fn to_json(cdr: &Cdr, clock: &Clock) -> Value {
@@ -155,4 +150,72 @@ fn quality(report: &QualityReport) -> Value {
         "r_factor": report.r_factor,
         "mos": report.mos,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use pop_core::call::EndCause;
+    use proto::id::CallId;
+    use proto::time::Instant;
+
+    use super::*;
+
+    fn cdr() -> Cdr {
+        Cdr {
+            call_id: CallId([7; 16]),
+            pop: PopId::new("fra1").unwrap(),
+            role: CdrRole::Ingress,
+            from: None,
+            to: E164::parse("+4930123456").unwrap(),
+            trunk_in: Some(TrunkId::new("pbx").unwrap()),
+            trunk_out: None,
+            peer: Some(PopId::new("sin1").unwrap()),
+            started: Instant::ZERO,
+            ringing: None,
+            answered: Some(Instant::from_millis(1)),
+            ended: Instant::from_millis(2_501),
+            cause: EndCause::CallerHungUp,
+            status: 200,
+            attempts: 1,
+            codec_in: Some(Codec::Opus),
+            codec_out: None,
+            quality_in: Some(QualityReport { mos: 4.25, ..QualityReport::default() }),
+            quality_out: None,
+        }
+    }
+
+    #[test]
+    fn each_record_is_one_line_also_after_rotation() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cdr.jsonl");
+        let writer = || Writer::start(directory.path(), Clock::start(), Drops::default()).unwrap();
+        let first = writer();
+        (0..3).for_each(|_| first.write(&cdr()));
+        drop(first);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 3);
+        let line = &lines[0];
+        assert_eq!(line["to"], "+4930123456");
+        assert_eq!(line["from"], Value::Null);
+        assert_eq!(line["cause"], "caller_hung_up");
+        assert_eq!(line["talk_seconds"], 2.5);
+        assert_eq!(line["quality_in"]["mos"], 4.25);
+        std::fs::rename(&path, directory.path().join("cdr.jsonl.1")).unwrap();
+        let second = writer();
+        second.write(&cdr());
+        drop(second);
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_written_is_counted() {
+        let drops = Drops::default();
+        let nowhere = Path::new("/nonexistent");
+        let writer = Writer::start(nowhere, Clock::start(), drops.clone()).unwrap();
+        writer.write(&cdr());
+        drop(writer);
+        assert_eq!(drops.get(Reason::CdrNotWritten), 1);
+    }
 }

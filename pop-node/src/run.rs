@@ -115,7 +115,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         media: media.clone(),
         link_events,
         resolver: resolve::Resolver::new(answers, drops.clone()),
-        cdr: cdr::Writer::start(config.data_dir.clone(), clock, drops.clone())?,
+        cdr: cdr::Writer::start(&config.data_dir, clock, drops.clone())?,
         control: control.shared.clone(),
         drops: drops.clone(),
     };

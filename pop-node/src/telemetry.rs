@@ -69,7 +69,7 @@ table! {
     VIEW_REVISION = Gauge "pop_view_revision" Count "Revision of the control plane's view in use";
     VIEW_LIVE = Gauge "pop_view_live" Count "1 while a control node feeds the view, else 0";
     EPOCH = Gauge "pop_epoch" Count "Epoch of the registration; 0 before the first";
-    CALLS = Gauge "pop_calls" Count "Calls now";
+    CALLS = Gauge "pop_calls_active" Count "Calls now";
     MEDIA_LEGS = Gauge "pop_media_legs" Count "Open media legs";
     CALL_EVENTS = Counter "pop_call_events_total" Count "What the call machine counted {event}";
     CALLS_REFUSED = Counter "pop_calls_refused_total" Count
@@ -94,8 +94,8 @@ table! {
     RTP_SENT = Counter "pop_rtp_sent_packets_total" Count "RTP packets to legs";
     RTCP_RECEIVED = Counter "pop_rtcp_received_packets_total" Count "RTCP packets from legs";
     RTCP_SENT = Counter "pop_rtcp_sent_packets_total" Count "RTCP packets to legs";
-    MEDIA_DROPPED = Counter "pop_media_dropped_packets_total" Count
-        "Media packets and frames dropped {reason}";
+    RTP_DROPPED = Counter "pop_rtp_dropped_packets_total" Count
+        "RTP, RTCP and overlay frames dropped {reason}";
     TRANSCODED = Counter "pop_transcoded_packets_total" Count "Packets encoded by transcoding";
     CONCEALED = Counter "pop_concealed_frames_total" Count "Frames made up for missing ones";
     DATAGRAMS_RECEIVED = Counter "pop_overlay_received_datagrams_total" Count

@@ -1,0 +1,224 @@
+//! Two links in one process: call streams, datagrams, and whom they refuse.
+
+mod common;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use common::Authority;
+use pop_core::media::MediaConfig;
+use pop_core::pop::{CallStream, Initiator, StreamEvent};
+use pop_node::clock::Clock;
+use pop_node::drops::{Drops, Reason};
+use pop_node::link::{Event, Links, Peer, Settings, stream};
+use pop_node::media;
+use proto::call::{CallBye, CallMessage, CallProgress, call_message::Kind};
+use proto::id::PopId;
+use tokio::sync::{mpsc, watch};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Pop {
+    id: PopId,
+    address: SocketAddr,
+    links: Links,
+    peers: watch::Sender<Vec<Peer>>,
+    events: mpsc::Receiver<Event>,
+    sender: mpsc::Sender<Event>,
+    media: media::Handle,
+    drops: Drops,
+}
+
+impl Pop {
+    fn start(mesh: &Authority, name: &str) -> Self {
+        let id = PopId::new(name).unwrap();
+        let clock = Clock::start();
+        let drops = Drops::default();
+        let config = MediaConfig {
+            seed: 1,
+            flush_delay: Duration::from_millis(1),
+            datagram_bytes: 1_150,
+            cname: name.to_owned(),
+        };
+        let (media_events, _) = mpsc::channel(16);
+        let (media, _) = media::start(config, clock, drops.clone(), media_events).unwrap();
+        let socket = UdpSocket::bind("127.0.41.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address = socket.local_addr().unwrap();
+        let (sender, events) = mpsc::channel(256);
+        let (peers, peers_in) = watch::channel(Vec::new());
+        let settings = Settings {
+            own: id.clone(),
+            max_calls: 100,
+            events: sender.clone(),
+            media: media.clone(),
+            drops: drops.clone(),
+        };
+        let links = Links::start(mesh.credentials(name), socket, settings, peers_in).unwrap();
+        Self { id, address, links, peers, events, sender, media, drops }
+    }
+
+    /// As the view would name `other`, under any id.
+    fn knows(&self, id: &str, other: &Self) {
+        let peer = Peer { id: PopId::new(id).unwrap(), address: other.address.to_string() };
+        self.peers.send_replace(vec![peer]);
+    }
+
+    async fn event(&mut self) -> Event {
+        tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event").unwrap()
+    }
+
+    async fn up(&mut self, other: &PopId) -> quinn::Connection {
+        match self.event().await {
+            Event::Up { peer, connection } if peer == *other => connection,
+            event => panic!("{event:?} instead of a link to {other}"),
+        }
+    }
+
+    async fn call(&mut self) -> (CallStream, StreamEvent) {
+        match self.event().await {
+            Event::Call { stream, event } => (stream, event),
+            event => panic!("{event:?} instead of a call event"),
+        }
+    }
+}
+
+fn message(status: u32) -> CallMessage {
+    CallMessage { kind: Some(Kind::Progress(CallProgress { status, media: None })) }
+}
+
+fn local(peer: &PopId, number: u64) -> CallStream {
+    CallStream { peer: peer.clone(), number, initiator: Initiator::Local }
+}
+
+/// A linked pair, the lower id first.
+async fn pair(mesh: &Authority) -> (Pop, Pop, quinn::Connection) {
+    let (mut fra, mut sin) = (Pop::start(mesh, "fra1"), Pop::start(mesh, "sin1"));
+    fra.knows("sin1", &sin);
+    sin.knows("fra1", &fra);
+    let connection = fra.up(&sin.id.clone()).await;
+    sin.up(&fra.id.clone()).await;
+    (fra, sin, connection)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn call_messages_go_both_ways_and_streams_end_in_order() {
+    let mesh = Authority::new("demo");
+    let (mut fra, mut sin, connection) = pair(&mesh).await;
+    let ours = local(&sin.id, 1);
+    let outbox = stream::open(ours.clone(), connection, fra.sender.clone(), fra.drops.clone());
+    // Sent before the stream is open: kept.
+    assert!(outbox.send(message(100)));
+    assert_eq!(fra.call().await, (ours.clone(), StreamEvent::Opened));
+    let (theirs, back) = match sin.event().await {
+        Event::Accepted { stream, outbox } => (stream, outbox),
+        event => panic!("{event:?}"),
+    };
+    assert_eq!((&theirs.peer, theirs.initiator), (&fra.id, Initiator::Remote));
+    assert_eq!(sin.call().await, (theirs.clone(), StreamEvent::Opened));
+    assert_eq!(sin.call().await, (theirs.clone(), StreamEvent::Message(message(100))));
+    for status in [180, 183] {
+        assert!(back.send(message(status)));
+        let expected = (ours.clone(), StreamEvent::Message(message(status)));
+        assert_eq!(fra.call().await, expected);
+    }
+    // The last message arrives before the end does.
+    let bye = CallMessage { kind: Some(Kind::Bye(CallBye::default())) };
+    assert!(outbox.send(bye.clone()));
+    drop(outbox);
+    assert_eq!(sin.call().await, (theirs.clone(), StreamEvent::Message(bye)));
+    assert_eq!(sin.call().await, (theirs, StreamEvent::Closed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn datagrams_reach_the_media_thread_of_the_peer() {
+    let mesh = Authority::new("demo");
+    let (_fra, sin, connection) = pair(&mesh).await;
+    let mut builder = proto::overlay::Builder::new(1_150);
+    let payload = [7; 160];
+    let frame = proto::overlay::Frame {
+        stream: proto::id::StreamId(5),
+        sequence: 1,
+        timestamp: 160,
+        marker: false,
+        kind: proto::overlay::FrameKind::Audio,
+        payload: &payload,
+    };
+    builder.push(&frame).unwrap();
+    connection.send_datagram(builder.finish(1, 0)).unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while sin.media.status().await.unwrap().counters.datagrams_received == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "no datagram arrived");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_pop_stops_its_streams_fail_and_the_link_comes_back_with_it() {
+    let mesh = Authority::new("demo");
+    let (mut fra, sin, connection) = pair(&mesh).await;
+    let ours = local(&sin.id, 1);
+    let outbox =
+        stream::open(ours.clone(), connection.clone(), fra.sender.clone(), fra.drops.clone());
+    assert_eq!(fra.call().await, (ours.clone(), StreamEvent::Opened));
+    sin.links.shutdown().await;
+    let (mut failed, mut down) = (false, false);
+    while !(failed && down) {
+        match fra.event().await {
+            Event::Call { stream, event } => {
+                assert_eq!((stream, event), (ours.clone(), StreamEvent::Failed));
+                failed = true;
+            }
+            Event::Down { peer, connection: gone } => {
+                assert_eq!((peer, gone), (sin.id.clone(), connection.stable_id()));
+                down = true;
+            }
+            event => panic!("{event:?}"),
+        }
+    }
+    drop(outbox);
+    let again = Pop::start(&mesh, "sin1");
+    fra.knows("sin1", &again);
+    fra.up(&again.id.clone()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_and_wrong_names_are_refused() {
+    let (mesh, other) = (Authority::new("demo"), Authority::new("other"));
+    let (fra, mut sin) = (Pop::start(&mesh, "fra1"), Pop::start(&mesh, "sin1"));
+    let stranger = Pop::start(&other, "iad1");
+    // The view says sin2, the certificate sin1.
+    fra.knows("sin2", &sin);
+    // Another mesh's POP dials.
+    stranger.knows("sin1", &sin);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while sin.drops.get(Reason::LinkRefused) < 4 {
+        assert!(tokio::time::Instant::now() < deadline, "nobody was refused");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(sin.events.try_recv().is_err(), "a refused link came up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_lower_id_dials() {
+    let mesh = Authority::new("demo");
+    let (fra, mut sin) = (Pop::start(&mesh, "fra1"), Pop::start(&mesh, "sin1"));
+    // Only the higher one knows the lower: nobody may dial.
+    sin.knows("fra1", &fra);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(sin.events.try_recv().is_err());
+    assert_eq!(fra.drops.get(Reason::LinkRefused), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_on_a_call_stream_fails_it_alone() {
+    let mesh = Authority::new("demo");
+    let (_fra, mut sin, connection) = pair(&mesh).await;
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    send.write_all(&[0xff; 64]).await.unwrap();
+    let Event::Accepted { stream, outbox: _outbox } = sin.event().await else { panic!() };
+    assert_eq!(sin.call().await, (stream.clone(), StreamEvent::Opened));
+    assert_eq!(sin.call().await, (stream, StreamEvent::Failed));
+    assert_eq!(sin.drops.get(Reason::CallStreamMalformed), 1);
+    assert!(connection.close_reason().is_none());
+}

@@ -1,0 +1,164 @@
+//! The media thread with real sockets on loopback.
+
+mod common;
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use pop_core::codec::Codec;
+use pop_core::media::{Direction, Far, Format, LegParams, MediaCommand, MediaConfig, MediaEvent};
+use pop_node::clock::Clock;
+use pop_node::drops::{Drops, Reason};
+use pop_node::media::{self, Handle, Order};
+use proto::id::LegId;
+use tokio::sync::mpsc;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn ip(last: u8) -> IpAddr {
+    IpAddr::from([127, 0, 42, last])
+}
+
+fn start() -> (Handle, mpsc::Receiver<MediaEvent>, Drops) {
+    let config = MediaConfig {
+        seed: 1,
+        flush_delay: Duration::from_millis(1),
+        datagram_bytes: 1_150,
+        cname: "test".to_owned(),
+    };
+    let (events, events_in) = mpsc::channel(64);
+    let drops = Drops::default();
+    let (handle, _thread) = media::start(config, Clock::start(), drops.clone(), events).unwrap();
+    (handle, events_in, drops)
+}
+
+fn order(media: &Handle, command: MediaCommand) {
+    media.order(Order::Command(command)).unwrap();
+}
+
+fn params(remote: SocketAddr) -> LegParams {
+    LegParams {
+        remote_rtp: Some(remote),
+        remote_rtcp: None,
+        rtcp_mux: false,
+        codec: Format { codec: Codec::Pcmu, payload_type: 0, ptime_ms: 20, fmtp: None },
+        telephone_event: None,
+        direction: Direction::SendRecv,
+    }
+}
+
+/// A phone on loopback with its leg at the POP.
+struct Phone {
+    socket: UdpSocket,
+    leg: LegId,
+    pop: SocketAddr,
+}
+
+impl Phone {
+    fn new(media: &Handle, leg: u64, pop_ip: IpAddr) -> Self {
+        let socket = UdpSocket::bind((pop_ip, 0)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (leg, pop) = (LegId(leg), common::free_pair(pop_ip));
+        order(media, MediaCommand::OpenLeg { leg, local: pop });
+        let params = params(socket.local_addr().unwrap());
+        order(media, MediaCommand::SetLeg { leg, params });
+        Self { socket, leg, pop }
+    }
+
+    fn say(&self, sequence: u16) {
+        let timestamp = u32::from(sequence) * 160;
+        let mut packet = vec![0x80, 0];
+        packet.extend_from_slice(&sequence.to_be_bytes());
+        packet.extend_from_slice(&timestamp.to_be_bytes());
+        packet.extend_from_slice(&[1, 2, 3, 4]);
+        packet.extend_from_slice(&[u8::try_from(sequence % 256).unwrap(); 160]);
+        self.socket.send_to(&packet, self.pop).unwrap();
+    }
+
+    /// The payload of the next packet that comes from our leg.
+    fn hear(&self) -> Vec<u8> {
+        let mut buffer = [0; 2048];
+        let (length, source) = self.socket.recv_from(&mut buffer).expect("a packet");
+        assert_eq!(source, self.pop);
+        buffer[12..length].to_vec()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_legs_hear_each_other_and_ports_are_closed_after() {
+    let (media, mut events, _drops) = start();
+    let (anna, ben) = (Phone::new(&media, 1, ip(1)), Phone::new(&media, 2, ip(2)));
+    order(&media, MediaCommand::Connect { leg: anna.leg, to: Far::Leg(ben.leg) });
+    assert_eq!(media.status().await.unwrap().legs, 2);
+    for sequence in 0..200 {
+        anna.say(sequence);
+        ben.say(sequence + 1_000);
+        assert_eq!(ben.hear(), [u8::try_from(sequence % 256).unwrap(); 160]);
+        assert_eq!(anna.hear(), [u8::try_from((sequence + 1_000) % 256).unwrap(); 160]);
+    }
+    order(&media, MediaCommand::CloseLeg { leg: anna.leg });
+    order(&media, MediaCommand::CloseLeg { leg: ben.leg });
+    let status = media.status().await.unwrap();
+    assert_eq!((status.legs, status.counters.rtp_received), (0, 400));
+    // The ports are free again.
+    for port in [anna.pop.port(), anna.pop.port() + 1] {
+        UdpSocket::bind((ip(1), port)).unwrap();
+    }
+    let mut last = 0;
+    while last < 2 {
+        let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
+        last += usize::from(matches!(event, MediaEvent::LegQuality { last: true, .. }));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_is_not_lost_between_socket_and_core() {
+    let (media, _events, _drops) = start();
+    let (anna, ben) = (Phone::new(&media, 1, ip(3)), Phone::new(&media, 2, ip(4)));
+    order(&media, MediaCommand::Connect { leg: anna.leg, to: Far::Leg(ben.leg) });
+    media.status().await.unwrap();
+    // More than one turn reads from a socket; epoll tells of it only once.
+    (0..100).for_each(|sequence| anna.say(sequence));
+    for _ in 0..100 {
+        ben.hear();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_is_counted_and_a_taken_port_is_too() {
+    let (media, _events, drops) = start();
+    let anna = Phone::new(&media, 1, ip(5));
+    for length in [0, 1, 11, 2_000, 9_000] {
+        anna.socket.send_to(&vec![0xff; length], anna.pop).unwrap();
+    }
+    let rtcp = SocketAddr::new(anna.pop.ip(), anna.pop.port() + 1);
+    anna.socket.send_to(&[0xff; 40], rtcp).unwrap();
+    order(&media, MediaCommand::OpenLeg { leg: LegId(9), local: anna.pop });
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let counters = media.status().await.unwrap().counters;
+        let dropped: u64 =
+            pop_core::media::DropReason::ALL.iter().map(|r| counters.dropped(*r)).sum();
+        if dropped >= 6 {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "only {dropped} drops were counted");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(drops.get(Reason::MediaBindFailed), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_thread_ends_by_order() {
+    let config = MediaConfig {
+        seed: 1,
+        flush_delay: Duration::from_millis(1),
+        datagram_bytes: 1_150,
+        cname: "test".to_owned(),
+    };
+    let (events, _events_in) = mpsc::channel(1);
+    let (handle, thread) = media::start(config, Clock::start(), Drops::default(), events).unwrap();
+    handle.order(Order::Stop).unwrap();
+    thread.join().unwrap();
+    assert!(handle.status().await.is_none());
+}
