@@ -1,6 +1,5 @@
 //! Committed entries become state, answers and events.
 
-use bytes::Bytes;
 use proto::raft::HashCheck;
 use proto::raft::command::Kind;
 use raft::StateRole;
@@ -77,7 +76,7 @@ impl Replica {
             self.hashes.pop_front();
         }
         if self.raw.raft.state == StateRole::Leader {
-            let sha256 = Bytes::copy_from_slice(&hash).into();
+            let sha256 = hash.to_vec();
             self.propose_later(Kind::HashCheck(HashCheck { index, sha256 }));
         }
     }

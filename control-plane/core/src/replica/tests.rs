@@ -224,7 +224,7 @@ fn a_state_that_differs_stops_the_node() {
         assert!(!out.iter().any(|c| matches!(c, ReplicaCommand::Halt { .. })));
     }
     let (index, _) = replica.hashes.back().copied().unwrap();
-    let check = proto::raft::HashCheck { index, sha256: vec![0; 32].into() };
+    let check = proto::raft::HashCheck { index, sha256: vec![0; 32] };
     replica.propose_later(Kind::HashCheck(check));
     let out = drain(&mut replica, &mut disk);
     let reason = HaltReason::StateDiffers { index };

@@ -84,6 +84,18 @@ enum Expiry {
     Request(String),
 }
 
+/// What a command comes to.
+type Answer = Result<outcome::Kind, Rejected>;
+
+/// Whether a command is carried out.
+enum Once {
+    First,
+    /// Not at all.
+    Refused(Rejected),
+    /// It was, and came to this.
+    Repeated(Box<Outcome>),
+}
+
 /// Resource changes of one command.
 #[derive(Debug, Default)]
 struct Step {
@@ -140,18 +152,22 @@ impl State {
         self.tables.put_meta_u64(Meta::LogTime, now_ms);
         let mut step = Step::default();
         self.expire(now_ms, &mut step);
-        let (mut outcome, repeated) = match self.once(command, now_ms) {
-            Ok(()) => (self.execute(command, now_ms, &mut step), false),
-            Err((outcome, repeated)) => (outcome, repeated),
+        let answer = match self.once(command, now_ms) {
+            Once::First => self.execute(command, now_ms, &mut step),
+            Once::Refused(rejected) => Err(rejected),
+            Once::Repeated(outcome) => {
+                let event = self.commit(step);
+                let changes = self.tables.take_changes();
+                return Applied { outcome: worded(*outcome), changes, event, repeated: true };
+            }
         };
         let event = self.commit(step);
-        if !repeated {
-            outcome.revision = self.revision().0;
-            if !command.request_id.is_empty() {
-                self.remember_unless_refused(command, &outcome, now_ms);
-            }
+        let kind = answer.unwrap_or_else(outcome::Kind::Rejected);
+        let outcome = Outcome { revision: self.revision().0, kind: Some(kind) };
+        if !command.request_id.is_empty() {
+            self.remember_unless_refused(command, &outcome, now_ms);
         }
-        Applied { outcome, changes: self.tables.take_changes(), event, repeated }
+        Applied { outcome, changes: self.tables.take_changes(), event, repeated: false }
     }
 
     /// What changed outside of `apply`: the beginning.
@@ -159,23 +175,24 @@ impl State {
         self.tables.take_changes()
     }
 
-    /// `Err`: the answer is known without executing, and whether it is the answer of before.
-    fn once(&self, command: &Command, now_ms: u64) -> Result<(), (Outcome, bool)> {
+    fn once(&self, command: &Command, now_ms: u64) -> Once {
         if command.request_id.is_empty() {
             return match &command.kind {
-                Some(Kind::AdvanceClock(_) | Kind::HashCheck(_) | Kind::InitCluster(_)) => Ok(()),
-                _ => Err((rejected(Reason::Invalid, "request_id is missing"), false)),
+                Some(Kind::AdvanceClock(_) | Kind::HashCheck(_) | Kind::InitCluster(_)) => {
+                    Once::First
+                }
+                _ => Once::Refused(rejected(Reason::Invalid, "request_id is missing")),
             };
         }
         match self.seen(command, now_ms) {
-            Seen::New => self.check_requests_limit(&command.principal).map_err(|o| (o, false)),
-            Seen::Same(outcome) => Err((worded(*outcome), true)),
-            Seen::Other => Err((
-                rejected(
-                    Reason::IdempotencyKeyReused,
-                    "this request_id was used for a different request: choose a new one",
-                ),
-                false,
+            Seen::New => match self.check_requests_limit(&command.principal) {
+                Ok(()) => Once::First,
+                Err(rejected) => Once::Refused(rejected),
+            },
+            Seen::Same(outcome) => Once::Repeated(outcome),
+            Seen::Other => Once::Refused(rejected(
+                Reason::IdempotencyKeyReused,
+                "this request_id was used for a different request: choose a new one",
             )),
         }
     }
@@ -193,7 +210,7 @@ impl State {
         }
     }
 
-    fn execute(&mut self, command: &Command, now_ms: u64, step: &mut Step) -> Outcome {
+    fn execute(&mut self, command: &Command, now_ms: u64, step: &mut Step) -> Answer {
         match &command.kind {
             Some(Kind::RegisterPop(pop)) => self.register_pop(pop, step),
             Some(Kind::PutTrunk(trunk)) => self.put_trunk(trunk, step),
@@ -205,17 +222,17 @@ impl State {
             Some(Kind::ReleaseNumber(release)) => self.release_number(release, now_ms, step),
             Some(Kind::InitCluster(id)) => self.init_cluster(id),
             // Log time moved on already; the hash is compared by the replica.
-            Some(Kind::AdvanceClock(_) | Kind::HashCheck(_)) => done(),
-            None => rejected(Reason::Invalid, "the command is empty"),
+            Some(Kind::AdvanceClock(_) | Kind::HashCheck(_)) => Ok(outcome::Kind::Done(Done {})),
+            None => refuse(Reason::Invalid, "the command is empty"),
         }
     }
 
-    fn init_cluster(&mut self, id: &str) -> Outcome {
+    fn init_cluster(&mut self, id: &str) -> Answer {
         if !self.tables.meta(Meta::Cluster).is_empty() {
-            return rejected(Reason::AlreadyExists, "the cluster has an id already");
+            return refuse(Reason::AlreadyExists, "the cluster has an id already");
         }
         self.tables.put_meta(Meta::Cluster, id.as_bytes().to_vec());
-        done()
+        Ok(outcome::Kind::Done(Done {}))
     }
 
     /// Ends what is due, oldest first, ties by name.
@@ -275,24 +292,12 @@ fn record<R: Record>(name: &[u8], value: &Bytes) -> Option<R> {
     R::decode(value.clone()).ok().filter(|record| record.name().as_bytes() == name)
 }
 
-trait IntoOutcome {
-    fn into_outcome(self) -> Outcome;
+fn rejected(reason: Reason, message: impl Into<String>) -> Rejected {
+    Rejected { reason: reason.into(), message: message.into() }
 }
 
-impl IntoOutcome for outcome::Kind {
-    /// `apply` fills in the revision.
-    fn into_outcome(self) -> Outcome {
-        Outcome { revision: 0, kind: Some(self) }
-    }
-}
-
-fn done() -> Outcome {
-    outcome::Kind::Done(Done {}).into_outcome()
-}
-
-fn rejected(reason: Reason, message: impl Into<String>) -> Outcome {
-    let rejected = Rejected { reason: reason.into(), message: message.into() };
-    outcome::Kind::Rejected(rejected).into_outcome()
+fn refuse(reason: Reason, message: impl Into<String>) -> Answer {
+    Err(rejected(reason, message))
 }
 
 /// As it is stored.

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use proto::control::{Number, NumberState, Resource, RouteCandidate, resource, resource_key};
 use proto::e164::redact;
 use proto::raft::{
-    AllocateNumber, ImportNumbers, Outcome, Reason, ReleaseNumber, allocate_number, outcome,
+    AllocateNumber, ImportNumbers, Reason, Rejected, ReleaseNumber, allocate_number, outcome,
 };
 
-use super::{Expiry, Index, IntoOutcome as _, State, Step, rejected};
+use super::{Answer, Expiry, Index, State, Step, refuse, rejected};
 
 /// A released number rests so long before somebody else may get it, and its calls.
 pub(crate) const QUARANTINE_MS: u64 = 45 * 24 * 3_600_000;
@@ -21,22 +21,22 @@ pub(crate) const NUMBERS_MAX: u64 = 20_000_000;
 
 impl State {
     /// All or none.
-    pub(super) fn import_numbers(&mut self, import: &ImportNumbers, step: &mut Step) -> Outcome {
+    pub(super) fn import_numbers(&mut self, import: &ImportNumbers, step: &mut Step) -> Answer {
         let counts = self.index.counts;
         let total = counts.available + counts.active + counts.quarantine;
         if total.saturating_add(import.e164.len() as u64) > NUMBERS_MAX {
-            return rejected(Reason::Limit, format!("more than {NUMBERS_MAX} numbers"));
+            return refuse(Reason::Limit, format!("more than {NUMBERS_MAX} numbers"));
         }
         let mut seen = BTreeSet::new();
         for (at, e164) in import.e164.iter().enumerate() {
             let shown = redact(e164, 4);
             if self.tables.contains::<Number>(e164) {
                 let message = format!("number {} ({shown}) is in the inventory already", at + 1);
-                return rejected(Reason::AlreadyExists, message);
+                return refuse(Reason::AlreadyExists, message);
             }
             if !seen.insert(e164) {
                 let message = format!("number {} ({shown}) is twice in this request", at + 1);
-                return rejected(Reason::Invalid, message);
+                return refuse(Reason::Invalid, message);
             }
         }
         for e164 in &import.e164 {
@@ -49,7 +49,7 @@ impl State {
             self.write_number(None, number, step);
         }
         let imported = u32::try_from(import.e164.len()).unwrap_or(u32::MAX);
-        outcome::Kind::Imported(imported).into_outcome()
+        Ok(outcome::Kind::Imported(imported))
     }
 
     pub(super) fn allocate_number(
@@ -57,10 +57,8 @@ impl State {
         allocate: &AllocateNumber,
         now_ms: u64,
         step: &mut Step,
-    ) -> Outcome {
-        if let Err(outcome) = self.check_candidates(&allocate.candidates) {
-            return outcome;
-        }
+    ) -> Answer {
+        self.check_candidates(&allocate.candidates)?;
         let picked = match &allocate.which {
             Some(allocate_number::Which::E164(e164)) => {
                 self.specific(e164, &allocate.tenant, now_ms)
@@ -68,10 +66,7 @@ impl State {
             Some(allocate_number::Which::AnyOfPool(pool)) => self.lowest_free(pool),
             None => Err(rejected(Reason::Invalid, "neither a number nor a pool is named")),
         };
-        let old = match picked {
-            Ok(number) => number,
-            Err(outcome) => return outcome,
-        };
+        let old = picked?;
         let number = Number {
             state: NumberState::Active.into(),
             tenant: allocate.tenant.clone(),
@@ -81,10 +76,10 @@ impl State {
             ..old.clone()
         };
         self.write_number(Some(&old), number.clone(), step);
-        outcome::Kind::Number(number).into_outcome()
+        Ok(outcome::Kind::Number(number))
     }
 
-    fn specific(&self, e164: &str, tenant: &str, now_ms: u64) -> Result<Number, Outcome> {
+    fn specific(&self, e164: &str, tenant: &str, now_ms: u64) -> Result<Number, Rejected> {
         let number = self.find_number(e164)?;
         let shown = redact(e164, 4);
         match number.state() {
@@ -113,7 +108,7 @@ impl State {
         }
     }
 
-    fn lowest_free(&self, pool: &str) -> Result<Number, Outcome> {
+    fn lowest_free(&self, pool: &str) -> Result<Number, Rejected> {
         let lowest = self.index.free.get(pool).and_then(BTreeSet::first);
         lowest.and_then(|e164| self.tables.get::<Number>(e164)).ok_or_else(|| {
             rejected(
@@ -128,18 +123,15 @@ impl State {
         release: &ReleaseNumber,
         now_ms: u64,
         step: &mut Step,
-    ) -> Outcome {
-        let old = match self.find_number(&release.e164) {
-            Ok(number) => number,
-            Err(outcome) => return outcome,
-        };
+    ) -> Answer {
+        let old = self.find_number(&release.e164)?;
         let shown = redact(&release.e164, 4);
         if old.state() != NumberState::Active {
             let message = format!("{shown} is not ACTIVE but {}", old.state().as_str_name());
-            return rejected(Reason::IllegalTransition, message);
+            return refuse(Reason::IllegalTransition, message);
         }
         if old.tenant != release.tenant {
-            return rejected(Reason::NotOwner, format!("{shown} belongs to another tenant"));
+            return refuse(Reason::NotOwner, format!("{shown} belongs to another tenant"));
         }
         let number = Number {
             state: NumberState::Quarantine.into(),
@@ -149,7 +141,7 @@ impl State {
             ..old.clone()
         };
         self.write_number(Some(&old), number.clone(), step);
-        outcome::Kind::Number(number).into_outcome()
+        Ok(outcome::Kind::Number(number))
     }
 
     /// The rest of a released number is over.
@@ -164,7 +156,7 @@ impl State {
         self.write_number(Some(&old), number, step);
     }
 
-    fn find_number(&self, e164: &str) -> Result<Number, Outcome> {
+    fn find_number(&self, e164: &str) -> Result<Number, Rejected> {
         self.tables.get::<Number>(e164).ok_or_else(|| {
             let shown = redact(e164, 4);
             rejected(Reason::NotFound, format!("{shown} is not in the inventory: import it first"))

@@ -1,20 +1,20 @@
 //! POPs: who they are, where they are reached, and their epoch.
 
 use proto::control::{Pop, Resource, resource};
-use proto::raft::{Outcome, Reason, outcome};
+use proto::raft::{Reason, outcome};
 
-use super::{IntoOutcome as _, State, Step, rejected};
+use super::{Answer, State, Step, refuse};
 
 /// Most POPs of a mesh.
 pub(crate) const POPS_MAX: usize = 10_000;
 
 impl State {
     /// Enters or renews a POP. Its epoch grows, so that peers refuse a process of before.
-    pub(super) fn register_pop(&mut self, pop: &Pop, step: &mut Step) -> Outcome {
+    pub(super) fn register_pop(&mut self, pop: &Pop, step: &mut Step) -> Answer {
         let epoch = match self.tables.get::<Pop>(&pop.pop_id) {
             Some(known) => known.epoch.saturating_add(1),
             None if self.index.pops >= POPS_MAX => {
-                return rejected(Reason::Limit, format!("there are {POPS_MAX} POPs already"));
+                return refuse(Reason::Limit, format!("there are {POPS_MAX} POPs already"));
             }
             None => {
                 self.index.pops += 1;
@@ -24,6 +24,6 @@ impl State {
         let pop = Pop { epoch, ..pop.clone() };
         self.tables.put(&pop);
         step.put(Resource { kind: Some(resource::Kind::Pop(pop.clone())) });
-        outcome::Kind::Pop(pop).into_outcome()
+        Ok(outcome::Kind::Pop(pop))
     }
 }

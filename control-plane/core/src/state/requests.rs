@@ -1,7 +1,7 @@
 //! Exactly once: what each request came to, kept for seven days of log time.
 
 use prost::Message;
-use proto::raft::{Command, Outcome, Reason};
+use proto::raft::{Command, Outcome, Reason, Rejected};
 use sha2::{Digest, Sha256};
 
 use super::{Expiry, State, rejected};
@@ -64,7 +64,7 @@ impl State {
         }
     }
 
-    pub(super) fn check_requests_limit(&self, principal: &str) -> Result<(), Outcome> {
+    pub(super) fn check_requests_limit(&self, principal: &str) -> Result<(), Rejected> {
         if self.index.requests.get(principal).is_some_and(|count| *count >= REQUESTS_MAX) {
             return Err(rejected(
                 Reason::Limit,

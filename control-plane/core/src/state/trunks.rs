@@ -1,44 +1,44 @@
 //! Trunks: connections to carriers and PBXs.
 
 use proto::control::{Resource, RouteCandidate, Trunk, resource, resource_key};
-use proto::raft::{Outcome, Reason};
+use proto::raft::{Done, Reason, Rejected, outcome};
 
-use super::{State, Step, done, rejected};
+use super::{Answer, State, Step, refuse, rejected};
 
 /// Most trunks of a mesh.
 pub(crate) const TRUNKS_MAX: usize = 100_000;
 
 impl State {
-    pub(super) fn put_trunk(&mut self, trunk: &Trunk, step: &mut Step) -> Outcome {
+    pub(super) fn put_trunk(&mut self, trunk: &Trunk, step: &mut Step) -> Answer {
         if !self.tables.contains::<Trunk>(&trunk.trunk_id) {
             if self.index.trunks >= TRUNKS_MAX {
-                return rejected(Reason::Limit, format!("there are {TRUNKS_MAX} trunks already"));
+                return refuse(Reason::Limit, format!("there are {TRUNKS_MAX} trunks already"));
             }
             self.index.trunks += 1;
         }
         self.tables.put(trunk);
         step.put(Resource { kind: Some(resource::Kind::Trunk(trunk.clone())) });
-        done()
+        Ok(outcome::Kind::Done(Done {}))
     }
 
-    pub(super) fn delete_trunk(&mut self, trunk_id: &str, step: &mut Step) -> Outcome {
+    pub(super) fn delete_trunk(&mut self, trunk_id: &str, step: &mut Step) -> Answer {
         if !self.tables.contains::<Trunk>(trunk_id) {
-            return rejected(Reason::NotFound, format!("there is no trunk {trunk_id}"));
+            return refuse(Reason::NotFound, format!("there is no trunk {trunk_id}"));
         }
         if let Some(uses) = self.index.trunk_uses.get(trunk_id) {
             let message = format!(
                 "{uses} routes and numbers leave through trunk {trunk_id}: change them first"
             );
-            return rejected(Reason::InUse, message);
+            return refuse(Reason::InUse, message);
         }
         self.index.trunks = self.index.trunks.saturating_sub(1);
         self.tables.delete::<Trunk>(trunk_id);
         step.delete(resource_key::Kind::TrunkId(trunk_id.into()));
-        done()
+        Ok(outcome::Kind::Done(Done {}))
     }
 
     /// All trunks of these candidates exist.
-    pub(super) fn check_candidates(&self, candidates: &[RouteCandidate]) -> Result<(), Outcome> {
+    pub(super) fn check_candidates(&self, candidates: &[RouteCandidate]) -> Result<(), Rejected> {
         match candidates.iter().find(|c| !self.tables.contains::<Trunk>(&c.trunk_id)) {
             None => Ok(()),
             Some(c) => Err(rejected(
