@@ -195,7 +195,8 @@ pub(crate) fn status(number: u32, default: u16) -> u16 {
 
 /// `Reason` of a BYE or CANCEL (RFC 3326).
 pub(crate) fn reason(status: u16, text: &str) -> String {
-    let clean: String = text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == ' ').collect();
+    let words = text.chars().map(|c| if c == '_' { ' ' } else { c });
+    let clean: String = words.filter(|c| c.is_ascii_alphanumeric() || *c == ' ').collect();
     format!("SIP ;cause={status} ;text=\"{clean}\"")
 }
 

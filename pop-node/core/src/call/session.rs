@@ -46,7 +46,10 @@ impl Session {
             }
             Input::Failed { tx, .. } => self.reinvite_failed(tx, 408, half, core, now),
             Input::Far(kind) => self.far(kind, half, core, now),
-            Input::FarLost => self.end(EndCause::LinkLost, 503, half, core, now),
+            Input::FarLost => {
+                half.drop_link(core);
+                self.end(EndCause::LinkLost, 503, half, core, now)
+            }
             Input::Request { tx, flow, request } => {
                 if flow.transport == Transport::Tcp && is_of(&self.dialog, &request) {
                     // The peer has a new connection: the old one may be dead.

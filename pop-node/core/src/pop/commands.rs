@@ -1,7 +1,10 @@
 //! What goes into and comes out of [`Pop`](super::Pop) besides SIP: plain data.
 
+use std::fmt;
+
 use bytes::Bytes;
 use proto::call::CallMessage;
+use proto::call::call_message::Kind;
 use proto::id::{CallId, PopId, TrunkId};
 use proto::time::Instant;
 
@@ -33,7 +36,7 @@ pub struct CallStream {
 }
 
 /// What happened to a call stream. After `Closed` or `Failed` nothing more comes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum StreamEvent {
     /// It is open. Messages may be sent before; the shell keeps them until then.
     Opened,
@@ -66,7 +69,7 @@ pub enum ResolveError {
 }
 
 /// An effect for the shell to execute, in order.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum PopCommand {
     /// Send one SIP message. On `connection: 0` over TCP, reuse a connection to `remote` or open
     /// one; report failure with `handle_transport_error`.
@@ -140,4 +143,53 @@ pub enum Phase {
     Answered,
     /// Over for the user; last SIP messages are under way.
     Ending,
+}
+
+/// Without numbers: these are logged.
+const fn kind(message: &CallMessage) -> &'static str {
+    match &message.kind {
+        Some(Kind::Setup(_)) => "setup",
+        Some(Kind::Progress(_)) => "progress",
+        Some(Kind::Answer(_)) => "answer",
+        Some(Kind::Reject(_)) => "reject",
+        Some(Kind::Cancel(_)) => "cancel",
+        Some(Kind::Bye(_)) => "bye",
+        Some(Kind::Update(_)) => "update",
+        Some(Kind::UpdateAnswer(_)) => "update_answer",
+        Some(Kind::UpdateReject(_)) => "update_reject",
+        None => "nothing",
+    }
+}
+
+impl fmt::Debug for StreamEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Opened => f.write_str("Opened"),
+            Self::Message(message) => write!(f, "Message({})", kind(message)),
+            Self::Closed => f.write_str("Closed"),
+            Self::Failed => f.write_str("Failed"),
+        }
+    }
+}
+
+impl fmt::Debug for PopCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SendSip { flow, bytes } => {
+                let word = bytes.split(|b| *b == b' ').next().unwrap_or_default();
+                let word = String::from_utf8_lossy(word);
+                write!(f, "SendSip({word}…, {} B to {flow:?})", bytes.len())
+            }
+            Self::OpenStream { stream } => write!(f, "OpenStream({stream:?})"),
+            Self::SendCall { stream, message } => {
+                write!(f, "SendCall({} on {stream:?})", kind(message))
+            }
+            Self::CloseStream { stream } => write!(f, "CloseStream({stream:?})"),
+            Self::Media(command) => write!(f, "Media({command:?})"),
+            Self::Resolve { query, host, port, transport } => {
+                write!(f, "Resolve({query}, {host}:{port} {transport:?})")
+            }
+            Self::Cdr(cdr) => write!(f, "Cdr({cdr:?})"),
+        }
+    }
 }

@@ -36,19 +36,17 @@ impl Pop {
         let setup = match kind {
             Some(Kind::Setup(setup)) => setup,
             // Crossed the end of a call that left here.
-            Some(Kind::Bye(_) | Kind::Cancel(_)) => return,
             Some(
                 Kind::Progress(_)
                 | Kind::Answer(_)
                 | Kind::Reject(_)
+                | Kind::Cancel(_)
+                | Kind::Bye(_)
                 | Kind::Update(_)
                 | Kind::UpdateAnswer(_)
                 | Kind::UpdateReject(_),
-            )
-            | None => {
-                core.counters.refuse(Refusal::BadPeerMessage);
-                return;
-            }
+            ) => return,
+            None => return core.counters.refuse(Refusal::BadPeerMessage),
         };
         let Some(call_id) = CallId::from_slice(&setup.call_id) else {
             core.counters.refuse(Refusal::BadPeerMessage);

@@ -1,0 +1,100 @@
+//! Who is who in the stories.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use proto::control::resource::Kind;
+use proto::control::{DigestCredentials, Pop, Resource, Route, RouteCandidate, Trunk};
+
+use super::phone::Phone;
+use crate::pop::ResolveError;
+
+/// Name, address, POPs of its trunk, what calls to it begin with.
+pub(super) const NAMES: [(&str, &str, &[&str], &str); 11] = [
+    ("alice", "10.0.0.1", &["fra1"], "41"),
+    ("bob", "10.0.0.2", &["fra1"], "49"),
+    ("carol", "10.0.0.3", &["sin1"], "65"),
+    ("dave", "10.0.0.4", &["sin1"], "1"),
+    // Must answer our challenge.
+    ("erin", "10.0.0.5", &["fra1"], "31"),
+    // Challenges us.
+    ("frank", "10.0.0.6", &["fra1"], "33"),
+    // Called by name.
+    ("grace", "10.0.0.7", &["fra1"], "34"),
+    // At most one call; calls us from nowhere.
+    ("henry", "10.0.0.8", &["fra1"], "39"),
+    // Its host has no socket of ours.
+    ("ivan", "2001:db8::9", &["fra1"], "48"),
+    // Two ways out.
+    ("judy", "10.0.0.10", &["sin1", "fra1"], "36"),
+    // No trunk at all.
+    ("mallory", "10.0.0.66", &[], ""),
+];
+
+fn credentials(name: &str) -> DigestCredentials {
+    let (username, password) = (name.to_owned(), format!("{name}-secret"));
+    DigestCredentials { username, password, realm: String::new() }
+}
+
+fn trunk(name: &str, address: &str, pops: &[&str]) -> Trunk {
+    let named = name == "grace";
+    let codecs: &[&str] = if name == "dave" { &["opus"] } else { &[] };
+    Trunk {
+        trunk_id: name.to_owned(),
+        pop_ids: pops.iter().map(|pop| (*pop).to_owned()).collect(),
+        host: if named { "grace.example".to_owned() } else { address.to_owned() },
+        port: 5060,
+        sources: if name == "henry" { Vec::new() } else { vec![address.to_owned()] },
+        codecs: codecs.iter().map(|codec| (*codec).to_owned()).collect(),
+        outbound_auth: (name == "frank").then(|| credentials(name)),
+        inbound_auth: (name == "erin").then(|| credentials(name)),
+        max_calls: u32::from(name == "henry"),
+        default_region: if name == "alice" { "CH".to_owned() } else { String::new() },
+        ..Trunk::default()
+    }
+}
+
+fn route(prefix: &str, trunks: &[&str]) -> Kind {
+    let candidates = (0..).zip(trunks).map(|(priority, trunk_id)| RouteCandidate {
+        trunk_id: (*trunk_id).to_owned(),
+        priority,
+        weight: 1,
+    });
+    let route_id = format!("r{prefix}");
+    Kind::Route(Route { route_id, prefix: prefix.to_owned(), candidates: candidates.collect() })
+}
+
+pub(super) fn resources() -> Vec<Resource> {
+    let mut kinds = Vec::new();
+    for (name, address, pops, prefix) in NAMES.iter().filter(|(_, _, pops, _)| !pops.is_empty()) {
+        kinds.push(Kind::Trunk(trunk(name, address, pops)));
+        kinds.push(route(prefix, &[name]));
+    }
+    // Bob first, then Carol.
+    kinds.push(route("44", &["bob", "carol"]));
+    for pop_id in ["fra1", "sin1"] {
+        let pop_id = pop_id.to_owned();
+        kinds.push(Kind::Pop(Pop { pop_id, epoch: 1, ..Pop::default() }));
+    }
+    kinds.into_iter().map(|kind| Resource { kind: Some(kind) }).collect()
+}
+
+pub(super) fn phones() -> BTreeMap<String, Phone> {
+    let phone = |(name, address, pops, _): &(&str, &str, &[&str], &str)| {
+        let ip = address.parse().unwrap();
+        let pop = if pops.first() == Some(&"sin1") { "127.0.2.1:5060" } else { "127.0.1.1:5060" };
+        let address = SocketAddr::new(ip, 5060);
+        ((*name).to_owned(), Phone::new(name, address, pop.parse().unwrap()))
+    };
+    NAMES.iter().map(phone).collect()
+}
+
+pub(super) fn resolve(host: &str) -> Result<Vec<SocketAddr>, ResolveError> {
+    match host {
+        // Nobody at the first address.
+        "grace.example" => {
+            Ok(vec!["10.9.9.9:5060".parse().unwrap(), "10.0.0.7:5060".parse().unwrap()])
+        }
+        _ => Err(ResolveError::NotFound),
+    }
+}

@@ -1,0 +1,98 @@
+//! The language of the stories.
+
+use proto::id::PopId;
+use proto::time::Duration;
+
+use super::world::{World, known};
+use crate::pop::LinkState;
+use crate::sip::Method;
+
+/// Longer than any timer of ours but the ring limit.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Plays a script, then waits until all must be over, and checks that nothing is left.
+pub(super) fn play(name: &str, script: &str) -> String {
+    let mut world = World::new();
+    for (number, line) in script.lines().enumerate() {
+        let line = line.trim();
+        if !line.is_empty() && !line.starts_with('#') {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            act(&mut world, &words).unwrap_or_else(|| panic!("{name}:{}: {line}?", number + 1));
+        }
+    }
+    world.wait(LONG);
+    let left: Vec<_> = world.pops.iter().filter(|(_, pop)| !pop.is_idle()).collect();
+    if std::env::var_os("REWRITE").is_none() {
+        assert!(left.is_empty(), "{name}: something is left: {left:#?}\n{}", world.trace);
+    } else if !left.is_empty() {
+        eprintln!("{name}: SOMETHING IS LEFT");
+    }
+    std::mem::take(&mut world.trace)
+}
+
+pub(super) fn act(world: &mut World, words: &[&str]) -> Option<()> {
+    match words {
+        ["wait", time] => world.wait(duration(time)?),
+        ["link", "down"] => world.link(LinkState::Down),
+        ["link", "up"] => world.link(LinkState::Up),
+        ["mute", pop] => _ = world.mute.insert(PopId::new(pop).ok()?),
+        ["shutdown", pop] => {
+            let now = world.now;
+            world.pop(&PopId::new(pop).ok()?).shutdown(now);
+            world.drain();
+        }
+        ["counters", pop] => {
+            let id = PopId::new(pop).ok()?;
+            let line = format!("{pop} counts {:?}", world.pop(&id).active_calls());
+            world.note(&line);
+        }
+        [name, rest @ ..] if known(name) => {
+            let bytes = phone(world, name, rest)?;
+            world.from_phone(name, &bytes);
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+fn phone(world: &mut World, name: &str, words: &[&str]) -> Option<bytes::Bytes> {
+    let phone = world.phones.get_mut(name)?;
+    Some(match words {
+        ["calls", number] => phone.calls(number, "none", 70),
+        ["calls", number, codecs] => phone.calls(number, codecs, 70),
+        ["calls", number, codecs, hops] => phone.calls(number, codecs, hops.parse().ok()?),
+        ["authenticates", password] => phone.authenticates(password)?,
+        ["cancels"] => phone.cancels()?,
+        ["tries"] => phone.answers(100, "", "", "")?,
+        ["rings"] => phone.answers(180, "", "", "")?,
+        ["rings", fork] => phone.answers(180, "", "", fork)?,
+        ["progresses", codecs] => phone.answers(183, codecs, "", "")?,
+        ["progresses", codecs, fork] => phone.answers(183, codecs, "", fork)?,
+        ["answers", "fork", fork, codecs] => phone.answers(200, codecs, "", fork)?,
+        ["answers", codecs] => phone.answers(200, codecs, "", "")?,
+        ["answers", codecs, direction] => phone.answers(200, codecs, direction, "")?,
+        ["rejects", status] => phone.answers(status.parse().ok()?, "", "", "")?,
+        ["challenges", "bye"] => phone.challenges()?,
+        ["challenges"] => phone.answers(401, "", "", "")?,
+        ["acks"] => phone.acks("none")?,
+        ["acks", codecs] => phone.acks(codecs)?,
+        ["hangs", "up"] => phone.says(Method::Bye, "none", "")?,
+        ["reinvites", codecs] => phone.says(Method::Invite, codecs, "")?,
+        ["reinvites", codecs, direction] => phone.says(Method::Invite, codecs, direction)?,
+        ["says", method] => phone.says(Method::Other(method.to_string().into()), "none", "")?,
+        ["pings"] => phone.asks(Method::Options, 0),
+        ["registers"] => phone.asks(Method::Register, 70),
+        ["oks"] => phone.oks()?,
+        ["sends", "garbage"] => {
+            bytes::Bytes::from_static(b"INVITE sip:x SIP/2.0\r\nVia: what\r\n\r\n")
+        }
+        _ => return None,
+    })
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    match text.strip_suffix("ms") {
+        Some(ms) => ms.parse().ok().map(Duration::from_millis),
+        None => text.strip_suffix('s')?.parse().ok().map(Duration::from_secs),
+    }
+}

@@ -1,0 +1,284 @@
+//! Two POPs, their links, and everything they say, in virtual time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use proto::call::call_message::Kind;
+use proto::id::{Epoch, PopId, Revision};
+use proto::time::{Duration, Instant, earlier};
+
+use super::numbers::{self, NAMES};
+use super::phone::{Phone, describe};
+use crate::call::Cdr;
+use crate::media::{Far, MediaCommand, MediaEvent, QualityReport};
+use crate::pop::{
+    CallStream, Initiator, Limits, LinkState, Pop, PopCommand, PopConfig, StreamEvent, Timing,
+};
+use crate::sip::{Flow, TimerValues, Transport};
+use crate::view::ViewUpdate;
+
+/// One way between POPs.
+const LATENCY: Duration = Duration::from_millis(10);
+
+pub(super) struct World {
+    pub(super) now: Instant,
+    pub(super) pops: BTreeMap<PopId, Pop>,
+    pub(super) phones: BTreeMap<String, Phone>,
+    pub(super) cdrs: Vec<Cdr>,
+    pub(super) trace: String,
+    /// POPs that say nothing more over their links.
+    pub(super) mute: BTreeSet<PopId>,
+    flights: BTreeMap<(Instant, u64), (PopId, CallStream, StreamEvent)>,
+    sent: u64,
+}
+
+fn config(id: &str, address: &str, seed: u64) -> PopConfig {
+    let sip: SocketAddr = format!("{address}:5060").parse().unwrap();
+    PopConfig {
+        id: PopId::new(id).unwrap(),
+        region: "eu".to_owned(),
+        mesh: "test".to_owned(),
+        epoch: Epoch(1),
+        sip: vec![(Transport::Udp, sip), (Transport::Tcp, sip)],
+        media_address: sip.ip(),
+        media_ports: 20_000..=20_039,
+        limits: Limits { max_calls: 3, ..Limits::default() },
+        timing: Timing::default(),
+        sip_timers: TimerValues::default(),
+        seed,
+    }
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let now = Instant::ZERO;
+        let mut pops = BTreeMap::new();
+        for (id, address, seed) in [("fra1", "127.0.1.1", 1), ("sin1", "127.0.2.1", 2)] {
+            let mut pop = Pop::new(config(id, address, seed), now);
+            let resources = numbers::resources();
+            let (cluster_id, revision) = ("c".to_owned(), Revision(1));
+            pop.handle_view(ViewUpdate::Snapshot { cluster_id, revision, resources }, now).unwrap();
+            pops.insert(PopId::new(id).unwrap(), pop);
+        }
+        Self {
+            now,
+            pops,
+            phones: numbers::phones(),
+            cdrs: Vec::new(),
+            trace: String::new(),
+            mute: BTreeSet::new(),
+            flights: BTreeMap::new(),
+            sent: 0,
+        }
+    }
+
+    pub(super) fn note(&mut self, line: &str) {
+        let ms = self.now.as_millis();
+        writeln!(self.trace, "{:>7}.{:03}  {line}", ms / 1_000, ms % 1_000).unwrap();
+    }
+
+    /// A phone sends; the POP is the one with that address.
+    pub(super) fn from_phone(&mut self, name: &str, bytes: &Bytes) {
+        let phone = &self.phones[name];
+        let (id, flow) = (pop_at(phone.pop), Flow::udp(phone.pop, phone.address));
+        self.note(&format!("{name} -> {id}: {}", describe(bytes)));
+        let now = self.now;
+        self.pop(&id).handle_sip(flow, bytes, now);
+        self.drain();
+    }
+
+    pub(super) fn pop(&mut self, id: &PopId) -> &mut Pop {
+        self.pops.get_mut(id).unwrap()
+    }
+
+    /// Executes what all POPs want now.
+    pub(super) fn drain(&mut self) {
+        let ids: Vec<PopId> = self.pops.keys().cloned().collect();
+        let mut quiet = false;
+        while !quiet {
+            quiet = true;
+            for id in &ids {
+                while let Some(command) = self.pop(id).poll_command() {
+                    quiet = false;
+                    self.execute(id, command);
+                }
+            }
+        }
+    }
+
+    fn execute(&mut self, id: &PopId, command: PopCommand) {
+        match command {
+            PopCommand::SendSip { flow, bytes } => self.to_phone(id, flow, &bytes),
+            PopCommand::OpenStream { .. } => {}
+            PopCommand::SendCall { stream, message } => {
+                let kind = message.kind.clone().unwrap();
+                self.note(&format!("{id} => {}: {}", stream.peer, describe_call(&kind)));
+                self.fly(id, stream, StreamEvent::Message(message));
+            }
+            PopCommand::CloseStream { stream } => self.fly(id, stream, StreamEvent::Closed),
+            PopCommand::Media(command) => self.media(id, command),
+            PopCommand::Resolve { query, host, .. } => {
+                self.note(&format!("{id} resolves {host}"));
+                let (result, now) = (numbers::resolve(&host), self.now);
+                self.pop(id).handle_resolved(query, result, now);
+            }
+            PopCommand::Cdr(cdr) => {
+                self.note(&describe_cdr(&cdr));
+                self.cdrs.push(*cdr);
+            }
+        }
+    }
+
+    fn to_phone(&mut self, id: &PopId, flow: Flow, bytes: &Bytes) {
+        let found = self.phones.iter().find(|(_, phone)| phone.address == flow.remote);
+        let Some(name) = found.map(|(name, _)| name.clone()) else {
+            return self.note(&format!("{id} -> {}: {}", flow.remote, describe(bytes)));
+        };
+        self.note(&format!("{id} -> {name}: {}", describe(bytes)));
+        let phone = self.phones.get_mut(&name).unwrap();
+        phone.pop = flow.local;
+        for reply in phone.receive(bytes) {
+            self.from_phone(&name, &reply);
+        }
+    }
+
+    fn media(&mut self, id: &PopId, command: MediaCommand) {
+        let now = self.now;
+        let line = match command {
+            MediaCommand::OpenLeg { leg, local } => format!("open {leg} at {local}"),
+            MediaCommand::SetLeg { leg, params } => {
+                let remote = params.remote_rtp.map_or("nowhere".to_owned(), |r| r.to_string());
+                let event = if params.telephone_event.is_some() { " with DTMF" } else { "" };
+                let codec = params.codec.codec.name();
+                format!("set {leg}: {codec}{event} {:?} {remote}", params.direction)
+            }
+            MediaCommand::Connect { leg, to: Far::Leg(other) } => format!("join {leg} and {other}"),
+            MediaCommand::Connect { leg, to: Far::Stream(stream) } => {
+                format!("join {leg} and {} over {}", stream.peer, stream.codec.name())
+            }
+            MediaCommand::Disconnect { leg } => format!("part {leg}"),
+            MediaCommand::CloseLeg { leg } => {
+                let report = QualityReport { received: leg.0, ..QualityReport::default() };
+                let event = MediaEvent::LegQuality { leg, report, last: true };
+                self.pop(id).handle_media_event(event, now);
+                format!("close {leg}")
+            }
+        };
+        self.note(&format!("{id} media: {line}"));
+    }
+
+    fn fly(&mut self, from: &PopId, stream: CallStream, event: StreamEvent) {
+        if self.mute.contains(from) {
+            return;
+        }
+        let to = stream.peer.clone();
+        let initiator = match stream.initiator {
+            Initiator::Local => Initiator::Remote,
+            Initiator::Remote => Initiator::Local,
+        };
+        let stream = CallStream { peer: from.clone(), number: stream.number, initiator };
+        self.sent += 1;
+        self.flights.insert((self.now + LATENCY, self.sent), (to, stream, event));
+    }
+
+    /// Lets time pass.
+    pub(super) fn wait(&mut self, time: Duration) {
+        let until = self.now + time;
+        loop {
+            let timers = self.pops.values().filter_map(Pop::poll_timeout).min();
+            let flight = self.flights.keys().next().map(|(at, _)| *at);
+            let Some(at) = earlier(timers, flight).filter(|at| *at <= until) else { break };
+            self.now = self.now.max(at);
+            self.step();
+        }
+        self.now = until;
+    }
+
+    fn step(&mut self) {
+        let now = self.now;
+        while let Some(entry) = self.flights.first_entry()
+            && entry.key().0 <= now
+        {
+            let (to, stream, event) = entry.remove();
+            self.pop(&to).handle_call_stream(stream, event, now);
+            self.drain();
+        }
+        let ids: Vec<PopId> = self.pops.keys().cloned().collect();
+        for id in ids {
+            self.pop(&id).handle_timeout(now);
+        }
+        self.drain();
+    }
+
+    pub(super) fn link(&mut self, state: LinkState) {
+        let ids: Vec<PopId> = self.pops.keys().cloned().collect();
+        let now = self.now;
+        self.flights.clear();
+        for id in &ids {
+            for peer in ids.iter().filter(|peer| *peer != id) {
+                self.pop(id).handle_link(peer.clone(), state, now);
+            }
+        }
+        self.drain();
+    }
+}
+
+fn pop_at(address: SocketAddr) -> PopId {
+    PopId::new(if address.ip().to_string() == "127.0.2.1" { "sin1" } else { "fra1" }).unwrap()
+}
+
+pub(super) fn names(codecs: &[i32]) -> String {
+    let codecs = codecs.iter().filter_map(|c| proto::call::Codec::try_from(*c).ok());
+    let codecs = codecs.filter_map(|c| crate::codec::Codec::try_from(c).ok());
+    codecs.map(|c| c.name()).collect::<Vec<_>>().join(",")
+}
+
+fn describe_call(kind: &Kind) -> String {
+    let media = |media: &Option<proto::call::Media>| {
+        media.as_ref().map_or(String::new(), |m| {
+            let event = if m.telephone_event { ",DTMF" } else { "" };
+            format!(" ({}{event} {:?})", names(&m.codecs), m.direction())
+        })
+    };
+    match kind {
+        Kind::Setup(s) => format!("setup by {}{}", s.trunk_id, media(&s.media)),
+        Kind::Progress(p) => format!("progress {}{}", p.status, media(&p.media)),
+        Kind::Answer(a) => format!("answer{}", media(&a.media)),
+        Kind::Reject(r) => format!("reject {} {}", r.status, r.reason),
+        Kind::Cancel(_) => "cancel".to_owned(),
+        Kind::Bye(b) if b.status == 0 => "bye".to_owned(),
+        Kind::Bye(b) => format!("bye {} {}", b.status, b.reason),
+        Kind::Update(u) => format!("update{}", media(&u.media)),
+        Kind::UpdateAnswer(u) => format!("update answer{}", media(&u.media)),
+        Kind::UpdateReject(u) => format!("update reject {}", u.status),
+    }
+}
+
+fn describe_cdr(cdr: &Cdr) -> String {
+    let name = |codec: Option<crate::codec::Codec>| codec.map_or("-", |codec| codec.name());
+    let trunk =
+        |id: &Option<proto::id::TrunkId>| id.as_ref().map_or("-".to_owned(), |id| id.to_string());
+    let quality =
+        |q: &Option<QualityReport>| q.as_ref().map_or("-".to_owned(), |q| q.received.to_string());
+    format!(
+        "{} record: {:?} {} to {} {} {}, tried {}, {} to {}, legs {} and {}{}",
+        cdr.pop,
+        cdr.role,
+        trunk(&cdr.trunk_in),
+        trunk(&cdr.trunk_out),
+        cdr.cause.name(),
+        cdr.status,
+        cdr.attempts,
+        name(cdr.codec_in),
+        name(cdr.codec_out),
+        quality(&cdr.quality_in),
+        quality(&cdr.quality_out),
+        cdr.answered.map_or(String::new(), |at| format!(", talked {:?}", cdr.ended - at)),
+    )
+}
+
+pub(super) fn known(name: &str) -> bool {
+    NAMES.iter().any(|(known, ..)| *known == name)
+}
