@@ -17,7 +17,7 @@ use control_core::replica::{
     HaltReason, Persist, ProposeError, ReadError, Replica, ReplicaCommand, Role,
 };
 use proto::id::NodeId;
-use proto::raft::{Command, Outcome, command};
+use proto::raft::{Command, Outcome};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -52,7 +52,7 @@ pub enum DriverError {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Proposed {
     /// Applied; the state after it is described too.
-    Applied(Outcome, Progress),
+    Applied(Box<(Outcome, Progress)>),
     /// A new leader may or may not have it.
     Lost,
     /// Not taken.
@@ -99,8 +99,6 @@ pub struct Parts {
     pub outboxes: Outboxes,
     /// Grain of raft's time.
     pub tick: Duration,
-    /// Proposed as the cluster's id if this node leads a cluster that has none yet.
-    pub new_cluster_id: String,
 }
 
 struct Loop {
@@ -109,7 +107,6 @@ struct Loop {
     hub: Arc<Hub>,
     outboxes: Outboxes,
     progress: watch::Sender<Progress>,
-    new_cluster_id: String,
     proposals: BTreeMap<u64, oneshot::Sender<Proposed>>,
     reads: BTreeMap<u64, Vec<oneshot::Sender<ReadIndex>>>,
     /// Readers of this turn; they share one round.
@@ -128,14 +125,13 @@ pub fn start(
     let (peer, peer_inputs) = mpsc::channel(PEER_QUEUE);
     let (stop, stopped) = watch::channel(false);
     let (progress, seen) = watch::channel(Progress::of(&parts.replica));
-    let Parts { replica, wal, hub, outboxes, tick, new_cluster_id } = parts;
+    let Parts { replica, wal, hub, outboxes, tick } = parts;
     let mut driver = Loop {
         replica,
         wal,
         hub,
         outboxes,
         progress,
-        new_cluster_id,
         proposals: BTreeMap::new(),
         reads: BTreeMap::new(),
         new_reads: Vec::new(),
@@ -186,7 +182,6 @@ impl Loop {
             self.gauges_at = now + GAUGES_EVERY;
             telemetry::replica(&self.replica);
             self.hub.forget_old_snapshot(now);
-            self.found_cluster();
         }
     }
 
@@ -309,8 +304,8 @@ impl Loop {
         let rejected = matches!(outcome.kind, Some(proto::raft::outcome::Kind::Rejected(_)));
         telemetry::proposal(if rejected { "rejected" } else { "applied" });
         if let Some(reply) = self.proposals.remove(&proposal) {
-            let progress = Progress::of(&self.replica);
-            let _ = reply.send(Proposed::Applied(outcome, progress)); // The caller may have left.
+            let applied = Box::new((outcome, Progress::of(&self.replica)));
+            let _ = reply.send(Proposed::Applied(applied)); // The caller may have left.
         }
     }
 
@@ -321,22 +316,6 @@ impl Loop {
         }
         let leader = leader.map_or_else(|| "none".to_owned(), |l| l.to_string());
         tracing::info!(role = role.as_str(), leader, term, "raft role");
-        self.found_cluster();
-    }
-
-    /// A new cluster gets its id from its first leader. Proposed again until it is there; the
-    /// state takes only the first.
-    fn found_cluster(&mut self) {
-        let leads = self.replica.status().role == Role::Leader;
-        if !leads || !self.replica.state().cluster_id().is_empty() {
-            return;
-        }
-        self.next += 1;
-        let kind = command::Kind::InitCluster(self.new_cluster_id.clone());
-        let command = Command { kind: Some(kind), ..Command::default() };
-        if let Err(error) = self.replica.propose(self.next, command, wall_ms()) {
-            tracing::debug!(%error, "the cluster's id could not be proposed yet");
-        }
     }
 
     fn publish(&self) {

@@ -125,7 +125,6 @@ impl Ready {
             hub: hub.clone(),
             outboxes: outboxes.clone(),
             tick: self.config.timers.tick,
-            new_cluster_id: random_id(),
         };
         let driver = driver::start(parts, ended)?;
         let peers = Peers::new(self.config.peers(), &self.credentials)?;

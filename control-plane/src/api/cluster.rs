@@ -100,7 +100,10 @@ impl Cluster {
         match proposed {
             Err(_) => Err(Again::Soon(outcome_unknown())),
             Ok(Err(failure)) => Err(Again::No(failure)),
-            Ok(Ok(Proposed::Applied(outcome, progress))) => Ok((outcome, progress.header())),
+            Ok(Ok(Proposed::Applied(applied))) => {
+                let (outcome, progress) = *applied;
+                Ok((outcome, progress.header()))
+            }
             Ok(Ok(Proposed::Lost)) => Err(Again::Soon(outcome_unknown())),
             Ok(Ok(Proposed::Refused(ProposeError::Overloaded))) => {
                 Err(Again::No(Failure::overloaded()))

@@ -47,7 +47,8 @@ impl Peer for Api {
             let command = request.into_inner().command.unwrap_or_default();
             from_a_client(&command)?;
             match self.0.cluster.propose(command).await? {
-                Proposed::Applied(outcome, progress) => {
+                Proposed::Applied(applied) => {
+                    let (outcome, progress) = *applied;
                     let header = Some(progress.header());
                     Ok(ProposeResponse { outcome: Some(outcome), header })
                 }

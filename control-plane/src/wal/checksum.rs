@@ -2,6 +2,10 @@
 
 const TABLE: [u32; 256] = table();
 
+#[allow(
+    clippy::indexing_slicing,
+    reason = "evaluated at compile time, where it cannot panic later"
+)]
 const fn table() -> [u32; 256] {
     let mut table = [0; 256];
     let mut n = 0;

@@ -50,8 +50,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         command => {
-            let mesh = Mesh::open(&cli.connection)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            // Lazy connections belong to a runtime from the start.
+            let _entered = runtime.enter();
+            let mesh = Mesh::open(&cli.connection)?;
             runtime.block_on(ask(command, &mesh, &printer))
         }
     }

@@ -1,0 +1,299 @@
+//! A cluster of real processes on loopback, gone with its value.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use control_plane::config::TlsFiles;
+use control_plane::peer::endpoint;
+use control_plane::pki;
+use control_plane::tls::Credentials;
+use proto::control::StatusRequest;
+use proto::control::admin_client::AdminClient;
+use proto::identity::{CONTROL_DNS_NAME, Kind};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+
+/// Generous: the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Node {
+    pub(crate) id: u64,
+    pub(crate) api: SocketAddr,
+    admin: SocketAddr,
+    child: Option<Child>,
+}
+
+pub(crate) struct Cluster {
+    dir: tempfile::TempDir,
+    nodes: Vec<Node>,
+}
+
+/// Polls until `found` finds something.
+pub(crate) async fn eventually<T>(what: &str, found: impl AsyncFn() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = found().await {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+impl Cluster {
+    /// Three nodes that have a leader.
+    pub(crate) async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        pki::init("demo", &dir.path().join("ca")).unwrap();
+        let issue = |kind, name: &str, region: &str| {
+            let (name, region) = (name.to_owned(), region.to_owned());
+            let request = pki::Request { kind, name, region, ..<_>::default() };
+            pki::issue(&dir.path().join("ca"), &request, dir.path()).unwrap();
+        };
+        issue(Kind::Operator, "anna", "eu");
+        issue(Kind::Pop, "fra1", "eu");
+        for (id, region) in [("1", "eu"), ("2", "us"), ("3", "ap")] {
+            issue(Kind::Control, id, region);
+        }
+        // Own addresses of this test in 127.0.0.0/8, so that ports never meet those of others.
+        let block = dir.path().metadata().unwrap().ino();
+        let host = |id: u64| format!("127.{}.{}.{id}", 64 + block / 256 % 128, block % 256);
+        let nodes = (1..=3).map(|id| {
+            let free = || {
+                let listener = TcpListener::bind(format!("{}:0", host(id))).unwrap();
+                listener.local_addr().unwrap()
+            };
+            Node { id, api: free(), admin: free(), child: None }
+        });
+        let nodes: Vec<Node> = nodes.collect();
+        let mut cluster = Self { dir, nodes };
+        cluster.configure();
+        cluster.start_all();
+        cluster.ready().await;
+        cluster
+    }
+
+    fn configure(&self) {
+        let regions = ["eu", "us", "ap"];
+        let members: String = self
+            .nodes
+            .iter()
+            .zip(regions)
+            .map(|(n, region)| {
+                format!(
+                    "[[members]]\nid = {}\naddress = \"{}\"\nregion = \"{region}\"\n",
+                    n.id, n.api
+                )
+            })
+            .collect();
+        for (node, region) in self.nodes.iter().zip(regions) {
+            let (id, dir) = (node.id, self.path());
+            let text = format!(
+                "[node]\nid = {id}\nregion = \"{region}\"\nmesh = \"demo\"\n\
+                 data_dir = {:?}\n[api]\nlisten = \"{}\"\n{members}\
+                 [tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n[admin]\nlisten = \"{}\"\n",
+                self.data_dir(id),
+                node.api,
+                dir.join("ca.pem"),
+                dir.join(format!("control-{id}.pem")),
+                dir.join(format!("control-{id}.key")),
+                node.admin,
+            );
+            fs::write(self.config(id), text).unwrap();
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn config(&self, id: u64) -> PathBuf {
+        self.path().join(format!("control-{id}.toml"))
+    }
+
+    fn data_dir(&self, id: u64) -> PathBuf {
+        self.path().join(format!("data-{id}"))
+    }
+
+    /// All that a node said on standard error.
+    pub(crate) fn log(&self, id: u64) -> String {
+        fs::read_to_string(self.path().join(format!("control-{id}.log"))).unwrap_or_default()
+    }
+
+    pub(crate) fn alive(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.child.is_some())
+    }
+
+    pub(crate) fn start_all(&mut self) {
+        (1..=3).for_each(|id| self.spawn(id));
+    }
+
+    pub(crate) fn spawn(&mut self, id: u64) {
+        let log = self.path().join(format!("control-{id}.log"));
+        let log = fs::File::options().create(true).append(true).open(log).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_control-plane"))
+            .arg("--config")
+            .arg(self.config(id))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.node(id).child = Some(child);
+    }
+
+    fn node(&mut self, id: u64) -> &mut Node {
+        self.nodes.iter_mut().find(|node| node.id == id).unwrap()
+    }
+
+    /// kill -9
+    pub(crate) fn kill(&mut self, id: u64) {
+        let mut child = self.node(id).child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    pub(crate) fn kill_all(&mut self) {
+        let alive: Vec<u64> = self.alive().map(|node| node.id).collect();
+        alive.into_iter().for_each(|id| self.kill(id));
+    }
+
+    /// SIGTERM to all; each ends well.
+    pub(crate) async fn stop(mut self) {
+        for node in self.alive() {
+            let pid = node.child.as_ref().unwrap().id().to_string();
+            assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+        }
+        for id in 1..=3 {
+            let Some(mut child) = self.node(id).child.take() else { continue };
+            let began = Instant::now();
+            let status = loop {
+                match child.try_wait().unwrap() {
+                    Some(status) => break status,
+                    None => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+                assert!(began.elapsed() < PATIENCE, "node {id} does not stop: {}", self.log(id));
+            };
+            assert!(status.success(), "node {id} ended with {status}: {}", self.log(id));
+        }
+    }
+
+    pub(crate) fn wipe(&self, id: u64) {
+        fs::remove_dir_all(self.data_dir(id)).unwrap();
+    }
+
+    /// Each running node has a leader and says it is healthy.
+    pub(crate) async fn ready(&self) {
+        for node in self.alive() {
+            eventually(&format!("node {} is ready:\n{}", node.id, self.log(node.id)), async || {
+                http(node.admin, "/healthz").filter(|answer| answer.starts_with("HTTP/1.1 200"))
+            })
+            .await;
+        }
+    }
+
+    /// The leader, as the nodes see it.
+    pub(crate) async fn leader(&self) -> u64 {
+        eventually("a leader", async || {
+            for node in self.alive() {
+                let mut admin = AdminClient::new(self.channel(node, "anna").await);
+                if let Ok(status) = admin.status(StatusRequest {}).await
+                    && status.get_ref().role == "leader"
+                {
+                    return Some(node.id);
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    fn files(&self, name: &str) -> TlsFiles {
+        let file = |end: &str| self.path().join(format!("{name}.{end}"));
+        TlsFiles { ca: self.path().join("ca.pem"), cert: file("pem"), key: file("key") }
+    }
+
+    /// A connection with the certificate of `name`.
+    pub(crate) async fn channel(&self, node: &Node, name: &str) -> Channel {
+        let credentials = Credentials::load(&self.files(name)).unwrap();
+        let endpoint = endpoint(&node.api.to_string(), CONTROL_DNS_NAME, &credentials).unwrap();
+        endpoint.connect_lazy()
+    }
+
+    /// A certificate of another authority, for the same mesh.
+    pub(crate) fn issue_foreign(&self) {
+        let (dir, name) = (self.path().join("foreign"), String::from("foreign"));
+        pki::init("demo", &dir).unwrap();
+        let request = pki::Request { kind: Kind::Operator, name, ..<_>::default() };
+        let request = pki::Request { region: "eu".into(), ..request };
+        pki::issue(&dir, &request, self.path()).unwrap();
+    }
+
+    /// Connection flags for meshctl.
+    pub(crate) fn connection(&self, name: &str) -> Vec<String> {
+        let api: Vec<String> = self.nodes.iter().map(|node| node.api.to_string()).collect();
+        let TlsFiles { ca, cert, key } = self.files(name);
+        let path = |path: PathBuf| path.to_str().unwrap().to_owned();
+        vec![
+            "--endpoint".into(),
+            api.join(","),
+            "--ca".into(),
+            path(ca),
+            "--cert".into(),
+            path(cert),
+            "--key".into(),
+            path(key),
+        ]
+    }
+
+    /// A write through whichever running node does it, as a patient client would.
+    pub(crate) async fn write<A: Clone, T>(
+        &self,
+        message: A,
+        ask: impl AsyncFn(Channel, Request<A>) -> Result<Response<T>, Status>,
+    ) -> T {
+        eventually("a write is taken", async || {
+            for node in self.alive() {
+                let channel = self.channel(node, "anna").await;
+                match ask(channel, Request::new(message.clone())).await {
+                    Ok(answer) => return Some(answer.into_inner()),
+                    Err(status) if status.code() == Code::Unavailable => {}
+                    Err(status) => panic!("{status:?}"),
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    /// Of each node, from the kernel.
+    pub(crate) fn resident_kib(&self) -> Vec<u64> {
+        let resident = |node: &Node| {
+            let pid = node.child.as_ref().unwrap().id();
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap().to_owned();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        self.alive().map(resident).collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.kill_all();
+    }
+}
+
+fn http(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
