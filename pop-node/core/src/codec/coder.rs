@@ -250,7 +250,7 @@ impl Encoder {
         let done = match &mut self.encoding {
             Encoding::Pcmu => each_sample(pcm, packet, g711::ulaw_encode),
             Encoding::Pcma => each_sample(pcm, packet, g711::alaw_encode),
-            Encoding::G722(_) if pcm.len() % 2 != 0 => Err(error),
+            Encoding::G722(_) if !pcm.len().is_multiple_of(2) => Err(error),
             Encoding::G722(encoder) => encoder.encode_into(pcm, packet).map_err(|_| error),
             Encoding::Opus(encoder) => encoder.encode(pcm, packet).map_err(|_| error),
         };

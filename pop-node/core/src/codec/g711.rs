@@ -3,7 +3,7 @@
 /// A µ-law byte to linear (G.711 table 2).
 pub const fn ulaw_decode(byte: u8) -> i16 {
     let byte = !byte;
-    let magnitude = (((byte & 0x0f) as i16) << 3) + 0x84 << ((byte & 0x70) >> 4);
+    let magnitude = ((((byte & 0x0f) as i16) << 3) + 0x84) << ((byte & 0x70) >> 4);
     if byte & 0x80 != 0 { 0x84 - magnitude } else { magnitude - 0x84 }
 }
 

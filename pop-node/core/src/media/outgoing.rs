@@ -129,7 +129,8 @@ impl Outgoing {
     fn map(&mut self, feed: Feed, sequence: u16, timestamp: u32, now: Instant) -> (Placed, bool) {
         let known = self.source.filter(|source| {
             let ahead = sequence.wrapping_sub(source.highest);
-            source.feed == feed && (ahead < MAX_DROPOUT || ahead > u16::MAX - MAX_MISORDER)
+            let jump = MAX_DROPOUT..=u16::MAX - MAX_MISORDER;
+            source.feed == feed && !jump.contains(&ahead)
         });
         let mut source = known.unwrap_or_else(|| Source {
             feed,

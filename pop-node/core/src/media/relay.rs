@@ -7,9 +7,9 @@ use proto::id::{LegId, PopId};
 use proto::overlay::{Datagram, Frame, FrameKind};
 use proto::time::Instant;
 
-use super::leg::{FarEnd, Kind, Leg};
+use super::leg::{Bridge, FarEnd, Kind, Leg};
 use super::outgoing::{Feed, Outgoing, Placed};
-use super::transcode::Transcoder;
+use super::transcode::{Encoded, Transcoder};
 use super::{DropReason, Format, LegParams, Media, MediaTransmit, Side, Timer, Verdict};
 use crate::codec::Codec;
 use crate::rtp::{HEADER_BYTES, Header, Packet, is_rtcp, telephone_event};
@@ -87,17 +87,17 @@ impl Media {
             None => Err(DropReason::NotConnected),
             Some(FarEnd::Leg(to)) => {
                 let (to, payload) = (*to, parsed.payload_range(packet));
-                self.to_leg(id, to, arrival, (packet, payload), now)
+                self.relay_to_leg(id, to, arrival, (packet, payload), now)
             }
             Some(FarEnd::Stream(_)) => {
-                self.to_stream(id, arrival, parsed.payload, now)?;
+                self.relay_to_stream(id, arrival, parsed.payload, now)?;
                 Ok(Verdict::Consumed)
             }
         }
     }
 
     /// From a leg to another leg: in place if relayed.
-    fn to_leg(
+    fn relay_to_leg(
         &mut self,
         from: LegId,
         to: LegId,
@@ -135,7 +135,7 @@ impl Media {
     }
 
     /// From a leg to its stream.
-    fn to_stream(
+    fn relay_to_stream(
         &mut self,
         id: LegId,
         arrival: Arrival,
@@ -360,7 +360,7 @@ impl Media {
     fn generated_inward(
         &mut self,
         id: LegId,
-        encoded: super::transcode::Encoded<'_>,
+        encoded: Encoded<'_>,
         now: Instant,
     ) -> Result<(), DropReason> {
         let leg = self.legs.get_mut(&id).ok_or(DropReason::UnknownLeg)?;
@@ -393,7 +393,7 @@ impl Media {
     fn generated_to_leg(
         &mut self,
         id: LegId,
-        encoded: super::transcode::Encoded<'_>,
+        encoded: Encoded<'_>,
         now: Instant,
     ) -> Result<(), DropReason> {
         let leg = self.legs.get_mut(&id).ok_or(DropReason::NotConnected)?;
@@ -413,7 +413,7 @@ impl Media {
     }
 }
 
-fn side_of(leg: &mut Leg, side: Side) -> &mut super::leg::Bridge {
+fn side_of(leg: &mut Leg, side: Side) -> &mut Bridge {
     match side {
         Side::Inward => &mut leg.inward,
         Side::Outward => &mut leg.outward,

@@ -13,7 +13,7 @@ use crate::rtp::rtcp::{self, ReportBlock, Rtcp, SenderInfo};
 /// NTP format of a time (RFC 3550 §4). We have no wall clock; any steady one will do there.
 fn ntp(now: Instant) -> u64 {
     let nanos = now.as_nanos();
-    (nanos / 1_000_000_000) << 32 | ((nanos % 1_000_000_000) << 32) / 1_000_000_000
+    ((nanos / 1_000_000_000) << 32) | (((nanos % 1_000_000_000) << 32) / 1_000_000_000)
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "the middle 32 bits are what is meant")]
@@ -79,7 +79,7 @@ fn feedback(leg: &mut Leg, block: &ReportBlock, now: Instant) {
             .wrapping_sub(block.delay_since_last_sr)
             .cast_signed();
         // Negative by rounding, or a peer that cannot count.
-        let micros = u64::from(elapsed.max(0).unsigned_abs()) * 1_000_000 >> 16;
+        let micros = (u64::from(elapsed.max(0).unsigned_abs()) * 1_000_000) >> 16;
         if micros < 30_000_000 {
             leg.feedback.round_trip = Some(Duration::from_micros(micros));
         }

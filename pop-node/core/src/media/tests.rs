@@ -158,7 +158,7 @@ fn keys_are_relayed_with_their_own_payload_type_and_clock() {
 fn each_refusal_has_its_reason() {
     let mut media = media(3);
     let (a, b) = (open(&mut media, 10, Codec::Pcmu), open(&mut media, 20, Codec::Pcmu));
-    let mut drop = |media: &mut Media, leg, port, mut bytes: Vec<u8>| match media.handle_rtp(
+    let drop = |media: &mut Media, leg, port, mut bytes: Vec<u8>| match media.handle_rtp(
         leg,
         address(port),
         &mut bytes,
@@ -205,7 +205,7 @@ fn the_address_moves_once_and_a_stranger_is_refused() {
     let mut media = media(4);
     let (a, b) = (open(&mut media, 10, Codec::Pcmu), open(&mut media, 20, Codec::Pcmu));
     connect(&mut media, a, Far::Leg(b));
-    let mut send = |media: &mut Media, leg, port, n| {
+    let send = |media: &mut Media, leg, port, n| {
         media.handle_rtp(leg, address(port), &mut packet(header(0, n), &[0; 160]), at(20))
     };
     send(&mut media, a, 4_444, 1);
@@ -475,7 +475,7 @@ fn rtcp_ends_here_and_measures_the_round_trip() {
     assert_eq!((blocks.len(), blocks[0].ssrc), (1, 77));
     assert!((22..=28).contains(&blocks[0].fraction_lost), "{:?}", blocks[0]);
     // The peer answers 100 ms after it got our report, which took 30 ms, as its answer does.
-    let sent = at((sender.ntp >> 32) * 1_000 + ((sender.ntp & 0xffff_ffff) * 1_000 >> 32));
+    let sent = at((sender.ntp >> 32) * 1_000 + (((sender.ntp & 0xffff_ffff) * 1_000) >> 32));
     let block = rtcp::ReportBlock {
         ssrc: *ssrc,
         cumulative_lost: 3,

@@ -1,0 +1,99 @@
+//! The media plane survives any packets, frames, reports, codec changes and times; when its legs
+//! are closed nothing is left.
+#![no_main]
+
+use std::net::SocketAddr;
+
+use libfuzzer_sys::fuzz_target;
+use pop_core::codec::Codec;
+use pop_core::media::{
+    Direction, Far, Format, LegParams, Media, MediaCommand, MediaConfig, Stream, TelephoneEvent,
+};
+use proto::id::{LegId, PopId, StreamId};
+use proto::time::{Duration, Instant};
+
+const LEGS: u64 = 3;
+
+fuzz_target!(|input: (u64, Vec<(u8, u8, &[u8])>)| {
+    let (seed, steps) = input;
+    let peer = PopId::new("far1").expect("a name");
+    let config = MediaConfig {
+        seed,
+        flush_delay: Duration::from_millis(2),
+        datagram_bytes: 1_160,
+        cname: "fuzz".into(),
+    };
+    let mut media = Media::new(config, Instant::ZERO);
+    let mut now = Instant::ZERO;
+    for (what, which, bytes) in steps {
+        now += Duration::from_millis(u64::from(what >> 3));
+        if media.poll_timeout().is_some_and(|due| due <= now) {
+            media.handle_timeout(now);
+        }
+        step(&mut media, &peer, (what, which, bytes), now);
+        while media.poll_transmit().is_some() {}
+        while media.poll_event().is_some() {}
+    }
+    for leg in 0..LEGS {
+        media.handle_command(&MediaCommand::CloseLeg { leg: LegId(leg) }, now);
+    }
+    media.handle_timeout(now + Duration::from_millis(10));
+    assert_eq!((media.poll_timeout(), media.legs()), (None, 0));
+});
+
+fn step(media: &mut Media, peer: &PopId, (what, which, bytes): (u8, u8, &[u8]), now: Instant) {
+    let leg = LegId(u64::from(which) % LEGS);
+    let codec = Codec::ALL[usize::from(which >> 4) % 4];
+    let source = SocketAddr::from(([127, 0, 0, 1], 4_000 + u16::from(which & 1)));
+    match what & 7 {
+        0 => {
+            media.handle_command(&MediaCommand::OpenLeg { leg, local: source }, now);
+            let params = params(codec, which, bytes);
+            media.handle_command(&MediaCommand::SetLeg { leg, params }, now);
+        }
+        1 => {
+            let to = Far::Leg(LegId(u64::from(which >> 2) % LEGS));
+            media.handle_command(&MediaCommand::Connect { leg, to }, now);
+        }
+        2 => {
+            let stream = Stream {
+                peer: peer.clone(),
+                send: StreamId(u32::from(which)),
+                receive: StreamId(u32::from(which) % 4),
+                codec,
+                telephone_event: which & 1 == 0,
+            };
+            media.handle_command(&MediaCommand::Connect { leg, to: Far::Stream(stream) }, now);
+        }
+        3 => media.handle_command(&MediaCommand::Disconnect { leg }, now),
+        4 => media.handle_rtcp(leg, source, bytes, now),
+        5 => media.handle_datagram(peer, bytes, now),
+        _ => {
+            // Mostly well-formed packets, so that the fuzzer reaches the codecs.
+            let mut packet = bytes.to_vec();
+            if what & 1 == 0
+                && let [flags, second, ..] = packet.as_mut_slice()
+            {
+                *flags = 0x80;
+                *second = codec.offered_payload_type();
+            }
+            media.handle_rtp(leg, source, &mut packet, now);
+        }
+    }
+}
+
+fn params(codec: Codec, which: u8, bytes: &[u8]) -> LegParams {
+    LegParams {
+        remote_rtp: Some(SocketAddr::from(([127, 0, 0, 1], 4_000))),
+        remote_rtcp: None,
+        rtcp_mux: which & 4 == 0,
+        codec: Format {
+            codec,
+            payload_type: codec.offered_payload_type(),
+            ptime_ms: u32::from(which),
+            fmtp: std::str::from_utf8(bytes).ok().map(str::to_owned),
+        },
+        telephone_event: Some(TelephoneEvent { payload_type: 101, clock_rate: 8_000 }),
+        direction: if which & 8 == 0 { Direction::SendRecv } else { Direction::RecvOnly },
+    }
+}
