@@ -63,7 +63,7 @@ async fn owned(
     consistency: ReadConsistency,
 ) -> BTreeMap<String, String> {
     let request = ListNumbersRequest { consistency: consistency.into(), ..<_>::default() };
-    let channel = cluster.channel(node, "anna").await;
+    let channel = cluster.channel(node, "anna");
     let answer = NumbersClient::new(channel).list(request).await.unwrap().into_inner();
     let active = answer.numbers.into_iter().filter(|number| !number.tenant.is_empty());
     active.map(|number| (number.e164, number.tenant)).collect()
@@ -112,12 +112,26 @@ async fn nothing_acknowledged_is_lost() {
 }
 
 #[tokio::test]
+async fn a_paused_leader_is_replaced_and_never_answers_from_the_past() {
+    let mut cluster = Cluster::start().await;
+    import(&cluster, 3).await;
+    let leader = cluster.leader().await;
+    cluster.pause(leader);
+    let number = allocate(&cluster, "meanwhile").await;
+    cluster.resume(leader);
+    let node = cluster.alive().find(|node| node.id == leader).unwrap();
+    let seen = owned(&cluster, node, ReadConsistency::Linearizable).await;
+    assert_eq!(seen.get(&number.e164), Some(&number.tenant));
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn a_pop_registers_beats_and_watches() {
     let cluster = Cluster::start().await;
     let pop = Pop { pop_id: "fra1".into(), region: "eu".into(), ..<_>::default() };
     let pop = Pop { overlay_address: "127.0.0.1:4433".into(), ..pop };
     let node = cluster.alive().next().unwrap();
-    let channel = cluster.channel(node, "fra1").await;
+    let channel = cluster.channel(node, "fra1");
     let mut pops = PopsClient::new(channel.clone());
     let register =
         |id: &str, pop: &Pop| RegisterPopRequest { options: options(id), pop: Some(pop.clone()) };
@@ -156,7 +170,7 @@ async fn a_pop_registers_beats_and_watches() {
 
     // Resumed on another node; another cluster's revision is refused.
     let elsewhere = cluster.alive().last().unwrap();
-    let mut elsewhere = WatchClient::new(cluster.channel(elsewhere, "fra1").await);
+    let mut elsewhere = WatchClient::new(cluster.channel(elsewhere, "fra1"));
     let resume = WatchRequest { from_revision: revision, cluster_id: first.cluster_id.clone() };
     let mut resumed = elsewhere.watch(resume).await.unwrap().into_inner();
     let message = resumed.message().await.unwrap().unwrap();
@@ -171,7 +185,7 @@ async fn a_pop_registers_beats_and_watches() {
 }
 
 async fn heartbeats(cluster: &Cluster, node: &Node, epoch: u64) {
-    let mut pops = PopsClient::new(cluster.channel(node, "fra1").await);
+    let mut pops = PopsClient::new(cluster.channel(node, "fra1"));
     let beat = |pop_id: &str, epoch| HeartbeatRequest {
         pop_id: pop_id.into(),
         epoch,
@@ -196,12 +210,12 @@ async fn strangers_and_bad_requests_are_refused() {
     let cluster = Cluster::start().await;
     let node = cluster.alive().next().unwrap();
     cluster.issue_foreign();
-    let mut numbers = NumbersClient::new(cluster.channel(node, "foreign").await);
+    let mut numbers = NumbersClient::new(cluster.channel(node, "foreign"));
     let get = GetNumberRequest { e164: "+493023125000".into(), ..<_>::default() };
     let refused = numbers.get(get.clone()).await.unwrap_err();
     assert!(refused.code() != Code::Ok && reason(&refused).is_empty(), "TLS refuses: {refused}");
 
-    let mut numbers = NumbersClient::new(cluster.channel(node, "anna").await);
+    let mut numbers = NumbersClient::new(cluster.channel(node, "anna"));
     let refused = numbers.get(get).await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused)), (Code::NotFound, "NOT_FOUND"));
     let bad = GetNumberRequest { e164: "030 1234".into(), ..<_>::default() };
@@ -220,7 +234,7 @@ async fn strangers_and_bad_requests_are_refused() {
     assert_eq!((refused.code(), reason(&refused)), (Code::AlreadyExists, "ALREADY_EXISTS"));
 
     // Only members speak raft; an operator is none.
-    let mut peer = proto::raft::peer_client::PeerClient::new(cluster.channel(node, "anna").await);
+    let mut peer = proto::raft::peer_client::PeerClient::new(cluster.channel(node, "anna"));
     let refused = peer.read_index(proto::raft::ReadIndexRequest {}).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     cluster.stop().await;

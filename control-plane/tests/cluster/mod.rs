@@ -26,6 +26,8 @@ pub(crate) struct Node {
     pub(crate) api: SocketAddr,
     admin: SocketAddr,
     child: Option<Child>,
+    /// Stopped by SIGSTOP: it runs, but nobody asks it.
+    paused: bool,
 }
 
 pub(crate) struct Cluster {
@@ -68,7 +70,7 @@ impl Cluster {
                 let listener = TcpListener::bind(format!("{}:0", host(id))).unwrap();
                 listener.local_addr().unwrap()
             };
-            Node { id, api: free(), admin: free(), child: None }
+            Node { id, api: free(), admin: free(), child: None, paused: false }
         });
         let nodes: Vec<Node> = nodes.collect();
         let mut cluster = Self { dir, nodes };
@@ -126,7 +128,7 @@ impl Cluster {
     }
 
     pub(crate) fn alive(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.iter().filter(|node| node.child.is_some())
+        self.nodes.iter().filter(|node| node.child.is_some() && !node.paused)
     }
 
     pub(crate) fn start_all(&mut self) {
@@ -158,8 +160,26 @@ impl Cluster {
         child.wait().unwrap();
     }
 
+    /// SIGSTOP
+    pub(crate) fn pause(&mut self, id: u64) {
+        self.signal(id, "-STOP");
+        self.node(id).paused = true;
+    }
+
+    /// SIGCONT
+    pub(crate) fn resume(&mut self, id: u64) {
+        self.signal(id, "-CONT");
+        self.node(id).paused = false;
+    }
+
+    fn signal(&mut self, id: u64, signal: &str) {
+        let pid = self.node(id).child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
     pub(crate) fn kill_all(&mut self) {
-        let alive: Vec<u64> = self.alive().map(|node| node.id).collect();
+        let running = self.nodes.iter().filter(|node| node.child.is_some());
+        let alive: Vec<u64> = running.map(|node| node.id).collect();
         alive.into_iter().for_each(|id| self.kill(id));
     }
 
@@ -201,7 +221,7 @@ impl Cluster {
     pub(crate) async fn leader(&self) -> u64 {
         eventually("a leader", async || {
             for node in self.alive() {
-                let mut admin = AdminClient::new(self.channel(node, "anna").await);
+                let mut admin = AdminClient::new(self.channel(node, "anna"));
                 if let Ok(status) = admin.status(StatusRequest {}).await
                     && status.get_ref().role == "leader"
                 {
@@ -219,7 +239,7 @@ impl Cluster {
     }
 
     /// A connection with the certificate of `name`.
-    pub(crate) async fn channel(&self, node: &Node, name: &str) -> Channel {
+    pub(crate) fn channel(&self, node: &Node, name: &str) -> Channel {
         let credentials = Credentials::load(&self.files(name)).unwrap();
         let endpoint = endpoint(&node.api.to_string(), CONTROL_DNS_NAME, &credentials).unwrap();
         endpoint.connect_lazy()
@@ -259,7 +279,7 @@ impl Cluster {
     ) -> T {
         eventually("a write is taken", async || {
             for node in self.alive() {
-                let channel = self.channel(node, "anna").await;
+                let channel = self.channel(node, "anna");
                 match ask(channel, Request::new(message.clone())).await {
                     Ok(answer) => return Some(answer.into_inner()),
                     Err(status) if status.code() == Code::Unavailable => {}
