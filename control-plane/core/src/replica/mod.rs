@@ -24,6 +24,8 @@ mod validate;
 #[cfg(test)]
 mod cluster_tests;
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
