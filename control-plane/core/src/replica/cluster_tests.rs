@@ -83,6 +83,8 @@ pub(super) struct Sim {
     acknowledged: u64,
     reads_done: u64,
     trace: Sha256,
+    /// By term.
+    leaders: BTreeMap<u64, u64>,
     /// Some of what was sent.
     pub(super) said: Vec<(u64, u64, Bytes)>,
 }
@@ -103,6 +105,7 @@ impl Sim {
             acknowledged: 0,
             reads_done: 0,
             trace: Sha256::new(),
+            leaders: BTreeMap::new(),
             said: Vec::new(),
         };
         for id in NODES {
@@ -234,6 +237,10 @@ impl Sim {
             }
             ReplicaCommand::ReadLost { read } => {
                 self.reads.remove(&read).expect("answered once");
+            }
+            ReplicaCommand::Role { term, role: Role::Leader, .. } => {
+                let leader = *self.leaders.entry(term).or_insert(id);
+                assert_eq!(leader, id, "two leaders in term {term}");
             }
             ReplicaCommand::Role { .. } => {}
             ReplicaCommand::Halt { reason } => panic!("node {id} halts: {reason}"),
@@ -554,4 +561,50 @@ fn an_empty_follower_gets_a_snapshot() {
     check(&mut sim);
     assert!(sim.replica(3).counters().snapshots_installed >= 1);
     assert!(sim.replica(3).status().first_index > 2);
+}
+
+/// A leader that was paused still believes: a lease without a clock would answer from the past.
+#[test]
+fn a_paused_leader_confirms_no_read() {
+    let mut sim = Sim::new(9, CALM);
+    load(&mut sim, 200);
+    sim.settle();
+    let leads = |sim: &Sim, id: u64| sim.replica(id).status().role == Role::Leader;
+    let old = *NODES.iter().find(|id| leads(&sim, **id)).unwrap();
+    let paused = sim.nodes.get_mut(&old).unwrap().replica.take();
+    let acknowledged = sim.acknowledged;
+    let start = sim.requests.len();
+    for at in 0..3 {
+        let e164 = vec![number(900_000 + at)];
+        sim.request(Kind::ImportNumbers(ImportNumbers { pool: "p".into(), e164 }));
+    }
+    while sim.requests.iter().skip(start).any(|r| r.answer.is_none()) {
+        sim.now += 1;
+        sim.deliver();
+        sim.finish_writes();
+        for id in NODES.into_iter().filter(|id| *id != old) {
+            let now = sim.now;
+            sim.nodes.get_mut(&id).unwrap().replica.as_mut().unwrap().handle_tick(now * TICK_MS);
+            sim.drain(id);
+        }
+        sim.clients();
+        assert!(sim.now < 5_000);
+    }
+    assert!(sim.acknowledged > acknowledged);
+    let mut paused = paused.unwrap();
+    assert_eq!(paused.status().role, Role::Leader);
+    paused.read_index(1).unwrap();
+    let mut fates = Vec::new();
+    for _ in 0..200 {
+        while let Some(command) = paused.poll_command() {
+            match command {
+                ReplicaCommand::ReadReady { .. } => panic!("a read from the past"),
+                ReplicaCommand::ReadLost { read } => fates.push(read),
+                _ => {}
+            }
+        }
+        paused.handle_tick(sim.now * TICK_MS);
+    }
+    assert_eq!(fates.last(), Some(&1), "after those it had when it was paused");
+    assert_ne!(paused.status().role, Role::Leader, "no quorum answers");
 }

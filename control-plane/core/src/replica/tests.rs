@@ -230,3 +230,60 @@ fn a_state_that_differs_stops_the_node() {
     let reason = HaltReason::StateDiffers { index };
     assert_eq!(out.last(), Some(&ReplicaCommand::Halt { reason }));
 }
+
+fn vote_request(from: u64, term: u64) -> Vec<u8> {
+    let mut m = Message { to: 1, from, term, log_term: 1, index: 1, ..Message::default() };
+    m.set_msg_type(MessageType::MsgRequestVote);
+    m.encode_to_vec()
+}
+
+fn votes(out: &[ReplicaCommand]) -> Vec<(u64, bool)> {
+    let sent = out.iter().filter_map(|command| match command {
+        ReplicaCommand::Send { message, .. } => Message::decode(message.as_ref()).ok(),
+        _ => None,
+    });
+    let votes = sent.filter(|m| m.msg_type == MessageType::MsgRequestVoteResponse as i32);
+    votes.map(|m| (m.to, !m.reject)).collect()
+}
+
+#[test]
+fn a_vote_leaves_after_it_is_durable_and_outlives_a_crash() {
+    let mut disk = Restored::default();
+    let mut replica = Replica::new(config(1, &[1, 2, 3]), Restored::default()).unwrap();
+    drain(&mut replica, &mut disk);
+    replica.handle_peer(NodeId(2), &vote_request(2, 5)).unwrap();
+    let mut before = Vec::new();
+    let persist = loop {
+        match replica.poll_command().expect("a vote to write") {
+            ReplicaCommand::Persist(persist) => break persist,
+            other => before.push(other),
+        }
+    };
+    assert_eq!(votes(&before), []);
+    assert_eq!(replica.poll_command(), None);
+    write(&mut disk, &persist);
+    replica.handle_persisted(persist.number);
+    assert_eq!(votes(&drain(&mut replica, &mut disk)), [(2, true)]);
+
+    let mut again = Replica::new(config(1, &[1, 2, 3]), disk.clone()).unwrap();
+    again.handle_peer(NodeId(3), &vote_request(3, 5)).unwrap();
+    assert_eq!(votes(&drain(&mut again, &mut disk)), [(3, false)]);
+}
+
+#[test]
+fn peers_are_judged_by_their_certificates() {
+    let mut replica = Replica::new(config(1, &[1, 2, 3]), Restored::default()).unwrap();
+    let bytes = vote_request(2, 5);
+    let mut from = |id, bytes: &[u8]| replica.handle_peer(NodeId(id), bytes);
+    assert_eq!(from(3, &bytes), Err(PeerMisbehaved::Impersonates { claimed: 2 }));
+    assert_eq!(from(9, &vote_request(9, 5)), Err(PeerMisbehaved::NotAVoter));
+    assert_eq!(from(1, &vote_request(1, 5)), Err(PeerMisbehaved::NotAVoter), "oneself");
+    let term = u64::MAX;
+    assert_eq!(from(2, &vote_request(2, term)), Err(PeerMisbehaved::Term { term, own: 1 }));
+    assert_eq!(from(2, b"\xff"), Err(PeerMisbehaved::Encoding));
+    let local = Message { to: 1, from: 2, term: 5, ..Message::default() };
+    assert_eq!(from(2, &local.encode_to_vec()), Err(PeerMisbehaved::MessageType(0)));
+    let unknown = Message { msg_type: 99, ..local };
+    assert_eq!(from(2, &unknown.encode_to_vec()), Err(PeerMisbehaved::MessageType(99)));
+    assert_eq!(replica.counters().peer_refused, 7);
+}
