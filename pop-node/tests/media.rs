@@ -55,13 +55,15 @@ struct Phone {
 }
 
 impl Phone {
-    fn new(media: &Handle, leg: u64, pop_ip: IpAddr) -> Self {
+    /// Returns when the leg's ports are open.
+    async fn new(media: &Handle, leg: u64, pop_ip: IpAddr) -> Self {
         let socket = UdpSocket::bind((pop_ip, 0)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let (leg, pop) = (LegId(leg), common::free_pair(pop_ip));
         order(media, MediaCommand::OpenLeg { leg, local: pop });
         let params = params(socket.local_addr().unwrap());
         order(media, MediaCommand::SetLeg { leg, params });
+        media.status().await.unwrap();
         Self { socket, leg, pop }
     }
 
@@ -87,7 +89,7 @@ impl Phone {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_legs_hear_each_other_and_ports_are_closed_after() {
     let (media, mut events, _drops) = start();
-    let (anna, ben) = (Phone::new(&media, 1, ip(1)), Phone::new(&media, 2, ip(2)));
+    let (anna, ben) = (Phone::new(&media, 1, ip(1)).await, Phone::new(&media, 2, ip(2)).await);
     order(&media, MediaCommand::Connect { leg: anna.leg, to: Far::Leg(ben.leg) });
     assert_eq!(media.status().await.unwrap().legs, 2);
     for sequence in 0..200 {
@@ -114,7 +116,7 @@ async fn two_legs_hear_each_other_and_ports_are_closed_after() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_is_not_lost_between_socket_and_core() {
     let (media, _events, _drops) = start();
-    let (anna, ben) = (Phone::new(&media, 1, ip(3)), Phone::new(&media, 2, ip(4)));
+    let (anna, ben) = (Phone::new(&media, 1, ip(3)).await, Phone::new(&media, 2, ip(4)).await);
     order(&media, MediaCommand::Connect { leg: anna.leg, to: Far::Leg(ben.leg) });
     media.status().await.unwrap();
     // More than one turn reads from a socket; epoll tells of it only once.
@@ -127,7 +129,7 @@ async fn a_burst_is_not_lost_between_socket_and_core() {
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_is_counted_and_a_taken_port_is_too() {
     let (media, _events, drops) = start();
-    let anna = Phone::new(&media, 1, ip(5));
+    let anna = Phone::new(&media, 1, ip(5)).await;
     for length in [0, 1, 11, 2_000, 9_000] {
         anna.socket.send_to(&vec![0xff; length], anna.pop).unwrap();
     }

@@ -104,7 +104,7 @@ impl Scene {
             }
             let what = format!("{} has no call left", site.id);
             crate::peers::eventually(&what, patience, async || {
-                Ok((self.metric(&node, "pop_calls").await? == 0.0).then_some(()))
+                Ok((self.metric(&node, "pop_calls_active").await? == 0.0).then_some(()))
             })
             .await?;
         }
@@ -113,20 +113,12 @@ impl Scene {
 
     /// CDRs a POP wrote, oldest first.
     pub fn cdrs(&self, pop: &str) -> Result<Vec<Value>> {
-        let dir = self.mesh.dir().join("data").join(pop);
-        let files = std::fs::read_dir(&dir)?.flatten().map(|entry| entry.path());
-        let mut files: Vec<_> =
-            files.filter(|path| path.to_string_lossy().contains("/cdr-")).collect();
-        // A run may cross midnight.
-        files.sort();
-        let mut records = Vec::new();
-        for file in files {
-            let text = std::fs::read_to_string(&file)?;
-            let lines = text.lines().map(serde_json::from_str);
-            let lines: serde_json::Result<Vec<Value>> = lines.collect();
-            records.extend(lines.with_context(|| format!("{} is damaged", file.display()))?);
-        }
-        Ok(records)
+        let path = self.mesh.dir().join("data").join(pop).join("cdr.jsonl");
+        // None was written yet.
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let records: serde_json::Result<Vec<Value>> =
+            text.lines().map(serde_json::from_str).collect();
+        records.with_context(|| format!("{} is damaged", path.display()))
     }
 
     /// Waits until a POP wrote so many CDRs, and returns them.

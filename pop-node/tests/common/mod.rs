@@ -13,14 +13,14 @@ use rcgen::{
 };
 
 /// A certificate authority of one mesh.
-pub struct Authority {
-    pub directory: tempfile::TempDir,
+pub(crate) struct Authority {
+    pub(crate) directory: tempfile::TempDir,
     mesh: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    pub fn new(mesh: &str) -> Self {
+    pub(crate) fn new(mesh: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -30,17 +30,22 @@ impl Authority {
         Self { directory, mesh: mesh.to_owned(), issuer: Issuer::new(params, key) }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// Writes `FILE.pem` and `FILE.key` for a POP; `days` from now it begins and ends.
-    pub fn issue(&self, file: &str, pop: &str, days: (i64, i64)) {
+    pub(crate) fn issue(&self, file: &str, pop: &str, days: (i64, i64)) {
         let identity = Identity::new(&self.mesh, "eu", Kind::Pop, pop).unwrap();
         self.issue_identity(file, &identity, days);
     }
 
-    pub fn issue_identity(&self, file: &str, identity: &Identity, (from, until): (i64, i64)) {
+    pub(crate) fn issue_identity(
+        &self,
+        file: &str,
+        identity: &Identity,
+        (from, until): (i64, i64),
+    ) {
         let mut params = CertificateParams::new(identity.dns_names()).unwrap();
         params.subject_alt_names.push(SanType::URI(identity.to_uri().try_into().unwrap()));
         params.extended_key_usages =
@@ -59,7 +64,7 @@ impl Authority {
     }
 
     /// A configuration for `pop` on `ip` with the certificate `FILE.pem`.
-    pub fn toml(&self, file: &str, pop: &str, ip: &str) -> String {
+    pub(crate) fn toml(&self, file: &str, pop: &str, ip: &str) -> String {
         let directory = self.directory.path().display();
         format!(
             "[pop]\nid = \"{pop}\"\nregion = \"eu\"\nmesh = \"{mesh}\"\n\
@@ -75,12 +80,12 @@ impl Authority {
         )
     }
 
-    pub fn config(&self, file: &str, pop: &str, ip: &str) -> Config {
+    pub(crate) fn config(&self, file: &str, pop: &str, ip: &str) -> Config {
         Config::parse(&self.toml(file, pop, ip), Path::new("pop.toml")).unwrap()
     }
 
     /// Valid credentials of a POP.
-    pub fn credentials(&self, pop: &str) -> Credentials {
+    pub(crate) fn credentials(&self, pop: &str) -> Credentials {
         self.issue(pop, pop, (-1, 30));
         let config = self.config(pop, pop, "127.0.0.1");
         Credentials::load(&config, SystemTime::now()).unwrap()
@@ -88,7 +93,7 @@ impl Authority {
 }
 
 /// A port pair on `ip` that is free now: even, and the next.
-pub fn free_pair(ip: IpAddr) -> SocketAddr {
+pub(crate) fn free_pair(ip: IpAddr) -> SocketAddr {
     for port in (30_000..60_000).step_by(2) {
         let rtp = UdpSocket::bind((ip, port));
         let rtcp = UdpSocket::bind((ip, port + 1));

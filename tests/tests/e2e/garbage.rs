@@ -216,7 +216,7 @@ fn noise_on_media_and_overlay_ports() {
         let stranger = UdpSocket::bind("127.0.249.1:0")?;
         let pop = scene.sip("fra1")?.ip();
         let overlay = scene.mesh.site("fra1")?.overlay;
-        let before = scene.metric(&Node::pop("fra1"), MEDIA_DROPPED).await?;
+        let before = scene.metric(&Node::pop("fra1"), RTP_DROPPED).await?;
         while caller.runs() && caller.current_calls() < 20 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -241,13 +241,13 @@ fn noise_on_media_and_overlay_ports() {
         assert_eq!((caller.successful, caller.failed), (20, 0), "calls under noise");
         assert_eq!((callee.successful, callee.failed), (20, 0), "calls under noise");
         scene.mesh.check()?;
-        let dropped = scene.metric(&Node::pop("fra1"), MEDIA_DROPPED).await? - before;
+        let dropped = scene.metric(&Node::pop("fra1"), RTP_DROPPED).await? - before;
         assert!(dropped > 0.0, "no dropped packet was counted");
         a_call_works(&scene).await
     });
 }
 
-const MEDIA_DROPPED: &str = "pop_media_dropped_packets_total";
+const RTP_DROPPED: &str = "pop_rtp_dropped_packets_total";
 
 #[test]
 fn noise_on_the_api() {
