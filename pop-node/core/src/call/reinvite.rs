@@ -106,10 +106,16 @@ impl Exchange {
         }
     }
 
-    /// A dialog that ends answers what is pending in it (RFC 3261 §15.1.2).
+    /// A dialog that ends answers what is pending in it (RFC 3261 §15.1.2), and takes back what
+    /// it asked.
     pub(super) fn refuse_pending(&mut self, core: &mut Core, now: Instant) {
-        if let Self::AwaitingFar { then: Then::Answer(pending), .. } = self {
-            core.respond(pending.asked.tx, plain(&pending.asked.request, 487), now);
+        match self {
+            Self::AwaitingFar { then: Then::Answer(pending), .. } => {
+                core.respond(pending.asked.tx, plain(&pending.asked.request, 487), now);
+            }
+            // A peer that rang but never answers would keep the transaction forever.
+            Self::Inviting { invite, .. } => core.abandon(invite.tx, now),
+            Self::Idle | Self::AwaitingAck { .. } | Self::AwaitingFar { .. } => {}
         }
         if !matches!(self, Self::AwaitingAck { .. }) {
             *self = Self::Idle;

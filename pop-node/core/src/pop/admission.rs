@@ -143,6 +143,7 @@ fn refuse_call(
     let cause = if refusal == Refusal::NoRoute { EndCause::NoRoute } else { EndCause::Overload };
     let (pop, call_id) = (core.config.id.clone(), core.new_call_id());
     let cdr = record.close(pop, call_id, (cause, response.status), now);
+    core.counters.calls_refused += 1;
     core.records.add(cdr, std::collections::BTreeMap::new(), now);
     refuse(core, tx, response, refusal, now)
 }

@@ -59,6 +59,8 @@ refusals! {
 pub struct PopCounters {
     /// Calls that came in at this POP, refused ones not included.
     pub calls_in: u64,
+    /// Calls refused with a record: for want of a route, or for a limit.
+    pub calls_refused: u64,
     /// Attempts to leave at this POP.
     pub calls_out: u64,
     /// Calls answered, counted where they came in.

@@ -272,10 +272,7 @@ impl Phone {
 
 /// One line for a message.
 pub(super) fn describe(bytes: &Bytes) -> String {
-    let message = match parse(bytes, Transport::Udp) {
-        Ok(message) => message,
-        Err(_) => return "something malformed".to_owned(),
-    };
+    let Ok(message) = parse(bytes, Transport::Udp) else { return "something malformed".to_owned() };
     let body = match SessionDescription::parse(message.body()) {
         Ok(description) => {
             let version = description.origin.version;

@@ -48,7 +48,7 @@ pub(super) fn act(world: &mut World, words: &[&str]) -> Option<()> {
         }
         [name, rest @ ..] if known(name) => {
             let bytes = phone(world, name, rest)?;
-            world.from_phone(name, &bytes);
+            world.phone_sends(name, &bytes);
         }
         _ => return None,
     }

@@ -80,7 +80,7 @@ impl World {
     }
 
     /// A phone sends; the POP is the one with that address.
-    pub(super) fn from_phone(&mut self, name: &str, bytes: &Bytes) {
+    pub(super) fn phone_sends(&mut self, name: &str, bytes: &Bytes) {
         let phone = &self.phones[name];
         let (id, flow) = (pop_at(phone.pop), Flow::udp(phone.pop, phone.address));
         self.note(&format!("{name} -> {id}: {}", describe(bytes)));
@@ -110,7 +110,7 @@ impl World {
 
     fn execute(&mut self, id: &PopId, command: PopCommand) {
         match command {
-            PopCommand::SendSip { flow, bytes } => self.to_phone(id, flow, &bytes),
+            PopCommand::SendSip { flow, bytes } => self.phone_gets(id, flow, &bytes),
             PopCommand::OpenStream { .. } => {}
             PopCommand::SendCall { stream, message } => {
                 let kind = message.kind.clone().unwrap();
@@ -131,7 +131,7 @@ impl World {
         }
     }
 
-    fn to_phone(&mut self, id: &PopId, flow: Flow, bytes: &Bytes) {
+    fn phone_gets(&mut self, id: &PopId, flow: Flow, bytes: &Bytes) {
         let found = self.phones.iter().find(|(_, phone)| phone.address == flow.remote);
         let Some(name) = found.map(|(name, _)| name.clone()) else {
             return self.note(&format!("{id} -> {}: {}", flow.remote, describe(bytes)));
@@ -140,7 +140,7 @@ impl World {
         let phone = self.phones.get_mut(&name).unwrap();
         phone.pop = flow.local;
         for reply in phone.receive(bytes) {
-            self.from_phone(&name, &reply);
+            self.phone_sends(&name, &reply);
         }
     }
 
