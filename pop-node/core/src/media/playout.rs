@@ -25,8 +25,10 @@ const BASE_WINDOW: Duration = Duration::from_secs(4);
 /// Histogram of delays above the base.
 const BIN_MS: u32 = 5;
 const BINS: usize = 48;
-/// Weight of a new delay: the histogram remembers some 5 s of 20 ms packets.
-const FORGET: f32 = 0.004;
+/// Weight of a new delay: the histogram remembers some 5 s of 20 ms packets, and learns faster
+/// from the first ones.
+const WEIGHT: f32 = 0.004;
+const WEIGHT_FIRST: f32 = 0.1;
 const QUANTILE: f32 = 0.97;
 
 #[derive(Debug, Default)]
@@ -63,6 +65,7 @@ pub(super) struct Playout {
     next: Option<i64>,
     base: Base,
     histogram: [f32; BINS],
+    weight: f32,
 }
 
 impl Playout {
@@ -77,6 +80,7 @@ impl Playout {
             next: None,
             base: Base::default(),
             histogram,
+            weight: WEIGHT_FIRST,
         }
     }
 
@@ -134,8 +138,10 @@ impl Playout {
 
     fn record(&mut self, above: i64) {
         let bin = usize::try_from(above / self.ms(BIN_MS).max(1)).unwrap_or(0).min(BINS - 1);
+        let new = self.weight;
+        self.weight = (new * (1.0 - WEIGHT_FIRST / 2.0)).max(WEIGHT);
         for (n, weight) in self.histogram.iter_mut().enumerate() {
-            *weight = *weight * (1.0 - FORGET) + if n == bin { FORGET } else { 0.0 };
+            *weight = *weight * (1.0 - new) + if n == bin { new } else { 0.0 };
         }
     }
 
