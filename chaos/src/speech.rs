@@ -53,14 +53,21 @@ pub fn samples(voice: Voice, rate_hz: u32) -> Result<Vec<i16>> {
 const STEP: usize = 80;
 /// Steps needed before a likeness means anything: 1.5 s.
 const STEPS_MIN: usize = 150;
+/// Steps compared at one alignment, 2 s: playout buffers may move the sound now and then.
+const WINDOW: usize = 200;
+/// How far a window's alignment is looked for around that of the whole, in steps: 1 s.
+const SLIP_MAX: usize = 100;
 
 /// How well a sound was recognised.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Likeness {
-    /// Correlation of loudness over time at the best shift, 0.0 to 1.0.
+    /// Correlation of loudness over time at the best alignment, 0.0 to 1.0: mean of windows of
+    /// 2 s in which the voice speaks.
     pub correlation: f64,
-    /// That shift: how far into the (repeating) reference the sound begins, in ms.
+    /// How far into the (repeating) reference the sound begins, in ms.
     pub offset_ms: u64,
+    /// By how much the alignment of the windows differs at most: what playout buffers did.
+    pub slip_ms: u64,
 }
 
 /// Compares a sound at 8 kHz with a voice that repeats itself without end.
@@ -73,13 +80,40 @@ pub fn likeness(sound: &[i16], reference: &[i16]) -> Likeness {
     if heard.len() < STEPS_MIN || told.is_empty() || flat(&heard) {
         return Likeness::default();
     }
-    let best = (0..told.len())
-        .map(|shift| (correlation(&heard, &told, shift), shift))
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    best.map_or_else(Likeness::default, |(correlation, shift)| Likeness {
-        correlation: correlation.clamp(0.0, 1.0),
-        offset_ms: shift as u64 * 10,
-    })
+    let whole = best(&heard, &told, 0, told.len());
+    let mut found = Vec::new();
+    for (index, window) in heard.chunks(WINDOW).enumerate() {
+        let expected = told.len() + whole.shift + index * WINDOW - SLIP_MAX;
+        let spoken: Vec<f64> =
+            told.iter().cycle().skip(expected + SLIP_MAX).take(window.len()).copied().collect();
+        // Pauses look like anything; so does the short rest at the end.
+        if window.len() < STEPS_MIN || flat(&spoken) {
+            continue;
+        }
+        found.push(best(window, &told, expected, 2 * SLIP_MAX));
+    }
+    let shifts = || found.iter().map(|f| f.shift);
+    let slip = shifts().max().unwrap_or(0) - shifts().min().unwrap_or(0);
+    let sum: f64 = found.iter().map(|f| f.correlation.max(0.0)).sum();
+    let mean = if found.is_empty() { whole.correlation } else { sum / found.len() as f64 };
+    Likeness {
+        correlation: mean.clamp(0.0, 1.0),
+        offset_ms: whole.shift as u64 * 10,
+        slip_ms: slip as u64 * 10,
+    }
+}
+
+/// An alignment: `shift` steps after where the search began.
+struct Found {
+    correlation: f64,
+    shift: usize,
+}
+
+fn best(heard: &[f64], told: &[f64], from: usize, count: usize) -> Found {
+    (0..count)
+        .map(|shift| Found { correlation: correlation(heard, told, from + shift), shift })
+        .max_by(|a, b| a.correlation.total_cmp(&b.correlation))
+        .unwrap_or(Found { correlation: 0.0, shift: 0 })
 }
 
 /// Loudness of each step in dB over a floor of about −60 dBov, so that codec noise in pauses
@@ -100,10 +134,10 @@ fn flat(envelope: &[f64]) -> bool {
     variance / (envelope.len() as f64) < 4.0
 }
 
-fn correlation(heard: &[f64], told: &[f64], shift: usize) -> f64 {
+fn correlation(heard: &[f64], told: &[f64], from: usize) -> f64 {
     let n = heard.len() as f64;
     let (mut a, mut b, mut aa, mut bb, mut ab) = (0.0, 0.0, 0.0, 0.0, 0.0);
-    for (x, y) in heard.iter().zip(told.iter().cycle().skip(shift)) {
+    for (x, y) in heard.iter().zip(told.iter().cycle().skip(from % told.len().max(1))) {
         a += x;
         b += y;
         aa += x * x;
@@ -160,6 +194,17 @@ mod tests {
         let stranger = likeness(&spanish, &told).correlation;
         assert!(stranger < 0.7, "{stranger}");
         assert_eq!(likeness(&told[..8_000], &told).correlation, 0.0);
+    }
+
+    #[test]
+    fn a_moved_playout_is_still_the_voice() {
+        let told = english();
+        let mut heard: Vec<i16> = told.iter().chain(&told).take(100_000).copied().collect();
+        heard.drain(30_000..30_800);
+        heard.splice(60_000..60_000, vec![0; 1_600]);
+        let found = likeness(&heard, &told);
+        assert!(found.correlation > 0.85, "{found:?}");
+        assert!((100..=300).contains(&found.slip_ms), "{found:?}");
     }
 
     #[test]

@@ -76,6 +76,7 @@ fn bind(config: &Config) -> Result<Bound, sockets::BindError> {
 /// Runs a POP until SIGTERM or SIGINT, and ends its calls.
 pub async fn run(config: Config) -> Result<(), RunError> {
     let clock = Clock::start();
+    proto::e164::E164::warm_up();
     let credentials = Credentials::load(&config, SystemTime::now()).map_err(Problem::Tls)?;
     check::data_dir(&config)?;
     let bound = bind(&config)?;

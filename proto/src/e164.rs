@@ -39,6 +39,12 @@ pub struct E164 {
 }
 
 impl E164 {
+    /// Reads the numbering plans now, which takes up to 100 ms, so that no call has to wait for
+    /// it.
+    pub fn warm_up() {
+        let _parsed = Self::parse("+12025550100");
+    }
+
     /// Strict: "+" and digits, as the API and the overlay carry it.
     pub fn parse(text: &str) -> Result<Self, E164Error> {
         let digits = text.strip_prefix('+').ok_or(E164Error::Form)?;

@@ -59,16 +59,8 @@ pub(super) fn real_mesh(mesh: &Mesh) -> Vec<String> {
 }
 
 fn meshctl(mesh: &Mesh) -> String {
-    let api: Vec<String> = mesh.api().iter().map(ToString::to_string).collect();
-    let tls = mesh.operator();
-    format!(
-        "{}/meshctl --endpoint {} --ca {} --cert {} --key {}",
-        mesh.bin_dir().display(),
-        api.join(","),
-        tls.ca.display(),
-        tls.cert.display(),
-        tls.key.display()
-    )
+    let config = mesh.dir().join("operator.toml");
+    format!("{}/meshctl --config {}", mesh.bin_dir().display(), config.display())
 }
 
 /// For the list of what runs.

@@ -285,6 +285,12 @@ impl Stage {
         let mos = report
             .codec
             .map_or(1.0, |codec| quality::mos(codec, loss, heard.jitter, &self.profile));
+        let Report { number, side, codec, ref heard, .. } = report;
+        tracing::debug!(
+            number, ?side, ?codec, transcoded, mos, received = heard.received, lost = heard.lost,
+            jitter = ?heard.jitter, gap = ?heard.longest_gap, likeness = ?heard.likeness,
+            "heard"
+        );
         Ear { report, mos, transcoded, digits }
     }
 

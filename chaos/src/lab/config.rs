@@ -159,6 +159,18 @@ impl Pop<'_> {
     }
 }
 
+/// What `meshctl --config` reads.
+pub(super) fn operator(path: &Path, endpoints: &[SocketAddr], tls: &Files) -> Result<()> {
+    #[derive(Serialize)]
+    struct File<'a> {
+        endpoints: &'a [SocketAddr],
+        ca: &'a Path,
+        cert: &'a Path,
+        key: &'a Path,
+    }
+    save(path, &File { endpoints, ca: &tls.ca, cert: &tls.cert, key: &tls.key })
+}
+
 fn save(path: &Path, file: &impl Serialize) -> Result<()> {
     let text = toml::to_string(file).context("a configuration cannot be written as TOML")?;
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))

@@ -184,6 +184,7 @@ impl Mesh {
         let operator = authority.issue(&operator, "operator-lab", None)?;
         let mut members = plan.controls(&authority)?;
         members.extend(plan.pops(&authority)?);
+        config::operator(&dir.join("operator.toml"), &plan.api, &operator)?;
         let wan = topology.wan.map(|p| Wan::start(&plan.fronts, p, topology.seed)).transpose()?;
         Ok(Self {
             members,
@@ -390,7 +391,8 @@ impl Mesh {
         self.wan.as_ref()
     }
 
-    /// Certificates (`pki/`), configurations, data and logs (`log/`).
+    /// Certificates (`pki/`), configurations, data, logs (`log/`), and `operator.toml` for
+    /// `meshctl --config`.
     pub fn dir(&self) -> &Path {
         self.directory.path()
     }
