@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use proto::control::resource::Kind;
-use proto::control::{DigestCredentials, Pop, Resource, Route, RouteCandidate, Trunk};
+use proto::control::{DigestCredentials, Pop, Resource, Route, RouteCandidate, Transport, Trunk};
 
 use super::phone::Phone;
 use crate::pop::ResolveError;
 
 /// Name, address, POPs of its trunk, what calls to it begin with.
-pub(super) const NAMES: [(&str, &str, &[&str], &str); 11] = [
+pub(super) const NAMES: [(&str, &str, &[&str], &str); 12] = [
     ("alice", "10.0.0.1", &["fra1"], "41"),
     ("bob", "10.0.0.2", &["fra1"], "49"),
     ("carol", "10.0.0.3", &["sin1"], "65"),
@@ -27,6 +27,8 @@ pub(super) const NAMES: [(&str, &str, &[&str], &str); 11] = [
     ("ivan", "2001:db8::9", &["fra1"], "48"),
     // Two ways out.
     ("judy", "10.0.0.10", &["sin1", "fra1"], "36"),
+    // Called over TCP.
+    ("kate", "10.0.0.11", &["fra1"], "45"),
     // No trunk at all.
     ("mallory", "10.0.0.66", &[], ""),
 ];
@@ -38,12 +40,14 @@ fn credentials(name: &str) -> DigestCredentials {
 
 fn trunk(name: &str, address: &str, pops: &[&str]) -> Trunk {
     let named = name == "grace";
+    let transport = if name == "kate" { Transport::Tcp } else { Transport::Udp };
     let codecs: &[&str] = if name == "dave" { &["opus"] } else { &[] };
     Trunk {
         trunk_id: name.to_owned(),
         pop_ids: pops.iter().map(|pop| (*pop).to_owned()).collect(),
         host: if named { "grace.example".to_owned() } else { address.to_owned() },
         port: 5060,
+        transport: i32::from(transport),
         sources: if name == "henry" { Vec::new() } else { vec![address.to_owned()] },
         codecs: codecs.iter().map(|codec| (*codec).to_owned()).collect(),
         outbound_auth: (name == "frank").then(|| credentials(name)),
@@ -72,6 +76,7 @@ pub(super) fn resources() -> Vec<Resource> {
     }
     // Bob first, then Carol.
     kinds.push(route("44", &["bob", "carol"]));
+    kinds.push(route("46", &["kate", "bob"]));
     for pop_id in ["fra1", "sin1"] {
         let pop_id = pop_id.to_owned();
         kinds.push(Kind::Pop(Pop { pop_id, epoch: 1, ..Pop::default() }));

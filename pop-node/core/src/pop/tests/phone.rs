@@ -21,6 +21,10 @@ pub(super) struct Phone {
     pub(super) address: SocketAddr,
     /// The POP it talks to.
     pub(super) pop: SocketAddr,
+    /// Its TCP connection, if it speaks TCP.
+    pub(super) connection: Option<u64>,
+    /// What the POP last sent on.
+    pub(super) heard_on: Option<Flow>,
     sent: u32,
     /// Of the last description it sent.
     version: u32,
@@ -39,6 +43,8 @@ impl Phone {
             name: name.to_owned(),
             address,
             pop,
+            connection: None,
+            heard_on: None,
             sent: 0,
             version: 0,
             dialog: None,
@@ -46,6 +52,14 @@ impl Phone {
             response: None,
             invited: None,
             request: None,
+        }
+    }
+
+    /// As the POP sees it.
+    pub(super) fn flow(&self) -> Flow {
+        match self.connection {
+            Some(connection) => Flow { connection, ..Flow::tcp(self.pop, self.address) },
+            None => Flow::udp(self.pop, self.address),
         }
     }
 
@@ -88,12 +102,8 @@ impl Phone {
     fn send(&mut self, mut request: Request) -> Bytes {
         self.sent += 1;
         let branch = Text::from(format!("z9hG4bK{}{}", self.name, self.sent));
-        let flow = Flow {
-            transport: Transport::Udp,
-            local: self.address,
-            remote: self.pop,
-            connection: 0,
-        };
+        let Flow { transport, .. } = self.flow();
+        let flow = Flow { transport, local: self.address, remote: self.pop, connection: 0 };
         request.headers.push_front(HeaderName::Via, &Via::ours(&flow, branch));
         if request.method == Method::Invite {
             self.invite = Some(request.clone());

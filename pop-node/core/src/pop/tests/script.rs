@@ -36,6 +36,10 @@ pub(super) fn act(world: &mut World, words: &[&str]) -> Option<()> {
         ["link", "down"] => world.link(LinkState::Down),
         ["link", "up"] => world.link(LinkState::Up),
         ["mute", pop] => _ = world.mute.insert(PopId::new(pop).ok()?),
+        [name, "uses", "tcp", connection] => {
+            world.phones.get_mut(*name)?.connection = Some(connection.parse().ok()?);
+        }
+        ["fail", name] => world.fail(name)?,
         ["shutdown", pop] => {
             let now = world.now;
             world.pop(&PopId::new(pop).ok()?).shutdown(now);

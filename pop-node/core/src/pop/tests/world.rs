@@ -82,7 +82,7 @@ impl World {
     /// A phone sends; the POP is the one with that address.
     pub(super) fn phone_sends(&mut self, name: &str, bytes: &Bytes) {
         let phone = &self.phones[name];
-        let (id, flow) = (pop_at(phone.pop), Flow::udp(phone.pop, phone.address));
+        let (id, flow) = (pop_at(phone.pop), phone.flow());
         self.note(&format!("{name} -> {id}: {}", describe(bytes)));
         let now = self.now;
         self.pop(&id).handle_sip(flow, bytes, now);
@@ -91,6 +91,15 @@ impl World {
 
     pub(super) fn pop(&mut self, id: &PopId) -> &mut Pop {
         self.pops.get_mut(id).unwrap()
+    }
+
+    /// The last send to a phone failed.
+    pub(super) fn fail(&mut self, name: &str) -> Option<()> {
+        let flow = self.phones.get(name)?.heard_on?;
+        let (id, now) = (pop_at(flow.local), self.now);
+        self.pop(&id).handle_transport_error(flow, now);
+        self.drain();
+        Some(())
     }
 
     /// Executes what all POPs want now.
@@ -136,9 +145,14 @@ impl World {
         let Some(name) = found.map(|(name, _)| name.clone()) else {
             return self.note(&format!("{id} -> {}: {}", flow.remote, describe(bytes)));
         };
-        self.note(&format!("{id} -> {name}: {}", describe(bytes)));
+        let on = match flow.transport {
+            Transport::Tcp => format!(" on TCP {}", flow.connection),
+            Transport::Udp => String::new(),
+        };
+        self.note(&format!("{id} -> {name}: {}{on}", describe(bytes)));
         let phone = self.phones.get_mut(&name).unwrap();
         phone.pop = flow.local;
+        phone.heard_on = Some(flow);
         for reply in phone.receive(bytes) {
             self.phone_sends(&name, &reply);
         }
