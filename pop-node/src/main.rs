@@ -1,6 +1,6 @@
 //! `pop-node`: runs a POP, or checks its configuration.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -69,7 +69,11 @@ fn check_file(file: &File) -> ExitCode {
 
 fn run_file(file: &File) -> ExitCode {
     let filter = EnvFilter::try_from_env("POP_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     let outcome = Config::load(&file.config).map_err(anyhow::Error::from).and_then(|config| {
         // Calls are one loop and media is its own thread: more threads would only cost memory.
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -33,7 +33,7 @@ pub(super) async fn run(shared: Arc<Shared>, index: usize, pop_id: String, seed:
         if status.code() == Code::FailedPrecondition {
             shared.register_again.notify_one();
         }
-        tracing::info!(node = node.endpoint, %status, "heartbeats stopped");
+        tracing::info!(node = node.endpoint, why = super::said(&status), "no heartbeats");
         tokio::time::sleep(backoff.delay()).await;
     }
 }

@@ -19,6 +19,7 @@ use proto::control::pops_client::PopsClient;
 use proto::control::{Pop, RegisterPopRequest, WriteOptions};
 use proto::id::Epoch;
 use tokio::sync::{Notify, mpsc};
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::backoff::Backoff;
@@ -175,6 +176,7 @@ impl Register {
 
     async fn until_answered(&self, request_id: &str, backoff: &mut Backoff) -> u64 {
         loop {
+            let mut why = String::new();
             for node in &self.shared.nodes {
                 let options = Some(WriteOptions { request_id: request_id.to_owned() });
                 let pop = Some(self.pop.clone());
@@ -185,15 +187,19 @@ impl Register {
                         backoff.reset();
                         return response.into_inner().pop.map_or(0, |pop| pop.epoch);
                     }
-                    Ok(Err(status)) => {
-                        tracing::info!(node = node.endpoint, %status, "not registered yet");
-                    }
-                    Err(_) => tracing::info!(node = node.endpoint, "no answer to register"),
+                    Ok(Err(status)) => why = format!("{} {}", node.endpoint, said(&status)),
+                    Err(_) => why = format!("{} is silent", node.endpoint),
                 }
             }
+            tracing::warn!(why, "no control node registers this POP yet; trying on");
             tokio::time::sleep(backoff.delay()).await;
         }
     }
+}
+
+/// What a node answered, without the nested causes.
+fn said(status: &Status) -> String {
+    format!("answered {:?}: {}", status.code(), status.message())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -26,7 +26,7 @@ const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Why a stream was left.
 #[derive(Debug, thiserror::Error)]
 enum Left {
-    #[error("answered {0}")]
+    #[error("{}", super::said(.0))]
     Status(#[from] Status),
     #[error("ended the watch")]
     Ended,
