@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use control_core::replica::{
-    LogEntry, Persist, Position, Replica, ReplicaCommand, ReplicaConfig, Restored,
+    LogEntry, Persist, Position, Replica, ReplicaCommand, ReplicaConfig, Restored, Role,
 };
 use control_core::watch::WatchLog;
 use pop_core::view::ViewUpdate;
 use proto::id::{NodeId, Revision};
+use proto::raft::Command;
+use proto::raft::command::Kind;
 use proto::time::Duration;
 
 use super::net::REGIONS;
@@ -141,6 +143,18 @@ impl ControlNode {
             let number = persist.number;
             self.disk.write(persist);
             replica.handle_persisted(number);
+        }
+    }
+
+    /// As the shell: the first leader gives the cluster its id.
+    pub fn found_cluster(&mut self, wall_ms: u64) {
+        let Some(replica) = &mut self.replica else { return };
+        if replica.status().role == Role::Leader && replica.state().cluster_id().is_empty() {
+            self.proposals += 1;
+            let kind = Kind::InitCluster(format!("cluster-of-{}", self.index));
+            let command = Command { kind: Some(kind), ..Command::default() };
+            // A leader that cannot take it loses its role soon; the next one tries.
+            let _refused = replica.propose(self.proposals, command, wall_ms);
         }
     }
 

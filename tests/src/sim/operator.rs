@@ -156,7 +156,7 @@ fn operator(kind: Kind) -> Command {
 }
 
 fn provisioning() -> Vec<Command> {
-    let mut commands = vec![operator(Kind::InitCluster("sim-cluster".into()))];
+    let mut commands = Vec::new();
     for (region, pop_id) in POPS.into_iter().enumerate() {
         let pop = Pop {
             pop_id: pop_id.into(),

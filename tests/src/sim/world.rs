@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use chaos::rng::Rng;
-use control_core::replica::{ProposeError, ReplicaCommand};
+use control_core::replica::{ProposeError, Replica, ReplicaCommand};
 use pop_core::call::{Cdr, CdrRole};
 use pop_core::media::{MediaCommand, MediaTransmit, Verdict};
 use pop_core::pop::{CallStream, LinkState, PopCommand, StreamEvent};
 use pop_core::sip::Flow;
 use pop_core::view::ViewUpdate;
 use proto::id::Epoch;
-use proto::raft::command::Kind;
 use proto::time::{Duration, Instant, earlier};
 
 use super::carrier::Carrier;
@@ -668,6 +667,10 @@ impl World {
             ReplicaCommand::Role { leader, term, role } => {
                 let line = format_args!("{index}: {} in term {term}, {leader:?}", role.as_str());
                 self.trace.note(now, line, &[]);
+                let wall_ms = self.wall_ms(index);
+                if let Some(node) = self.control.get_mut(index) {
+                    node.found_cluster(wall_ms);
+                }
             }
             ReplicaCommand::Halt { reason } => {
                 self.complaints.push(format!("control node {index} halted: {reason}"));
@@ -680,16 +683,13 @@ impl World {
     fn operate(&mut self) {
         let now = self.now;
         let Some((index, command)) = self.operator.handle_timeout(now) else { return };
-        // As the shell: commands of others are checked at the edge, its own one is not.
-        let internal = matches!(command.kind, Some(Kind::InitCluster(_)));
-        if let Err(why) = control_core::command::validate(&command)
-            && !internal
-        {
+        if let Err(why) = control_core::command::validate(&command) {
             panic!("a command of the plan is not valid: {}", why.message);
         }
         let wall_ms = self.wall_ms(index);
         let Some(node) = self.control.get_mut(index) else { return };
-        let Some(replica) = &mut node.replica else {
+        let founded = |replica: &&mut Replica| !replica.state().cluster_id().is_empty();
+        let Some(replica) = node.replica.as_mut().filter(founded) else {
             self.operator.refused_by(None, now);
             return;
         };
