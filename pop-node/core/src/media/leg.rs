@@ -1,6 +1,5 @@
 //! One leg: its peer's address, what it receives, what it sends, and to what it is joined.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use proto::id::LegId;
@@ -10,7 +9,7 @@ use super::latch::{Latch, Source};
 use super::outgoing::Outgoing;
 use super::quality::PathQuality;
 use super::transcode::Transcoder;
-use super::{DropReason, Format, LegParams, MediaEvent, QualityReport, Stream};
+use super::{DropReason, Events, Format, LegParams, MediaEvent, QualityReport, Stream};
 use crate::codec::Codec;
 use crate::rtp::{Header, Reception};
 
@@ -127,7 +126,7 @@ impl Leg {
         id: LegId,
         source: SocketAddr,
         header: &Header,
-        events: &mut VecDeque<MediaEvent>,
+        events: &mut Events,
         now: Instant,
     ) -> Result<(Kind, bool), DropReason> {
         let params = self.params.as_ref().ok_or(DropReason::NotConnected)?;
@@ -136,6 +135,8 @@ impl Leg {
             Some(event) if header.payload_type == event.payload_type => {
                 Kind::Event(event.clock_rate)
             }
+            // An answer may name another number than our offer; what comes has ours (RFC 3264 §6.1).
+            _ if header.payload_type == params.codec.codec.offered_payload_type() => Kind::Audio,
             _ => return Err(DropReason::UnknownPayloadType),
         };
         if !params.direction.receives() {
@@ -143,11 +144,11 @@ impl Leg {
         }
         match self.latch.packet(source, now) {
             Source::Known => {}
-            Source::Moved => events.push_back(MediaEvent::Latched { leg: id, remote: source }),
+            Source::Moved => events.push(MediaEvent::Latched { leg: id, remote: source }),
             Source::Refused => return Err(DropReason::WrongSource),
         }
         if self.reception.received() == 0 {
-            events.push_back(MediaEvent::FirstPacket { leg: id });
+            events.push(MediaEvent::FirstPacket { leg: id });
         }
         self.heard = Some(now);
         self.silent = false;

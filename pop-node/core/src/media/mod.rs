@@ -45,6 +45,22 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// Outputs not yet fetched; more are dropped.
 const TRANSMITS_MAX: usize = 16_384;
 
+/// Events not yet fetched; more are forgotten, but for the last words of legs.
+const EVENTS_MAX: usize = 16_384;
+
+/// What to tell the call, oldest first.
+#[derive(Debug, Default)]
+struct Events(VecDeque<MediaEvent>);
+
+impl Events {
+    fn push(&mut self, event: MediaEvent) {
+        let is_last = matches!(event, MediaEvent::LegQuality { last: true, .. });
+        if is_last || self.0.len() < EVENTS_MAX {
+            self.0.push_back(event);
+        }
+    }
+}
+
 /// Which way a transcoder of a leg works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Side {
@@ -73,7 +89,7 @@ pub struct Media {
     timers: BTreeSet<(Instant, LegId, Timer)>,
     connections: u64,
     transmits: VecDeque<MediaTransmit>,
-    events: VecDeque<MediaEvent>,
+    events: Events,
     /// Packets are cut from it; a block is used again when all cut from it are sent.
     arena: BytesMut,
     counters: Counters,
@@ -92,7 +108,7 @@ impl Media {
             timers: BTreeSet::new(),
             connections: 0,
             transmits: VecDeque::new(),
-            events: VecDeque::new(),
+            events: Events::default(),
             arena: BytesMut::new(),
             counters: Counters::default(),
         }
@@ -207,7 +223,7 @@ impl Media {
         if let Some(leg) = self.legs.remove(&id) {
             self.timers.remove(&(leg.report, id, Timer::Report));
             let report = leg.quality();
-            self.events.push_back(MediaEvent::LegQuality { leg: id, report, last: true });
+            self.events.push(MediaEvent::LegQuality { leg: id, report, last: true });
         }
     }
 
@@ -245,11 +261,11 @@ impl Media {
         leg.report = next;
         self.timers.insert((next, id, Timer::Report));
         if let Some(since) = leg.silence(now) {
-            self.events.push_back(MediaEvent::Silent { leg: id, since });
+            self.events.push(MediaEvent::Silent { leg: id, since });
         }
         if leg.params.is_some() {
             let report = leg.quality();
-            self.events.push_back(MediaEvent::LegQuality { leg: id, report, last: false });
+            self.events.push(MediaEvent::LegQuality { leg: id, report, last: false });
             self.send_rtcp(id, false, now);
         }
     }
@@ -275,7 +291,7 @@ impl Media {
 
     /// The next thing to tell the call.
     pub fn poll_event(&mut self) -> Option<MediaEvent> {
-        self.events.pop_front()
+        self.events.0.pop_front()
     }
 
     /// Totals.
