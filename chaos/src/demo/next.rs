@@ -48,8 +48,10 @@ pub(super) fn real_mesh(mesh: &Mesh) -> Vec<String> {
         "    meshctl pki init --mesh mymesh --out pki",
         "    meshctl pki issue --ca pki --kind control --name 1 --region eu --ip 192.0.2.11 --out pki",
         "    meshctl pki issue --ca pki --kind pop --name fra1 --region eu --ip 192.0.2.1 --out pki",
+        "    meshctl pki issue --ca pki --kind operator --name anna --region eu --out pki",
         "    control-plane check --config /etc/voxmesh/control-plane.toml   and then without check",
         "    pop-node check --config /etc/voxmesh/pop-node.toml             and then without check",
+        "    meshctl trunks put --help     and routes, numbers: what the demo did through the API",
         "",
     ]
     .into_iter()
