@@ -47,11 +47,19 @@ fn both_sides_hear_the_other_voice_in_every_codec() {
         assert_eq!(report.end, End::Completed, "{report:?}");
         let heard = &report.heard;
         assert!(heard.received > 110 && heard.lost == 0, "{:?} {heard:?}", report.codec);
-        assert!(heard.likeness.correlation > 0.9, "{:?} {:?}", report.codec, heard.likeness);
-        match report.side {
-            Side::Caller => assert!(report.set_up.is_some() && heard.digits.is_empty()),
-            Side::Callee => assert_eq!(heard.digits, "42#"),
-        }
+        let likeness_min = match report.side {
+            Side::Caller => {
+                assert!(report.set_up.is_some() && heard.digits.is_empty());
+                0.95
+            }
+            Side::Callee => {
+                assert_eq!(heard.digits, "42#");
+                // Three keys take the place of 420 ms of voice.
+                0.85
+            }
+        };
+        let likeness = heard.likeness;
+        assert!(likeness.correlation > likeness_min, "{:?} {likeness:?}", report.codec);
     }
     assert_eq!((caller.open(), caller.live().len()), (0, 0));
 }
