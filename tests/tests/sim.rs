@@ -66,6 +66,7 @@ fn checkers_see_bugs() {
         (Mutation::DeafToBye, "waits"),
         (Mutation::LoseDatagrams, "packets"),
         (Mutation::LeakLegs, "legs"),
+        (Mutation::ForgetfulDisk, "lost an allocation"),
     ];
     for (bug, word) in bugs {
         let (_, complaints) = run(Plan::calm(1).with(bug));

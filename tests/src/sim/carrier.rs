@@ -40,6 +40,8 @@ pub struct Report {
     pub answered: Option<Instant>,
     /// Final status at the caller, or the one the callee sent.
     pub status: Option<u16>,
+    /// It stopped talking: hung up, or was told.
+    pub quiet: Option<Instant>,
     /// The call is over for this phone.
     pub ended: Option<Instant>,
     /// It ended because nobody answered a request.
@@ -443,7 +445,7 @@ impl Carrier {
             carrier_sip(self.region),
             dialog.next_hop().socket_addr().unwrap_or(pop_sip(self.region)),
         );
-        phone.quiet();
+        phone.quiet(now);
         let tx = self.endpoint.request(bye, flow, now).expect("a simulation is small");
         phone.state = State::Ending { bye: tx };
         self.clients.insert(tx, key);
@@ -488,7 +490,7 @@ impl Carrier {
 
     fn over(&mut self, key: (usize, Side), note: impl FnOnce(&mut Report), now: Instant) {
         let Some(phone) = self.phones.get_mut(&key) else { return };
-        phone.quiet();
+        phone.quiet(now);
         phone.state = State::Over;
         phone.report.ended.get_or_insert(now);
         note(&mut phone.report);
@@ -552,7 +554,8 @@ impl Phone {
         self.next_packet.get_or_insert(now + PACKET);
     }
 
-    fn quiet(&mut self) {
+    fn quiet(&mut self, now: Instant) {
+        self.report.quiet.get_or_insert(now);
         self.next_packet = None;
         self.due.clear();
     }

@@ -111,23 +111,23 @@ fn media(world: &World, found: &mut Vec<String>) {
                 found.push(format!("call {call} heard {} packets of others", report.foreign));
             }
         }
-        let (Some(from), Some(until)) = (caller.answered, caller.ended.or(callee.ended)) else {
-            continue;
-        };
+        let (Some(from), Some(_)) = (caller.answered, callee.answered) else { continue };
+        let Some(until) = caller.quiet.into_iter().chain(callee.quiet).min() else { continue };
         // A call that was put on hold is silent for a while.
-        let usual = plan.hold_after.is_none() && caller.status == Some(200);
-        if until - from < Duration::from_secs(1) || !usual || is_disturbed(world, plan, from, until)
-        {
+        let usual = plan.hold_after.is_none() && until - from >= Duration::from_secs(1);
+        if !usual || is_disturbed(world, plan, from, until) {
             continue;
         }
-        // Each side sends 50 packets a second; the first and last ones may meet nobody.
-        let share = if world.plan.conditions.far_loss > 0.0 { 0.85 } else { 0.97 };
-        for (who, heard, sent) in
-            [("caller", caller.received, callee.sent), ("callee", callee.received, caller.sent)]
-        {
-            let due = (sent.saturating_sub(20)) as f64 * share;
-            if (heard as f64) < due || sent == 0 {
-                found.push(format!("call {call}: the {who} heard {heard} of {sent} packets"));
+        // Both talk, 50 packets a second; the first and the last ones may meet nobody.
+        let talked = (until - from).as_millis() as f64 / 20.0 - 15.0;
+        let conditions = world.plan.conditions;
+        let lost = conditions.far_loss + 2.0 * conditions.near_loss;
+        let due = talked * (0.98 - 2.0 * lost);
+        for (who, heard) in [("caller", caller.received), ("callee", callee.received)] {
+            if (heard as f64) < due {
+                found.push(format!(
+                    "call {call}: the {who} heard {heard} packets, {due:.0} are due"
+                ));
             }
         }
     }

@@ -20,19 +20,26 @@ const WATCH_EVENTS: usize = 16;
 /// Time between ticks.
 pub const TICK: Duration = Duration::from_millis(50);
 
+/// What a forgetful disk keeps.
+const EARLY_WRITES: u64 = 20;
+
 /// A disk: one transaction at a time.
 #[derive(Debug, Default)]
 pub struct Disk {
     durable: Restored,
     tables: BTreeMap<Vec<u8>, Bytes>,
+    writes: u64,
     /// For [`super::Mutation::ForgetfulDisk`].
-    before: Option<(Restored, BTreeMap<Vec<u8>, Bytes>)>,
+    early: Option<(Restored, BTreeMap<Vec<u8>, Bytes>)>,
 }
 
 impl Disk {
     /// A whole transaction, durable from now on.
     fn write(&mut self, persist: Persist) {
-        self.before = Some((self.durable.clone(), self.tables.clone()));
+        self.writes += 1;
+        if self.writes == EARLY_WRITES {
+            self.early = Some((self.durable.clone(), self.tables.clone()));
+        }
         let Persist { snapshot, entries, changes, hard_state, applied, compact_to, .. } = persist;
         if let Some(snapshot) = snapshot {
             self.durable.entries.clear();
@@ -66,9 +73,9 @@ impl Disk {
         Restored { tables, ..self.durable.clone() }
     }
 
-    /// Undoes the last transaction.
+    /// Loses all but its first transactions.
     pub fn forget(&mut self) {
-        if let Some((durable, tables)) = self.before.take() {
+        if let Some((durable, tables)) = self.early.take() {
             (self.durable, self.tables) = (durable, tables);
         }
     }

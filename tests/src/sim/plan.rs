@@ -68,7 +68,7 @@ pub enum Mutation {
     DeafToBye,
     /// Every fifth overlay datagram is lost, on a network that is said to be clean.
     LoseDatagrams,
-    /// A disk forgets its last transaction though it said it was durable.
+    /// All control nodes crash, and their disks have lost what they said was durable.
     ForgetfulDisk,
     /// The media plane is not told that legs close.
     LeakLegs,
@@ -124,6 +124,10 @@ impl Plan {
     #[must_use]
     pub fn with(mut self, mutation: Mutation) -> Self {
         self.mutation = Some(mutation);
+        if mutation == Mutation::ForgetfulDisk {
+            let all = Fault::CrashAll(Duration::from_secs(1));
+            self.faults.push((FIRST_CALL + Duration::from_millis(SPREAD_MS), all));
+        }
         self
     }
 
