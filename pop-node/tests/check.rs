@@ -1,4 +1,5 @@
 //! What `pop-node check` says: one sentence that names the thing and the fix.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code fails loudly")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Two links in one process: call streams, datagrams, and whom they refuse.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code fails loudly")]
 
 mod common;
 

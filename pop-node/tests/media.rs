@@ -1,4 +1,5 @@
 //! The media thread with real sockets on loopback.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code fails loudly")]
 
 mod common;
 

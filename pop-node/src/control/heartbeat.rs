@@ -27,23 +27,28 @@ pub(super) async fn run(shared: Arc<Shared>, index: usize, pop_id: String, seed:
             registered.await;
         }
         let Some(node) = shared.nodes.get(index) else { return };
-        let status = beat(&shared, index, &pop_id, &mut backoff).await;
+        let epoch = shared.epoch.load(Ordering::Relaxed);
+        let status = beat(&shared, index, (&pop_id, epoch), &mut backoff).await;
         node.heard.store(false, Ordering::Relaxed);
-        // The epoch is not ours any more.
         if status.code() == Code::FailedPrecondition {
-            shared.register_again.notify_one();
+            shared.fence(epoch);
         }
         tracing::info!(node = node.endpoint, why = super::said(&status), "no heartbeats");
         tokio::time::sleep(backoff.delay()).await;
     }
 }
 
-/// Beats until the stream ends.
-async fn beat(shared: &Shared, index: usize, pop_id: &str, backoff: &mut Backoff) -> Status {
+/// Beats with one epoch until the stream ends, or the epoch changes.
+async fn beat(
+    shared: &Shared,
+    index: usize,
+    (pop_id, epoch): (&str, u64),
+    backoff: &mut Backoff,
+) -> Status {
     let Some(node) = shared.nodes.get(index) else { return Status::ok("") };
     let (beats, stream) = mpsc::channel(1);
     // The node may answer only after the first one.
-    let _ = beats.try_send(heartbeat(shared, pop_id));
+    let _ = beats.try_send(heartbeat(shared, pop_id, epoch));
     let mut client = PopsClient::new(node.channel.clone());
     let opened = client.heartbeat(ReceiverStream::new(stream));
     let mut answers = match tokio::time::timeout(SILENCE, opened).await {
@@ -66,20 +71,23 @@ async fn beat(shared: &Shared, index: usize, pop_id: &str, backoff: &mut Backoff
                 Err(status) => return status,
             },
             _ = ticks.tick() => {
+                if shared.epoch.load(Ordering::Relaxed) != epoch {
+                    return Status::cancelled("registered again");
+                }
                 if last.elapsed() > SILENCE {
                     return Status::deadline_exceeded("no answer");
                 }
                 // Full: the last one has not left yet, and it says the same.
-                let _ = beats.try_send(heartbeat(shared, pop_id));
+                let _ = beats.try_send(heartbeat(shared, pop_id, epoch));
             }
         }
     }
 }
 
-fn heartbeat(shared: &Shared, pop_id: &str) -> HeartbeatRequest {
+fn heartbeat(shared: &Shared, pop_id: &str, epoch: u64) -> HeartbeatRequest {
     HeartbeatRequest {
         pop_id: pop_id.to_owned(),
-        epoch: shared.epoch.load(Ordering::Relaxed),
+        epoch,
         calls: shared.calls.load(Ordering::Relaxed),
         view_revision: shared.revision.load(Ordering::Relaxed),
     }

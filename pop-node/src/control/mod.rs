@@ -67,7 +67,24 @@ pub struct Shared {
     /// A watch feeds the view now.
     pub live: AtomicBool,
     registered: Notify,
-    register_again: Notify,
+    /// The latest epoch of ours that a node calls outdated.
+    fenced: AtomicU64,
+    fenced_anew: Notify,
+}
+
+impl Shared {
+    /// A node says that this epoch is not ours any more.
+    fn fence(&self, epoch: u64) {
+        self.fenced.fetch_max(epoch, Ordering::Relaxed);
+        self.fenced_anew.notify_one();
+    }
+
+    /// Returns when `epoch` is fenced; that an older one was is no news.
+    async fn until_fenced(&self, epoch: u64) {
+        while self.fenced.load(Ordering::Relaxed) < epoch {
+            self.fenced_anew.notified().await;
+        }
+    }
 }
 
 /// What the client needs to know once.
@@ -107,7 +124,8 @@ impl Client {
             epoch: AtomicU64::new(0),
             live: AtomicBool::new(false),
             registered: Notify::new(),
-            register_again: Notify::new(),
+            fenced: AtomicU64::new(0),
+            fenced_anew: Notify::new(),
         });
         let seed = || u64::from_ne_bytes(credentials.random());
         for index in 0..shared.nodes.len() {
@@ -168,7 +186,7 @@ impl Register {
             if self.events.send(Event::Registered(Epoch(epoch))).await.is_err() {
                 return;
             }
-            self.shared.register_again.notified().await;
+            self.shared.until_fenced(epoch).await;
             tracing::error!("another process registered as this POP; registering again");
             tokio::time::sleep(backoff.delay()).await;
         }

@@ -85,6 +85,7 @@ pub(super) async fn dial(context: Arc<Context>, peer: PopId, mut address: watch:
                     }
                 }
             }
+            Err(LinkError::Dial(quinn::ConnectError::EndpointStopping)) => return,
             Err(error) => tracing::info!(%peer, address = target, "peer {error}"),
         }
         // A new address is tried at once.

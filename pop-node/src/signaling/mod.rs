@@ -309,7 +309,7 @@ impl Signaling {
 
     fn ended(&self) -> bool {
         self.ending.is_some_and(|latest| {
-            (self.pop.active_calls() == 0 && self.held.is_empty() && !self.more)
+            (self.pop.is_drained() && self.held.is_empty() && !self.more)
                 || self.clock.now() >= latest
         })
     }

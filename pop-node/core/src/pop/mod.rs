@@ -212,6 +212,16 @@ impl Pop {
             && core.commands.is_empty()
     }
 
+    /// All calls are over and recorded. What may be left absorbs retransmissions (Timers D to K):
+    /// a process that stops need not wait for that.
+    pub fn is_drained(&self) -> bool {
+        let core = &self.core;
+        self.calls.is_empty()
+            && core.records.is_empty()
+            && core.mail.is_empty()
+            && core.commands.is_empty()
+    }
+
     fn halves(&self) -> impl Iterator<Item = &Call> {
         self.calls.values().filter(|call| call.half.counts())
     }
