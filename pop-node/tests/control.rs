@@ -4,9 +4,11 @@
 mod common;
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use common::Authority;
@@ -21,6 +23,8 @@ use proto::id::{Epoch, Revision};
 use proto::identity::{Identity, Kind as Party};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service};
 use tonic::transport::{Certificate, Identity as Pem, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -110,6 +114,31 @@ impl Pops for Node {
     }
 }
 
+/// Both services at one address.
+#[derive(Clone)]
+struct Router {
+    pops: PopsServer<Node>,
+    watch: WatchServer<Node>,
+}
+
+impl Service<hyper::Request<Body>> for Router {
+    type Response = hyper::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: hyper::Request<Body>) -> Self::Future {
+        if request.uri().path().contains(".Watch/") {
+            self.watch.call(request)
+        } else {
+            self.pops.call(request)
+        }
+    }
+}
+
 async fn serve(mesh: &Authority, number: &str, script: impl Into<Script>) -> (SocketAddr, Node) {
     let file = format!("control-{number}");
     let identity = Identity::new("demo", "eu", Party::Control, number).unwrap();
@@ -126,12 +155,12 @@ async fn serve(mesh: &Authority, number: &str, script: impl Into<Script>) -> (So
     };
     let listener = tokio::net::TcpListener::bind("127.0.44.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let router =
+        Router { pops: PopsServer::new(node.clone()), watch: WatchServer::new(node.clone()) };
     let server = Server::builder()
         .tls_config(tls)
         .unwrap()
-        .add_service(WatchServer::new(node.clone()))
-        .add_service(PopsServer::new(node.clone()))
-        .serve_with_incoming(TcpListenerStream::new(listener));
+        .serve_with_incoming(router, TcpListenerStream::new(listener));
     tokio::spawn(server);
     (address, node)
 }
