@@ -23,6 +23,8 @@ use crate::drops::{Drops, Reason};
 
 /// Messages that may wait for a peer to read.
 const OUTBOX_MAX: usize = 128;
+/// Of all connections one address may hold this part: a scanner cannot shut carriers out.
+const SHARE_OF_ONE_SOURCE: usize = 4;
 /// Bytes read at once.
 const READ_BYTES: usize = 8 << 10;
 /// To connect, and to write what the peer should read: Timer B is not much longer.
@@ -74,6 +76,12 @@ impl Tcp {
 
     /// Takes a connection a peer opened, if there is room.
     pub(super) fn accept(&mut self, local: SocketAddr, remote: SocketAddr, socket: TcpStream) {
+        let from_there =
+            self.connections.values().filter(|held| held.flow.remote.ip() == remote.ip()).count();
+        if from_there >= self.max.div_ceil(SHARE_OF_ONE_SOURCE) {
+            self.drops.count(Reason::TcpConnectionRefused);
+            return;
+        }
         let Some((talk, flow)) = self.enter(local, remote) else { return };
         let idle = STRANGER_IDLE;
         tokio::spawn(talk.run(flow, async move { Ok(socket) }, idle));
@@ -264,5 +272,82 @@ impl Talk {
             write.write_all(&message).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn start(max: usize) -> (Tcp, SocketAddr, mpsc::Receiver<SipEvent>, Drops) {
+        let listener = crate::sockets::tcp("127.0.45.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, events) = mpsc::channel(16);
+        let drops = Drops::default();
+        let tcp = Tcp::start(vec![listener], max, sender, drops.clone()).unwrap();
+        (tcp, address, events, drops)
+    }
+
+    async fn next(events: &mut mpsc::Receiver<SipEvent>) -> SipEvent {
+        timeout(PATIENCE, events.recv()).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_source_gets_its_share_and_all_together_the_maximum() {
+        let (mut tcp, address, mut events, drops) = start(8);
+        let mut peers = Vec::new();
+        for (source, admitted) in [
+            (1, true),
+            (1, true),
+            (1, false),
+            (2, true),
+            (3, true),
+            (3, true),
+            (4, true),
+            (4, true),
+        ] {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(SocketAddr::from(([127, 0, 46, source], 0))).unwrap();
+            peers.push(socket.connect(address).await.unwrap());
+            let before = tcp.connections();
+            let SipEvent::Accepted { local, remote, socket } = next(&mut events).await else {
+                panic!("not accepted");
+            };
+            tcp.accept(local, remote, socket);
+            assert_eq!(tcp.connections() - before, usize::from(admitted), "{remote}");
+        }
+        assert_eq!(drops.get(Reason::TcpConnectionRefused), 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_opened_on_demand_reused_and_reported_when_it_ends() {
+        let (mut tcp, local, mut events, _drops) = start(4);
+        let peer = TcpListener::bind("127.0.45.2:0").await.unwrap();
+        let flow = Flow::tcp(local, peer.local_addr().unwrap());
+        assert!(tcp.send(flow, Bytes::from_static(b"one ")));
+        assert!(tcp.send(flow, Bytes::from_static(b"two")));
+        let (mut socket, source) = timeout(PATIENCE, peer.accept()).await.unwrap().unwrap();
+        assert_eq!(source.ip(), local.ip(), "not from the address carriers know");
+        let mut read = [0; 7];
+        socket.read_exact(&mut read).await.unwrap();
+        assert_eq!((&read, tcp.connections()), (b"one two", 1));
+        drop(socket);
+        let SipEvent::Closed { flow: closed } = next(&mut events).await else { panic!() };
+        assert!(flow.is_hit_by(&closed));
+        tcp.forget(closed);
+        assert_eq!(tcp.connections(), 0);
+        // Its number is not used again.
+        assert!(!tcp.send(closed, Bytes::from_static(b"three")));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_cannot_be_reached_is_reported() {
+        let (mut tcp, local, mut events, _drops) = start(4);
+        let nobody: SocketAddr = "127.0.45.3:1".parse().unwrap();
+        assert!(tcp.send(Flow::tcp(local, nobody), Bytes::from_static(b"x")));
+        let SipEvent::Closed { flow } = next(&mut events).await else { panic!() };
+        assert_eq!(flow.remote, nobody);
     }
 }
