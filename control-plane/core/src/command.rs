@@ -137,6 +137,10 @@ fn credentials(name: &str, credentials: Option<&DigestCredentials>) -> Check {
             return Err(format!("{name} has a field that is too long, or quotes, or controls"));
         }
     }
+    if let Some(other) = given.algorithms.iter().find(|a| !["SHA-256", "MD5"].contains(&a.as_str()))
+    {
+        return Err(format!("{name} names the algorithm {other:?}: SHA-256 and MD5 are known"));
+    }
     Ok(())
 }
 

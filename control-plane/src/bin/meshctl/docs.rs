@@ -48,6 +48,8 @@ pub(crate) struct AuthDoc {
     pub(crate) password: String,
     #[serde(default)]
     pub(crate) realm: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) algorithms: Vec<String>,
 }
 
 impl std::fmt::Debug for AuthDoc {
@@ -62,7 +64,8 @@ impl AuthDoc {
         let mut parts = text.split(':').map(str::to_owned);
         match (parts.next(), parts.next(), parts.next(), parts.next()) {
             (Some(username), Some(password), realm, None) => {
-                Ok(Self { username, password, realm: realm.unwrap_or_default() })
+                let (realm, algorithms) = (realm.unwrap_or_default(), Vec::new());
+                Ok(Self { username, password, realm, algorithms })
             }
             _ => bail!("credentials are not USER:PASSWORD[:REALM]: use --file for others"),
         }
@@ -71,15 +74,15 @@ impl AuthDoc {
 
 impl From<DigestCredentials> for AuthDoc {
     fn from(auth: DigestCredentials) -> Self {
-        let DigestCredentials { username, password, realm } = auth;
-        Self { username, password, realm }
+        let DigestCredentials { username, password, realm, algorithms } = auth;
+        Self { username, password, realm, algorithms }
     }
 }
 
 impl From<AuthDoc> for DigestCredentials {
     fn from(auth: AuthDoc) -> Self {
-        let AuthDoc { username, password, realm } = auth;
-        Self { username, password, realm }
+        let AuthDoc { username, password, realm, algorithms } = auth;
+        Self { username, password, realm, algorithms }
     }
 }
 

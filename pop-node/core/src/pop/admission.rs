@@ -18,7 +18,7 @@ use crate::call::{
     trunk_codecs,
 };
 use crate::route::{self, Candidate};
-use crate::sip::digest::{Verdict, Verifier};
+use crate::sip::digest::{Algorithm, Verdict, Verifier};
 use crate::sip::{Dialog, Flow, HeaderName, NameAddr, Request, Response, Scheme, ServerTx};
 
 /// Seconds after which a refused caller may try again (RFC 3261 §21.5.4).
@@ -163,7 +163,9 @@ fn is_full(core: &Core) -> bool {
 fn authenticate(core: &Core, arrival: &Arrival, now: Instant) -> Result<(), (Response, Refusal)> {
     let Some(auth) = &arrival.trunk.inbound_auth else { return Ok(()) };
     let realm = if auth.realm.is_empty() { &core.config.mesh } else { &auth.realm };
-    let verifier = Verifier::new(realm, core.config.seed, core.config.timing.nonce_lifetime);
+    let algorithms = auth.algorithms.iter().filter_map(|name| Algorithm::from_name(name));
+    let verifier = Verifier::new(realm, core.config.seed, core.config.timing.nonce_lifetime)
+        .with_algorithms(algorithms.collect());
     let password = |user: &str| (user == auth.username).then(|| auth.password.clone());
     let request = &arrival.request;
     match verifier.verify(request, password, now) {

@@ -47,6 +47,11 @@ impl Algorithm {
         }
     }
 
+    /// By the name it has in headers.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::from_param(Some(name))
+    }
+
     /// An absent algorithm means MD5 (RFC 7616 §3.3).
     fn from_param(name: Option<&str>) -> Option<Self> {
         let Some(name) = name else { return Some(Self::Md5) };
@@ -76,21 +81,31 @@ pub struct Verifier {
     realm: String,
     seed: u64,
     lifetime: Duration,
+    algorithms: Vec<Algorithm>,
 }
 
 impl Verifier {
     /// For one realm; nonces live for `lifetime` (30 s is usual). `seed` is secret.
     pub fn new(realm: &str, seed: u64, lifetime: Duration) -> Self {
-        Self { realm: realm.to_owned(), seed, lifetime }
+        let algorithms = vec![Algorithm::Sha256, Algorithm::Md5];
+        Self { realm: realm.to_owned(), seed, lifetime, algorithms }
     }
 
-    /// 401 to `request` with a WWW-Authenticate for SHA-256 and one for MD5, best first
-    /// (RFC 8760 §2.4).
+    /// With these hashes instead of SHA-256 and MD5; an empty list changes nothing.
+    #[must_use]
+    pub fn with_algorithms(mut self, algorithms: Vec<Algorithm>) -> Self {
+        if !algorithms.is_empty() {
+            self.algorithms = algorithms;
+        }
+        self
+    }
+
+    /// 401 to `request` with a WWW-Authenticate for each hash, best first (RFC 8760 §2.4).
     pub fn challenge(&self, request: &Request, stale: bool, now: Instant) -> Response {
         let mut response = Response::to_request(request, 401);
         let nonce = self.nonce(now.as_millis());
         let stale = if stale { ", stale=true" } else { "" };
-        for algorithm in [Algorithm::Sha256, Algorithm::Md5] {
+        for algorithm in &self.algorithms {
             let value = format!(
                 "Digest realm={}, nonce=\"{nonce}\", algorithm={}, qop=\"auth\"{stale}",
                 quote(&self.realm),
@@ -137,6 +152,10 @@ impl Verifier {
         let Some(algorithm) = Algorithm::from_param(params.get("algorithm").as_deref()) else {
             return false;
         };
+        // An answer to another challenge than ours (RFC 8760 §2.4: no bidding down).
+        if !self.algorithms.contains(&algorithm) {
+            return false;
+        }
         let qop = params.get("qop");
         if qop.as_deref().is_some_and(|qop| !qop.eq_ignore_ascii_case("auth")) {
             return false;
@@ -405,6 +424,19 @@ mod tests {
         let again = answered(&only_md5, &credentials("secret"));
         assert!(again.headers.get_str(&HeaderName::Authorization).unwrap().contains("=MD5"));
         assert_eq!(verifier().verify(&again, password, now), valid);
+    }
+
+    /// RFC 8760 §2.4: who challenges with SHA-256 alone takes no answer in MD5.
+    #[test]
+    fn no_bidding_down() {
+        let now = Instant::from_millis(5_000);
+        let only = |algorithm| verifier().with_algorithms(vec![algorithm]);
+        let md5 = only(Algorithm::Md5).challenge(&request(Method::Invite), false, now);
+        assert_eq!(md5.headers.get_all(&HeaderName::WwwAuthenticate).count(), 1);
+        let again = answered(&md5, &credentials("secret"));
+        let valid = Verdict::Valid { username: "an\"na".to_owned() };
+        assert_eq!(only(Algorithm::Md5).verify(&again, password, now), valid);
+        assert_eq!(only(Algorithm::Sha256).verify(&again, password, now), Verdict::Wrong);
     }
 
     #[test]

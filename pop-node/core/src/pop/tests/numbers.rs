@@ -35,7 +35,7 @@ pub(super) const NAMES: [(&str, &str, &[&str], &str); 12] = [
 
 fn credentials(name: &str) -> DigestCredentials {
     let (username, password) = (name.to_owned(), format!("{name}-secret"));
-    DigestCredentials { username, password, realm: String::new() }
+    DigestCredentials { username, password, ..DigestCredentials::default() }
 }
 
 fn trunk(name: &str, address: &str, pops: &[&str]) -> Trunk {
