@@ -1,0 +1,46 @@
+//! Benchmarks: measured figures beside a peer's or a bound, in the same run.
+
+mod latency;
+mod load;
+mod memory;
+mod setup;
+mod sip;
+mod table;
+
+use anyhow::Result;
+
+pub use table::{Figure, Table};
+
+/// Name, and what it measures.
+pub const BENCHES: [(&str, &str); 1] =
+    [("mesh", "set-up time, 200 calls across two POPs, added latency, idle memory (about 3 min)")];
+
+/// Runs a benchmark; `None`: no such name.
+pub async fn run(name: &str) -> Option<Result<Table>> {
+    match name {
+        "mesh" => Some(mesh().await),
+        _ => None,
+    }
+}
+
+async fn mesh() -> Result<Table> {
+    let mut table = Table::new("mesh");
+    memory::idle(&mut table).await?;
+    setup::one_region(&mut table).await?;
+    setup::two_pops(&mut table).await?;
+    latency::two_pops(&mut table).await?;
+    load::two_pops(&mut table).await?;
+    Ok(table)
+}
+
+/// The value below which `share` of the sorted values lie.
+fn percentile(sorted: &[f64], share: f64) -> f64 {
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index into a short list"
+    )]
+    let index = ((sorted.len().saturating_sub(1)) as f64 * share).round() as usize;
+    sorted.get(index).copied().unwrap_or(f64::NAN)
+}

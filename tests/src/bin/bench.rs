@@ -1,0 +1,35 @@
+//! `tests/bench NAME`: one benchmark, its table and its JSON lines.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's output")]
+
+use std::process::ExitCode;
+
+use tests::bench::{BENCHES, run};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let name = std::env::args().nth(1).unwrap_or_default();
+    if name == "--list" || name == "--help" || name == "-h" {
+        BENCHES.iter().for_each(|(name, what)| println!("{name:10} {what}"));
+        return ExitCode::SUCCESS;
+    }
+    match run(&name).await {
+        None => {
+            let names: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
+            eprintln!("no benchmark '{name}'; there are: {}", names.join(", "));
+            ExitCode::from(2)
+        }
+        Some(Err(why)) => {
+            eprintln!("{name} could not be measured: {why:?}");
+            ExitCode::from(2)
+        }
+        Some(Ok(table)) => {
+            print!("{}", table.text());
+            let out = tests::root().join("tests/out");
+            if let Err(why) = table.write(&out) {
+                eprintln!("{why:?}");
+                return ExitCode::from(2);
+            }
+            if table.met() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+    }
+}
