@@ -39,7 +39,8 @@ fn linked(package: &str) -> BTreeSet<String> {
 fn arrows() -> BTreeMap<String, BTreeSet<String>> {
     let metadata = cargo(&["metadata", "--format-version", "1", "--no-deps"]);
     let metadata: serde_json::Value = serde_json::from_str(&metadata).expect("JSON");
-    let packages = metadata["packages"].as_array().expect("packages");
+    let packages =
+        metadata.get("packages").and_then(serde_json::Value::as_array).expect("packages");
     let name = |value: &serde_json::Value| value["name"].as_str().expect("a name").to_owned();
     let ours: BTreeSet<String> = packages.iter().map(name).collect();
     let arrows = packages.iter().map(|package| {

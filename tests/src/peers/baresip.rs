@@ -165,9 +165,12 @@ impl Baresip {
         let wanted = async {
             loop {
                 let event = self.next().await?;
-                match event["type"].as_str() {
+                let text = |key| event.get(key).and_then(Value::as_str);
+                match text("type") {
                     Some(found) if found == kind => return Ok(event),
-                    Some("CALL_CLOSED") => bail!("call closed before {kind}: {}", event["param"]),
+                    Some("CALL_CLOSED") => {
+                        bail!("call closed before {kind}: {}", text("param").unwrap_or("no reason"))
+                    }
                     _ => {}
                 }
             }

@@ -1,4 +1,5 @@
 //! One hash over everything that happened, to compare runs by.
+#![allow(clippy::print_stdout, reason = "TRACE=1 asks for it")]
 
 use std::fmt::Arguments;
 

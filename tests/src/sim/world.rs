@@ -792,7 +792,7 @@ impl World {
 
     fn seventh(&mut self) -> bool {
         self.counted += 1;
-        self.counted % 7 == 0
+        self.counted.is_multiple_of(7)
     }
 
     fn is_deaf_to(&self, to: SocketAddr, bytes: &[u8]) -> bool {
