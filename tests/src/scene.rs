@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chaos::lab::{Mesh, Node, SIP_PORT, Topology, admin, bin_dir};
+use pop_core::view::View;
 use proto::control::{Route, RouteCandidate, Transport, Trunk};
+use proto::id::Revision;
 use serde_json::Value;
 
 /// How long a small thing may take on a busy machine.
@@ -14,6 +16,8 @@ pub const SOON: Duration = Duration::from_secs(10);
 /// Three regions; the carrier of POP `fra1` has +4930…, of `iad1` +1202…, of `sin1` +656….
 pub struct Scene {
     pub mesh: Mesh,
+    /// Of the view with everything provisioned.
+    pub revision: u64,
 }
 
 /// Prefixes of the carriers, by POP.
@@ -37,8 +41,7 @@ impl Scene {
         let mut plan = Topology::three_regions(&bin_dir()?);
         topology(&mut plan);
         let mesh = Mesh::start(&plan).await?;
-        let scene = Self { mesh };
-        let mut revision = 0;
+        let mut scene = Self { mesh, revision: 0 };
         for site in scene.mesh.sites() {
             let mut carrier = Trunk {
                 trunk_id: format!("carrier-{}", site.id),
@@ -50,12 +53,12 @@ impl Scene {
                 ..Trunk::default()
             };
             trunk(&mut carrier);
-            revision = scene.mesh.client().put_trunk(carrier).await?;
+            scene.mesh.client().put_trunk(carrier).await?;
         }
         for (pop, prefix) in RANGES {
-            revision = revision.max(scene.route(prefix, &[pop]).await?);
+            scene.revision = scene.route(prefix, &[pop]).await?;
         }
-        scene.mesh.in_view(revision, SOON).await?;
+        scene.mesh.in_view(scene.revision, SOON).await?;
         Ok(scene)
     }
 
@@ -109,6 +112,17 @@ impl Scene {
             .await?;
         }
         Ok(())
+    }
+
+    /// Waits until a POP's copy on disk has everything that was provisioned.
+    pub async fn copy_on_disk(&self, pop: &str) -> Result<()> {
+        let path = self.mesh.dir().join("data").join(pop).join("view");
+        crate::peers::eventually("the view is on disk", SOON, async || {
+            let bytes = std::fs::read(&path).unwrap_or_default();
+            let view = View::decode(&bytes).ok();
+            Ok(view.filter(|view| view.revision() >= Revision(self.revision)).map(drop))
+        })
+        .await
     }
 
     /// CDRs a POP wrote, oldest first.

@@ -1,4 +1,5 @@
 //! The whole mesh in virtual time. `cargo sim`; `SEED=… cargo sim` repeats one run.
+#![allow(clippy::indexing_slicing, clippy::print_stdout, reason = "a test may panic and speak")]
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,5 @@
 //! Habits of the code base that no compiler checks. Sizes are printed, not judged.
+#![allow(clippy::indexing_slicing, clippy::print_stdout, reason = "a test may panic and speak")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -34,7 +34,8 @@ pub struct Phone {
     pub rtp_port: u16,
     /// User part of its own address.
     pub number: &'static str,
-    /// As baresip writes them: "opus/48000/2", "PCMU/8000/1"; the first is preferred.
+    /// As baresip lists them with our configuration: "opus/48000/1", "G722/16000/1",
+    /// "PCMU/8000/1"; the first is preferred. A name it does not know means all codecs!
     pub codecs: &'static [&'static str],
     pub voice: Voice,
     /// Answers challenges with these: user, password.
@@ -165,11 +166,10 @@ impl Baresip {
         let wanted = async {
             loop {
                 let event = self.next().await?;
-                let text = |key| event.get(key).and_then(Value::as_str);
-                match text("type") {
+                match event.get("type").and_then(Value::as_str) {
                     Some(found) if found == kind => return Ok(event),
                     Some("CALL_CLOSED") => {
-                        bail!("call closed before {kind}: {}", text("param").unwrap_or("no reason"))
+                        bail!("call closed before {kind}: {event}")
                     }
                     _ => {}
                 }
@@ -195,6 +195,16 @@ impl Baresip {
     /// Waits for the call's end.
     pub async fn closed(&mut self, patience: Duration) -> Result<()> {
         self.event("CALL_CLOSED", patience).await.map(drop)
+    }
+
+    /// Whether it agreed on this codec in both directions, as it says itself.
+    pub fn speaks(&self, codec: &str) -> bool {
+        let log = self.log();
+        ["encoder", "decoder"].iter().all(|which| {
+            let said = format!("audio: Set audio {which}: ");
+            let last = log.rsplit_once(&said).map(|(_, last)| last.starts_with(codec));
+            last == Some(true)
+        })
     }
 
     /// The recording of what it heard in its last call.

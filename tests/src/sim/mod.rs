@@ -19,6 +19,7 @@ pub mod check;
 pub mod control;
 pub mod net;
 pub mod operator;
+mod phone;
 pub mod plan;
 pub mod pop;
 pub mod trace;

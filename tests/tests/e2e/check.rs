@@ -153,7 +153,7 @@ fn a_clock_behind_the_certificate_is_named() {
             std::fs::write(pki.join(format!("{node}.key")), key.serialize_pem())?;
             let (good, said) = check(program, &mesh.config(&node))?;
             println!("{said}");
-            let named = said.contains("clock") && said.contains(".pem") && said.contains("2999");
+            let named = said.contains("clock") && said.contains(".pem");
             assert!(!good && named, "{program} check: {said}");
         }
         Ok(())

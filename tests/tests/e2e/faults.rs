@@ -94,6 +94,9 @@ fn all_three_die_and_come_back_with_everything() {
 fn a_pop_starts_without_the_control_plane() {
     run(async {
         let mut scene = Scene::start().await?;
+        for pop in ["fra1", "iad1"] {
+            scene.copy_on_disk(pop).await?;
+        }
         for id in 1..=3 {
             scene.mesh.kill(&Node::Control(id))?;
         }

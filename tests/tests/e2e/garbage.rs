@@ -123,17 +123,19 @@ fn strangers_get_silence() {
     run(async {
         let scene = Scene::start().await?;
         let node = Node::pop("fra1");
-        let before = scene.metric(&node, DROPPED).await?;
+        let before = scene.metric(&node, REFUSED).await?;
         let from: SocketAddr = "127.0.249.1:5060".parse()?;
         let socket = connected(from, scene.sip("fra1")?)?;
         assert_eq!(ask(&socket, invite(IAD, from, "stranger").as_bytes())?, None);
         let options = invite(IAD, from, "options").replace("INVITE", "OPTIONS");
         assert_eq!(ask(&socket, options.as_bytes())?, None);
-        assert!(scene.metric(&node, DROPPED).await? >= before + 2.0, "the scanner was not counted");
+        assert!(scene.metric(&node, REFUSED).await? >= before + 2.0, "the scanner was not counted");
         Ok(())
     });
 }
 
+/// What never became a call, by reason.
+const REFUSED: &str = "pop_calls_refused_total";
 /// SIP that was dropped without an answer, by reason.
 const DROPPED: &str = "pop_sip_dropped_messages_total";
 

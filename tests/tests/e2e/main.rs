@@ -1,6 +1,7 @@
 //! End to end: real processes of ours, real peers (sipp, baresip), audio measured.
 //!
 //! `cargo e2e` runs it on release builds; `cargo build --release` first. One scenario a module.
+#![allow(clippy::indexing_slicing, clippy::print_stdout, reason = "a test may panic and speak")]
 
 mod calls;
 mod check;

@@ -18,16 +18,15 @@ const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 250, 2));
 fn baresip_hears_baresip() {
     run(async {
         let dir = tempfile::tempdir()?;
-        for codec in ["opus/48000/2", "PCMU/8000/1"] {
-            let codecs: &'static [&'static str] =
-                if codec.starts_with("opus") { &["opus/48000/2"] } else { &["PCMU/8000/1"] };
-            let dir = dir.path().join(codec.replace('/', "-"));
+        for (codec, codecs) in [("opus", &["opus/48000/1"]), ("PCMU", &["PCMU/8000/1"])] {
+            let dir = dir.path().join(codec);
             let mut anna = Phone { codecs, ..Phone::new("anna", A, 40_000) }.start(&dir).await?;
             let phone = Phone { codecs, voice: Voice::Spanish, ..Phone::new("bert", B, 40_200) };
             let mut bert = phone.start(&dir).await?;
             anna.dial(&format!("sip:bert@{B}")).await?;
             anna.event("CALL_ESTABLISHED", Duration::from_secs(5)).await?;
             tokio::time::sleep(SPEECH + Duration::from_secs(1)).await;
+            assert!(anna.speaks(codec) && bert.speaks(codec), "they did not agree on {codec}");
             anna.hang_up().await?;
             bert.closed(Duration::from_secs(5)).await?;
             let heard_by_anna = pesq(Voice::Spanish, &anna.heard()?)?;

@@ -13,7 +13,7 @@ use crate::run;
 /// The bar for a clean link, narrow-band.
 const CLEAR: f64 = 4.0;
 
-const OPUS: &[&str] = &["opus/48000/2"];
+const OPUS: &[&str] = &["opus/48000/1"];
 
 #[test]
 fn opus_here_pcmu_there_both_clear() {
@@ -29,6 +29,8 @@ fn opus_here_pcmu_there_both_clear() {
         anna.event("CALL_ESTABLISHED", SOON).await?;
         bert.event("CALL_ESTABLISHED", SOON).await?;
         tokio::time::sleep(SPEECH + Duration::from_secs(1)).await;
+        assert!(anna.speaks("opus 48000Hz"), "anna does not speak Opus");
+        assert!(bert.speaks("PCMU"), "bert does not speak PCMU");
         anna.hang_up().await?;
         bert.closed(SOON).await?;
         let heard_by_anna = pesq(Voice::Spanish, &anna.heard()?)?;
