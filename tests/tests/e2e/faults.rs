@@ -18,6 +18,7 @@ async fn ten_calls(scene: &Scene) -> Result<Outcome> {
     let caller = (scene.carrier("fra1")?, 6060).into();
     let caller = Sipp::caller("uac", caller, scene.sip("fra1")?, IAD, 10).start(dir.path())?;
     let caller = caller.finish(SOON).await?;
+    ensure!(caller.failed == 0, "{} calls failed", caller.failed);
     callee.finish(SOON).await?;
     Ok(caller)
 }
@@ -105,6 +106,7 @@ fn a_pop_starts_without_the_control_plane() {
             scene.mesh.restart(&Node::pop(pop))?;
         }
         scene.mesh.ready(SOON).await?;
+        scene.mesh.linked(SOON).await?;
         let calls = ten_calls(&scene).await?;
         assert_eq!((calls.successful, calls.failed), (10, 0), "calls from the disk copy");
         Ok(())

@@ -4,12 +4,15 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use chaos::lab::pki::{Authority, Files};
+use chaos::lab::provision::Client;
 use chaos::lab::{Node, SIP_PORT};
 use chaos::rng::Rng;
+use proto::identity::{Identity, Kind};
 use tests::peers::sipp::Sipp;
 use tests::scene::{FRA, IAD, SOON, Scene};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::run;
 
@@ -114,6 +117,36 @@ fn sip_gets_the_answer_it_is_due() {
             }
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        scene.idle(SOON).await
+    });
+}
+
+/// Over TCP a message may be larger than we take, or have no end (RFC 3261 §18.3, §21.5.7).
+#[test]
+fn messages_without_measure_over_tcp() {
+    run(async {
+        let scene = Scene::start().await?;
+        let from: SocketAddr = (scene.carrier("fra1")?, 6062).into();
+        let good = invite(IAD, from, "tcp").replace("SIP/2.0/UDP", "SIP/2.0/TCP");
+        let length = good.lines().find(|line| line.starts_with("Content-Length")).unwrap_or("");
+        for (what, bad, due) in [
+            ("a body of 10 MB", "Content-Length: 10000000", 513),
+            ("no length", "X-Length: 0", 400),
+            ("a length that is none", "Content-Length: many", 400),
+        ] {
+            let socket = TcpSocket::new_v4()?;
+            socket.set_reuseaddr(true)?;
+            socket.bind((from.ip(), 0).into())?;
+            let mut connection = socket.connect(scene.sip("fra1")?).await?;
+            connection.write_all(good.replace(length, bad).as_bytes()).await?;
+            let mut answer = Vec::new();
+            let reading = connection.read_to_end(&mut answer);
+            tokio::time::timeout(SOON, reading)
+                .await
+                .with_context(|| format!("{what}: open"))??;
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            assert!(answer.starts_with(&format!("SIP/2.0 {due} ")), "{what}: {answer}");
+        }
         scene.idle(SOON).await
     });
 }
@@ -273,6 +306,20 @@ fn noise_on_the_api() {
             }
         }
         scene.mesh.check()?;
+        // Who shows no certificate, or one of another authority, gets no answer of the API.
+        let stranger = tempfile::tempdir()?;
+        let authority = Authority::new("demo", stranger.path())?;
+        let identity = Identity {
+            mesh: "demo".into(),
+            kind: Kind::Operator,
+            name: "eve".into(),
+            region: "eu".into(),
+        };
+        let files = authority.issue(&identity, "eve", None)?;
+        let ca = scene.mesh.operator().ca.clone();
+        let eve = Client::new(scene.mesh.api(), &Files { ca, ..files })?;
+        let eve = eve.with_patience(Duration::from_millis(500));
+        assert!(eve.pops().await.is_err(), "a stranger's certificate was good enough");
         // It still serves those it knows.
         scene.mesh.client().pops().await?;
         Ok(())
