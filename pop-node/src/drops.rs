@@ -52,6 +52,8 @@ reasons! {
     TcpIdle = "tcp_idle",
     /// SIP over TCP: a peer that does not read.
     TcpOutboxFull = "tcp_outbox_full",
+    /// SIP over TCP: a connection from an address of no trunk and no live call.
+    TcpUnknownSource = "tcp_unknown_source",
     /// SIP over UDP: the system did not take the message.
     UdpSendFailed = "udp_send_failed",
 }

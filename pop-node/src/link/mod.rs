@@ -117,6 +117,11 @@ impl Links {
     }
 }
 
+/// Closes a connection that a newer one to the same peer replaces.
+pub(crate) fn replace(old: &quinn::Connection) {
+    old.close(peer::Close::Replaced.code(), b"replaced");
+}
+
 /// What links need besides sockets and certificates.
 pub struct Settings {
     /// Our id.

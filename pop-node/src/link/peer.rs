@@ -32,6 +32,7 @@ pub(super) enum Close {
     Identity = 1,
     Direction = 2,
     Removed = 3,
+    Replaced = 4,
 }
 
 impl Close {

@@ -5,6 +5,7 @@
 //! one wake-up per burst; datagrams leave by `quinn::Connection::send_datagram` directly.
 //! Deliberately not here: what a packet means (the core), QUIC (`link`).
 
+mod ready;
 mod sockets;
 mod thread;
 

@@ -3,7 +3,7 @@
 //! 1. orders (call set-up does not wait for media) · 2. packets of legs · 3. datagrams of peers ·
 //! 4. timers · 5. everything to send, then events for the calls.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use proto::time::Instant;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::ready::Ready;
 use super::sockets::{Port, Sockets, WAKE, leg_of};
 use super::{Order, Status, Wake};
 use crate::clock::Clock;
@@ -57,7 +58,7 @@ pub(super) struct Thread {
     sockets: Sockets,
     links: BTreeMap<PopId, quinn::Connection>,
     /// Sockets that may hold more packets: epoll tells each only once.
-    ready: VecDeque<Token>,
+    ready: Ready,
     /// An event the calls had no room for.
     event: Option<MediaEvent>,
     buffer: Box<[u8; PACKET_BYTES_MAX]>,
@@ -82,7 +83,7 @@ impl Thread {
             media: Media::new(config, clock.now()),
             sockets: Sockets::default(),
             links: BTreeMap::new(),
-            ready: VecDeque::new(),
+            ready: Ready::default(),
             event: None,
             buffer: Box::new([0; PACKET_BYTES_MAX]),
             more: false,
@@ -104,7 +105,7 @@ impl Thread {
             }
             for event in &events {
                 if event.token() != WAKE {
-                    self.ready.push_back(event.token());
+                    self.ready.push(event.token());
                 }
             }
             self.turn();
@@ -197,9 +198,9 @@ impl Thread {
 
     fn read_sockets(&mut self) {
         for _ in 0..self.ready.len() {
-            let Some(token) = self.ready.pop_front() else { return };
+            let Some(token) = self.ready.pop() else { return };
             if self.read_socket(token) {
-                self.ready.push_back(token);
+                self.ready.push(token);
             }
         }
     }

@@ -23,7 +23,7 @@ use proto::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
-use crate::drops::Drops;
+use crate::drops::{Drops, Reason};
 use crate::link::stream::Outbox;
 use crate::{cdr, control, link, media, resolve};
 
@@ -260,7 +260,9 @@ impl Signaling {
     fn link(&mut self, event: link::Event, now: Instant) {
         match event {
             link::Event::Up { peer, connection } => {
-                if self.links.insert(peer.clone(), connection.clone()).is_some() {
+                if let Some(old) = self.links.insert(peer.clone(), connection.clone()) {
+                    // Its call streams are lost to the core: the peer must not go on using them.
+                    link::replace(&old);
                     self.pop.handle_link(peer.clone(), LinkState::Down, now);
                 }
                 self.pop.handle_link(peer.clone(), LinkState::Up, now);
@@ -291,7 +293,12 @@ impl Signaling {
         match event {
             SipEvent::Message { flow, bytes } => self.pop.handle_sip(flow, &bytes, now),
             SipEvent::Accepted { local, remote, socket } => {
-                self.outputs.tcp.accept(local, remote, socket);
+                // Strangers must not hold the connections carriers need.
+                if self.pop.knows(remote.ip(), now) {
+                    self.outputs.tcp.accept(local, remote, socket);
+                } else {
+                    self.outputs.drops.count(Reason::TcpUnknownSource);
+                }
             }
             SipEvent::Closed { flow } => {
                 self.outputs.tcp.forget(flow);

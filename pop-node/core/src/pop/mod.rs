@@ -23,7 +23,7 @@ mod streams;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proto::id::{Epoch, PopId, Revision};
 use proto::time::{Instant, earlier};
@@ -58,13 +58,17 @@ impl Pop {
     /// One received SIP message. A source of no trunk and no live call is not answered at all, not
     /// even to say that its message is malformed.
     pub fn handle_sip(&mut self, flow: Flow, bytes: &[u8], now: Instant) {
-        let source = flow.remote.ip();
-        if self.core.view.acl().knows(source) || self.core.peers.knows(source, now) {
+        if self.knows(flow.remote.ip(), now) {
             self.core.endpoint.handle_message(flow, bytes, now);
             self.settle(now);
         } else {
             self.core.counters.refuse(Refusal::UnknownSource);
         }
+    }
+
+    /// Whether the address is of a trunk or a live call; before there is a view, none is.
+    pub fn knows(&self, ip: IpAddr, now: Instant) -> bool {
+        self.core.view.acl().knows(ip) || self.core.peers.knows(ip, now)
     }
 
     /// A send on `flow`, or its connection, failed.
