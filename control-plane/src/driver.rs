@@ -165,7 +165,13 @@ impl Loop {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
                 _ = ticks.tick() => self.tick(),
-                Some(input) = peer.recv() => self.peer_turn(input, &mut peer)?,
+                Some(input) = peer.recv() => {
+                    self.peer_turn(input, &mut peer)?;
+                    // Peers come first, and however busy they are, the API has its turn.
+                    if let Ok(input) = api.try_recv() {
+                        self.api_turn(input, &mut api);
+                    }
+                }
                 Some(input) = api.recv() => self.api_turn(input, &mut api),
             }
             self.execute()?;

@@ -5,7 +5,7 @@
 //! unless asked. Does not revoke: issue short-lived certificates, or bring an own CA.
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -105,11 +105,8 @@ pub fn issue(ca: &Path, request: &Request, out: &Path) -> Result<Issued, Problem
             "a control node's name is its node.id, 1 or more",
         ));
     }
+    let stem = stem(request)?;
     create_dir(out)?;
-    let stem = match request.kind {
-        Kind::Control => format!("control-{}", request.name),
-        Kind::Operator | Kind::Pop => request.name.clone(),
-    };
     let (cert_path, key_path) = (out.join(format!("{stem}.pem")), out.join(format!("{stem}.key")));
     if !request.force {
         refuse_existing(
@@ -127,6 +124,19 @@ pub fn issue(ca: &Path, request: &Request, out: &Path) -> Result<Issued, Problem
         write(&ca_copy, ca_pem.as_bytes(), 0o644)?;
     }
     Ok(Issued { identity, cert: cert_path, key: key_path })
+}
+
+/// Name of the files, without extension. Those of the authority and of control nodes are theirs.
+fn stem(request: &Request) -> Result<String, Problem> {
+    let name = &request.name;
+    match request.kind {
+        Kind::Control => Ok(format!("control-{name}")),
+        Kind::Operator | Kind::Pop if name == "ca" || name.starts_with("control-") => {
+            let what = format!("is \"{name}\", and other files have such names");
+            Err(Problem::new("--name", what, "choose one but \"ca\" and \"control-…\""))
+        }
+        Kind::Operator | Kind::Pop => Ok(name.clone()),
+    }
 }
 
 fn leaf_params(identity: &Identity, request: &Request) -> Result<CertificateParams, rcgen::Error> {
@@ -196,12 +206,15 @@ fn refuse_existing(paths: &[&Path], fix: &str) -> Result<(), Problem> {
 /// Written beside and renamed, so that no reader ever sees half a key.
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Problem> {
     let temporary = path.with_extension("new");
-    let written = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&temporary)
+    // What lies there may be readable by others, or lead elsewhere: never written through.
+    let removed = fs::remove_file(&temporary).or_else(|error| match error.kind() {
+        ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    });
+    let written = removed
+        .and_then(|()| {
+            fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)
+        })
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&temporary, path));
     written.map_err(|error| {
@@ -240,6 +253,16 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_not_written_into_a_file_that_lies_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, elsewhere) = (dir.path().join("a.key"), dir.path().join("elsewhere"));
+        std::os::unix::fs::symlink(&elsewhere, dir.path().join("a.new")).unwrap();
+        write(&path, b"key", 0o600).unwrap();
+        assert!(!elsewhere.exists());
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+    }
+
+    #[test]
     fn an_authority_is_never_replaced() {
         let dir = tempfile::tempdir().unwrap();
         init("demo", dir.path()).unwrap();
@@ -252,8 +275,16 @@ mod tests {
         assert!(init("De mo", dir.path()).is_err());
         init("demo", dir.path()).unwrap();
         let request = Request { region: "eu".into(), ..Request::default() };
-        for (kind, name) in [(Kind::Pop, "FRA"), (Kind::Control, "one"), (Kind::Control, "0")] {
-            let request = Request { kind, name: name.into(), ..request.clone() };
+        let bad = [
+            (Kind::Pop, "FRA"),
+            (Kind::Pop, "ca"),
+            (Kind::Operator, "ca"),
+            (Kind::Operator, "control-1"),
+            (Kind::Control, "one"),
+            (Kind::Control, "0"),
+        ];
+        for (kind, name) in bad {
+            let request = Request { kind, name: name.into(), force: true, ..request.clone() };
             let said = issue(dir.path(), &request, dir.path()).unwrap_err().to_string();
             assert!(said.starts_with("--name "), "{said}");
         }

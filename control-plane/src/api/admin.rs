@@ -7,6 +7,7 @@ use proto::identity::Kind;
 use tonic::Request;
 
 use super::{Answer, Api, answer, authorise};
+use crate::driver::Progress;
 
 #[tonic::async_trait]
 impl Admin for Api {
@@ -14,7 +15,8 @@ impl Admin for Api {
         answer("Admin.Status", async {
             authorise(request, &[Kind::Control])?;
             let driver = self.0.cluster.driver();
-            let status = driver.query(Replica::status).await?;
+            let look = |replica: &Replica| (replica.status(), Progress::of(replica).header());
+            let (status, header) = driver.query(look).await?;
             let members = self.0.members.iter().map(|member| {
                 let known = status.match_index.iter().find(|(id, _)| *id == member.id);
                 Member {
@@ -25,7 +27,7 @@ impl Admin for Api {
                 }
             });
             Ok(StatusResponse {
-                header: Some(driver.progress().borrow().header()),
+                header: Some(header),
                 leader_id: status.leader.map_or(0, |leader| leader.0),
                 role: status.role.as_str().into(),
                 commit_index: status.commit,

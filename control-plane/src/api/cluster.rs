@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use super::Failure;
+use super::failure::NO_REASON;
 use crate::driver::{Driver, Progress, Proposed, ReadIndex};
 use crate::peer::{Peers, jittered};
 
@@ -78,7 +79,8 @@ impl Cluster {
         loop {
             let failure = match self.try_write(command, deadline).await {
                 Ok(answer) => return Ok(answer),
-                Err(Again::No(failure)) => return Err(failure),
+                // A later refusal says nothing of the try whose answer got lost.
+                Err(Again::No(failure)) => return Err(unknown.unwrap_or(failure)),
                 Err(Again::Soon(failure)) => failure,
             };
             if failure.reason == OUTCOME_UNKNOWN {
@@ -129,14 +131,7 @@ impl Cluster {
                 Some(outcome) => Ok((outcome, answer.header.unwrap_or_default())),
                 None => Err(Again::No(Failure::internal("the leader answered without outcome"))),
             },
-            Err(status) => Err(match status.code() {
-                Code::Unavailable if reason_is_not_leader(&status) => Again::Soon(no_leader()),
-                // The connection broke, or it took too long: the leader may have it.
-                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
-                    Again::Soon(outcome_unknown())
-                }
-                _ => Again::No(Failure::from_peer(&status)),
-            }),
+            Err(status) => Err(after(&status)),
         }
     }
 
@@ -154,8 +149,10 @@ impl Cluster {
         if consistency == ReadConsistency::Linearizable {
             self.barrier().await?;
         }
-        let found = self.driver.query(move |replica| look(replica)).await?;
-        Ok((found, self.driver.progress().borrow().header()))
+        // The header on the driver's thread too: it must not be newer than what was seen.
+        let look = move |replica: &Replica| (look(replica), Progress::of(replica).header());
+        let found = tokio::time::timeout(PATIENCE, self.driver.query(look)).await;
+        Ok(found.map_err(|_| busy())??)
     }
 
     /// Returns when this node has applied everything acknowledged before the call.
@@ -219,8 +216,19 @@ const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
 /// What a node answers that was taken for the leader.
 pub(super) const NOT_LEADER: &str = "NOT_LEADER";
 
-fn reason_is_not_leader(status: &tonic::Status) -> bool {
-    Failure::from_peer(status).reason == NOT_LEADER
+/// What to do after the leader, or the connection to it, answered a write with `status`.
+fn after(status: &tonic::Status) -> Again {
+    let failure = Failure::from_peer(status);
+    match status.code() {
+        Code::Unavailable if failure.reason == NOT_LEADER => Again::Soon(no_leader()),
+        // The connection broke, or it took too long: the leader may have it.
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
+            Again::Soon(outcome_unknown())
+        }
+        // A node always says why: this comes from the transport, with a reset stream maybe.
+        _ if failure.reason == NO_REASON => Again::Soon(outcome_unknown()),
+        _ => Again::No(failure),
+    }
 }
 
 fn outcome_unknown() -> Failure {
@@ -230,6 +238,10 @@ fn outcome_unknown() -> Failure {
 
 fn no_leader() -> Failure {
     Failure::unavailable("NO_QUORUM", "no leader is known: retry with the same request_id")
+}
+
+fn busy() -> Failure {
+    Failure::unavailable("BUSY", "this node had no time for the read: ask another one")
 }
 
 fn no_quorum() -> Failure {
@@ -244,4 +256,24 @@ async fn pause(deadline: Instant) -> bool {
     }
     tokio::time::sleep_until(next).await;
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_status_of_the_transport_leaves_the_outcome_unknown() {
+        for code in [Code::Internal, Code::ResourceExhausted, Code::Unavailable, Code::Cancelled] {
+            let Again::Soon(failure) = after(&Status::new(code, "h2 broke")) else {
+                panic!("{code:?} was taken for a refusal");
+            };
+            assert_eq!(failure.reason, OUTCOME_UNKNOWN);
+        }
+        assert!(matches!(after(&Failure::overloaded().into()), Again::No(_)));
+        let not_leader = Failure::unavailable(NOT_LEADER, "ask another one").into();
+        assert!(matches!(after(&not_leader), Again::Soon(f) if f.reason == "NO_QUORUM"));
+    }
 }

@@ -67,7 +67,7 @@ impl Failure {
     /// A status of another node, its reason kept.
     pub(super) fn from_peer(status: &Status) -> Self {
         let reason = status.metadata().get(REASON).and_then(|r| r.to_str().ok());
-        Self::new(status.code(), reason.unwrap_or("PEER"), status.message())
+        Self::new(status.code(), reason.unwrap_or(NO_REASON), status.message())
     }
 }
 
@@ -94,6 +94,8 @@ impl From<Stopped> for Failure {
     }
 }
 
+/// Stands for the reason of a status that has none: the transport made it, not a node.
+pub(super) const NO_REASON: &str = "PEER";
 /// Metadata key of the reason.
 const REASON: &str = "voxmesh-reason";
 

@@ -2,7 +2,8 @@
 //!
 //! Each node answers from its own state. A node that is behind the client does not send it back
 //! in time: it waits, then tells it to ask another node. A node without a cluster sends nothing,
-//! because an empty snapshot would empty the client's view. A slow client is not waited for: its
+//! because an empty snapshot would empty the client's view. A node without a leader for longer
+//! than an election sends its clients on. A slow client is not waited for: its
 //! place in the history is lost, it is told so and begins anew.
 
 use std::pin::Pin;
@@ -13,7 +14,7 @@ use control_core::replica::Replica;
 use proto::control::watch_response::Kind as Item;
 use proto::control::watch_server::Watch;
 use proto::control::{Progress, Resource, SnapshotPart, WatchRequest, WatchResponse};
-use proto::id::Revision;
+use proto::id::{NodeId, Revision};
 use proto::identity::Kind;
 use tokio::sync::{mpsc, watch as signal};
 use tokio_stream::Stream;
@@ -32,6 +33,9 @@ const CATCH_UP: Duration = Duration::from_secs(5);
 const PART: usize = 500;
 /// Messages that wait for a client; then it is the client's turn.
 const WAITING: usize = 4;
+
+/// Marks in a row without a leader until clients are sent away: longer than any election.
+const LEADERLESS_MAX: u32 = 5;
 
 type Changes = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
 
@@ -61,6 +65,22 @@ struct Watcher {
     api: Api,
     cluster_id: Arc<str>,
     changes: mpsc::Sender<Result<WatchResponse, Status>>,
+}
+
+/// Marks in a row without a leader. A node that is cut off knows of no change any more, and would
+/// keep its clients from those that do.
+#[derive(Default)]
+struct Leaderless(u32);
+
+impl Leaderless {
+    fn mark(&mut self, leader: Option<NodeId>) -> Result<(), Failure> {
+        self.0 = if leader.is_some() { 0 } else { self.0 + 1 };
+        if self.0 > LEADERLESS_MAX {
+            let message = "this node hears no leader: ask another one";
+            return Err(Failure::unavailable("NO_QUORUM", message));
+        }
+        Ok(())
+    }
 }
 
 /// Why a watch ends.
@@ -122,11 +142,14 @@ impl Watcher {
 
     /// Until something happens, with marks meanwhile.
     async fn idle(&self, at: Revision, new: &mut signal::Receiver<Revision>) -> Result<(), End> {
+        let mut leaderless = Leaderless::default();
+        let progress = self.api.0.cluster.driver().progress();
         loop {
             tokio::select! {
                 changed = new.changed() => return changed.map_err(|_| End::Gone),
                 () = self.changes.closed() => return Err(End::Gone),
                 () = tokio::time::sleep(PROGRESS) => {
+                    leaderless.mark(progress.borrow().leader)?;
                     self.send(Item::Progress(Progress { revision: at.0 })).await?;
                 }
             }
@@ -156,18 +179,21 @@ impl Watcher {
     }
 
     async fn take_snapshot(&self) -> Result<Arc<Snapshot>, Failure> {
-        let (hub, now) = (&self.api.0.hub, Instant::now());
-        if let Some(snapshot) = hub.recent_snapshot(now) {
+        let hub = self.api.0.hub.clone();
+        if let Some(snapshot) = hub.recent_snapshot(Instant::now()) {
             return Ok(snapshot);
         }
-        let look = |replica: &Replica| {
-            let resources: Vec<Resource> = replica.state().resources().collect();
-            (replica.state().revision(), resources)
+        // Looked for again when it is our turn: of all that came at once, the first one takes it.
+        let look = move |replica: &Replica| {
+            hub.recent_snapshot(Instant::now()).unwrap_or_else(|| {
+                let (state, revision) = (replica.state(), replica.state().revision());
+                let parts = parts(revision, state.resources());
+                let snapshot = Arc::new(Snapshot { revision, parts });
+                hub.share_snapshot(&snapshot, Instant::now());
+                snapshot
+            })
         };
-        let (revision, resources) = self.api.0.cluster.driver().query(look).await?;
-        let snapshot = Arc::new(Snapshot { revision, parts: parts(revision, resources) });
-        hub.share_snapshot(&snapshot, now);
-        Ok(snapshot)
+        Ok(self.api.0.cluster.driver().query(look).await?)
     }
 
     async fn send(&self, item: Item) -> Result<(), End> {
@@ -182,13 +208,13 @@ fn compacted(from: Revision, why: &str) -> Failure {
 }
 
 /// At least one part, the last one marked.
-fn parts(revision: Revision, mut resources: Vec<Resource>) -> Vec<SnapshotPart> {
-    let mut parts = Vec::with_capacity(resources.len() / PART + 1);
+fn parts(revision: Revision, resources: impl Iterator<Item = Resource>) -> Vec<SnapshotPart> {
+    let mut resources = resources.peekable();
+    let mut parts = Vec::new();
     loop {
-        let rest = resources.split_off(resources.len().min(PART));
-        let last = rest.is_empty();
-        parts.push(SnapshotPart { revision: revision.0, resources, last });
-        resources = rest;
+        let part: Vec<Resource> = resources.by_ref().take(PART).collect();
+        let last = resources.peek().is_none();
+        parts.push(SnapshotPart { revision: revision.0, resources: part, last });
         if last {
             return parts;
         }
@@ -202,7 +228,7 @@ mod tests {
     #[test]
     fn a_snapshot_has_a_last_part_even_when_empty() {
         let sizes = |count| {
-            let parts = parts(Revision(7), vec![Resource::default(); count]);
+            let parts = parts(Revision(7), std::iter::repeat_n(Resource::default(), count));
             assert!(parts.iter().rev().skip(1).all(|part| !part.last));
             assert!(parts.last().unwrap().last);
             parts.iter().map(|part| part.resources.len()).collect::<Vec<_>>()
@@ -210,5 +236,14 @@ mod tests {
         assert_eq!(sizes(0), [0]);
         assert_eq!(sizes(PART), [PART]);
         assert_eq!(sizes(2 * PART + 1), [PART, PART, 1]);
+    }
+
+    #[test]
+    fn clients_are_sent_on_after_more_than_an_election_without_a_leader() {
+        let mut leaderless = Leaderless::default();
+        (0..LEADERLESS_MAX).for_each(|_| leaderless.mark(None).unwrap());
+        leaderless.mark(Some(NodeId(1))).unwrap();
+        (0..LEADERLESS_MAX).for_each(|_| leaderless.mark(None).unwrap());
+        assert_eq!(leaderless.mark(None).unwrap_err().reason, "NO_QUORUM");
     }
 }

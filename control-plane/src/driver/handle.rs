@@ -41,7 +41,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub(super) fn of(replica: &Replica) -> Self {
+    /// Of this replica, now.
+    pub(crate) fn of(replica: &Replica) -> Self {
         let (status, state) = (replica.status(), replica.state());
         Self {
             node: status.id,
@@ -126,7 +127,10 @@ impl Driver {
     ) -> Result<T, Stopped> {
         let (reply, answer) = oneshot::channel();
         let query = Box::new(move |replica: &Replica| {
-            let _ = reply.send(look(replica)); // The caller may have left.
+            // The caller may have left: then nobody needs the work.
+            if !reply.is_closed() {
+                let _ = reply.send(look(replica));
+            }
         });
         self.api.send(ApiInput::Query(query)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)

@@ -115,16 +115,21 @@ impl Mesh {
 }
 
 fn worth_another_node(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
-    )
+    match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => true,
+        // No node said this: the connection broke in the middle.
+        Code::Internal => reason(status).is_none(),
+        _ => false,
+    }
+}
+
+fn reason(status: &Status) -> Option<&str> {
+    status.metadata().get("voxmesh-reason").and_then(|reason| reason.to_str().ok())
 }
 
 /// Reason and sentence of a status, or what kept the connection from being made.
 pub(crate) fn describe(status: &Status) -> String {
-    let reason = status.metadata().get("voxmesh-reason").and_then(|reason| reason.to_str().ok());
-    if let Some(reason) = reason {
+    if let Some(reason) = reason(status) {
         return format!("{reason}: {}", status.message());
     }
     // The innermost cause says it: "Connection refused", "invalid peer certificate".
