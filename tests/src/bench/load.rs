@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use chaos::lab::SIP_PORT;
+use chaos::lab::{Node, SIP_PORT, admin};
 use chaos::speech::{Voice, samples};
 use pop_core::codec::ulaw_encode;
 use serde_json::Value;
@@ -42,6 +42,19 @@ fn losses(ingress: &[Value], egress: &[Value]) -> Result<Vec<f64>> {
     Ok(losses)
 }
 
+/// Says why packets were dropped, if any were.
+#[allow(clippy::print_stderr, reason = "what a person who misses the target wants to know")]
+async fn drops(scene: &Scene) -> Result<()> {
+    for pop in ["fra1", "iad1"] {
+        let text = admin::get(scene.mesh.admin(&Node::pop(pop))?, "/metrics").await?;
+        let dropped = |line: &&str| line.contains("dropped") && !line.ends_with(" 0");
+        for line in text.lines().filter(|line| !line.starts_with('#')).filter(dropped) {
+            eprintln!("{pop}: {line}");
+        }
+    }
+    Ok(())
+}
+
 #[allow(clippy::cast_precision_loss, reason = "counts of calls")]
 pub(super) async fn two_pops(table: &mut Table) -> Result<()> {
     let scene = Scene::start().await?;
@@ -62,6 +75,7 @@ pub(super) async fn two_pops(table: &mut Table) -> Result<()> {
     let ingress = scene.wait_for_cdrs("fra1", CALLS as usize).await?;
     let egress = scene.wait_for_cdrs("iad1", CALLS as usize).await?;
     let losses = losses(&ingress, &egress)?;
+    drops(&scene).await?;
     let packets: i64 =
         ingress.iter().map(|cdr| count(cdr, "quality_in", "received")).sum::<Result<i64>>()?;
     let failed = f64::from(CALLS) - outcome.successful as f64;
