@@ -1,6 +1,6 @@
 //! Bad input at every port: nothing dies, every drop is counted, and SIP gets the answer it is due.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -37,6 +37,14 @@ fn invite(number: &str, from: SocketAddr, call: &str) -> String {
          Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{sdp}",
         sdp.len()
     )
+}
+
+/// A connection from a carrier's address: a stranger's is closed at once.
+async fn connected_tcp(from: IpAddr, to: SocketAddr) -> Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind((from, 0).into())?;
+    Ok(socket.connect(to).await?)
 }
 
 /// The first final status that comes back, `None` for silence.
@@ -134,10 +142,7 @@ fn messages_without_measure_over_tcp() {
             ("no length", "X-Length: 0", 400),
             ("a length that is none", "Content-Length: many", 400),
         ] {
-            let socket = TcpSocket::new_v4()?;
-            socket.set_reuseaddr(true)?;
-            socket.bind((from.ip(), 0).into())?;
-            let mut connection = socket.connect(scene.sip("fra1")?).await?;
+            let mut connection = connected_tcp(from.ip(), scene.sip("fra1")?).await?;
             connection.write_all(good.replace(length, bad).as_bytes()).await?;
             let mut answer = Vec::new();
             let reading = connection.read_to_end(&mut answer);
@@ -198,11 +203,11 @@ fn noise_on_the_sip_ports() {
         for stream in
             [noise(&mut rng, 100_000), b"\r\n\r\n".repeat(1_000), b"INVITE ".repeat(50_000)]
         {
-            let mut connection = TcpStream::connect(sip).await?;
+            let mut connection = connected_tcp(from.ip(), sip).await?;
             let _closed = connection.write_all(&stream).await;
         }
         let endless = format!("INVITE sip:x@y SIP/2.0\r\nContent-Length: {}\r\n\r\n", u64::MAX);
-        let mut connection = TcpStream::connect(sip).await?;
+        let mut connection = connected_tcp(from.ip(), sip).await?;
         let _closed = connection.write_all(endless.as_bytes()).await;
         drop(socket);
         scene.mesh.check()?;
