@@ -220,6 +220,7 @@ impl Leg {
         let params = LegParams {
             remote_rtp: remote.rtp,
             remote_rtcp: remote.rtcp,
+            sip_peer: Some(self.flow.remote.ip()),
             rtcp_mux: remote.rtcp_mux,
             codec: Format {
                 codec,

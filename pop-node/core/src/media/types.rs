@@ -1,6 +1,6 @@
 //! What goes into and comes out of [`Media`](super::Media): plain data.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use proto::id::{LegId, PopId, StreamId};
@@ -109,10 +109,13 @@ impl Direction {
 /// What offer and answer agreed on for a leg.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LegParams {
-    /// Where the peer wants RTP; `None` while unknown (we may learn it by latching).
+    /// Where the peer wants RTP; `None` while unknown (we may learn it from `sip_peer`'s packets).
     pub remote_rtp: Option<SocketAddr>,
     /// Where the peer wants RTCP; `None`: the port after RTP's.
     pub remote_rtcp: Option<SocketAddr>,
+    /// Where the peer's SIP comes from: its media may come from there too. From other hosts than
+    /// this and `remote_rtp`'s nothing is taken.
+    pub sip_peer: Option<IpAddr>,
     /// RTCP shares the RTP port (RFC 5761).
     pub rtcp_mux: bool,
     /// The audio format.
