@@ -381,7 +381,7 @@ impl Inviting {
             core.stray_answer(self.tx, response, now);
             return reject(EndCause::Rejected, 502, half, core, now);
         };
-        let flow = half.leg.dialog_flow(&dialog, core);
+        let flow = half.leg.dialog_flow(&dialog, core, now);
         core.endpoint.send_ack(self.tx, dialog.ack(dialog.local_cseq), flow, now);
         let early = self.early.get(&fork(response));
         let body = if response.body.is_empty() { early } else { Some(&response.body) };
@@ -458,7 +458,7 @@ fn attempt(
         let transport = half.leg.flow.transport;
         let Some(local) = core.local_sip(transport, remote.ip()) else { continue };
         half.leg.flow = Flow { transport, local, remote, connection: 0 };
-        half.leg.meet(remote.ip(), core);
+        half.leg.meet(remote.ip(), core, now);
         let body = half.leg.offer(Description {
             codecs: media::preferred(&wanted.codecs, &half.leg.allowed),
             telephone_event: wanted.media.telephone_event,

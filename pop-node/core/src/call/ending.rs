@@ -50,7 +50,7 @@ fn bye(
     if let Some(reason) = &reason {
         request.headers.push(HeaderName::Reason, reason.as_str());
     }
-    let flow = half.leg.dialog_flow(&dialog, core);
+    let flow = half.leg.dialog_flow(&dialog, core, now);
     let Some(tx) = core.request(half.key, request.clone(), flow, now) else { return State::Over };
     let wait = Wait::Bye { tx, request: Box::new(request), challenged: false };
     State::Ending(Box::new(Ending { dialog, reason, wait }))
@@ -113,7 +113,7 @@ impl Ending {
         }
         let Some(again) = half.leg.authorized(request, response, core) else { return State::Over };
         core.index.remove(&Handle::Client(*tx));
-        let flow = half.leg.dialog_flow(&self.dialog, core);
+        let flow = half.leg.dialog_flow(&self.dialog, core, now);
         let Some(tx) = core.request(half.key, again.clone(), flow, now) else {
             return State::Over;
         };

@@ -112,15 +112,20 @@ impl Leg {
             peers: Vec::new(),
             closed: false,
         };
-        leg.meet(flow.remote.ip(), core);
+        leg.meet(flow.remote.ip(), core, now);
         Some(leg)
     }
 
-    /// The peer may speak to us from there.
-    pub(crate) fn meet(&mut self, address: IpAddr, core: &mut Core) {
-        if !address.is_unspecified() && !self.peers.contains(&address) {
+    /// The peer may speak to us from there; of a closed leg, as long as its last transactions live.
+    pub(crate) fn meet(&mut self, address: IpAddr, core: &mut Core, now: Instant) {
+        if address.is_unspecified() || self.peers.contains(&address) {
+            return;
+        }
+        core.peers.meet(address);
+        if self.closed {
+            core.peers.part(address, now);
+        } else {
             self.peers.push(address);
-            core.peers.meet(address);
         }
     }
 
@@ -150,14 +155,14 @@ impl Leg {
 
     /// Where requests in a dialog go. A connection is kept for the whole dialog, because the port a
     /// TCP peer connected from is not the one it names.
-    pub(crate) fn dialog_flow(&mut self, dialog: &Dialog, core: &mut Core) -> Flow {
+    pub(crate) fn dialog_flow(&mut self, dialog: &Dialog, core: &mut Core, now: Instant) -> Flow {
         let mut flow = self.flow;
         if flow.transport == Transport::Udp
             && let Some(remote) = dialog.next_hop().socket_addr()
             && remote.is_ipv4() == flow.local.is_ipv4()
         {
             flow.remote = remote;
-            self.meet(remote.ip(), core);
+            self.meet(remote.ip(), core, now);
         }
         flow
     }

@@ -356,7 +356,7 @@ impl Session {
     }
 
     fn invite(&mut self, draft: Draft, half: &mut Half, core: &mut Core, now: Instant) {
-        let flow = half.leg.dialog_flow(&self.dialog, core);
+        let flow = half.leg.dialog_flow(&self.dialog, core, now);
         let Some(tx) = core.request(half.key, draft.request.clone(), flow, now) else {
             self.exchange = Exchange::Idle;
             return reject_update(503, half, core);
@@ -416,7 +416,7 @@ impl Session {
     ) {
         self.dialog.update_from_response(response);
         let cseq = invite.draft.request.headers.cseq().map_or(self.dialog.local_cseq, |c| c.number);
-        let flow = half.leg.dialog_flow(&self.dialog, core);
+        let flow = half.leg.dialog_flow(&self.dialog, core, now);
         core.endpoint.send_ack(invite.tx, self.dialog.ack(cseq), flow, now);
         let Some(agreed) = half.leg.accept_answer(&response.body, core) else {
             return reject_update(488, half, core);

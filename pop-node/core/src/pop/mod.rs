@@ -202,7 +202,8 @@ impl Pop {
         self.halves().filter(|call| call.phase() != Phase::Ending).count()
     }
 
-    /// Nothing left: no call, transaction, media port, unwritten record or command.
+    /// Nothing left: no call, transaction, media port, counted address, unwritten record or
+    /// command.
     pub fn is_idle(&self) -> bool {
         let core = &self.core;
         self.calls.is_empty()
@@ -211,6 +212,7 @@ impl Pop {
             && core.index.is_empty()
             && core.ports.used() == 0
             && core.trunk_calls.is_empty()
+            && core.peers.is_idle()
             && core.records.is_empty()
             && core.mail.is_empty()
             && core.commands.is_empty()

@@ -27,6 +27,11 @@ impl Peers {
         }
     }
 
+    /// No live call counts an address.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.seen.values().all(|(calls, _)| *calls == 0)
+    }
+
     pub(crate) fn knows(&self, address: IpAddr, now: Instant) -> bool {
         let seen = self.seen.get(&address.to_canonical());
         seen.is_some_and(|(calls, until)| *calls > 0 || *until > now)
