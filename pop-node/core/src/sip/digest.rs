@@ -2,8 +2,8 @@
 //!
 //! Invariant: the verifier keeps nothing per nonce; a nonce proves by a keyed hash who made it and
 //! when. Deliberately not here: auth-int, the -sess variants, SHA-512-256, and a memory of nonce
-//! counts: within its lifetime a captured answer can be replayed for the same method and URI by
-//! whoever reads the signaling.
+//! counts: within its lifetime a captured answer can be replayed for the same method and user part
+//! of the URI by whoever reads the signaling.
 
 use md5::{Digest, Md5};
 use proto::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use sha2::Sha256;
 use super::header::HeaderName;
 use super::lex;
 use super::message::{Request, Response};
+use super::uri::Uri;
 
 /// What a request's credentials are worth.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,7 +142,8 @@ impl Verifier {
     }
 
     /// The URI hashed is the one in the answer: between us and the user a proxy may have rewritten
-    /// the Request-URI.
+    /// the Request-URI. But not its user part, or an answer seen for one number would be good for
+    /// all others.
     fn is_right(
         &self,
         request: &Request,
@@ -149,6 +151,11 @@ impl Verifier {
         username: &str,
         password: &str,
     ) -> bool {
+        let uri = params.get("uri").unwrap_or_default();
+        if !uri.parse::<Uri>().is_ok_and(|uri| uri.user_unescaped() == request.uri.user_unescaped())
+        {
+            return false;
+        }
         let Some(algorithm) = Algorithm::from_param(params.get("algorithm").as_deref()) else {
             return false;
         };
@@ -168,7 +175,7 @@ impl Verifier {
             realm: &self.realm,
             password,
             method: request.method.as_str(),
-            uri: &params.get("uri").unwrap_or_default(),
+            uri: &uri,
             nonce: &params.get("nonce").unwrap_or_default(),
             qop: qop.as_ref().map(|_| Qop { nc: &nc, cnonce: &cnonce }),
         }
@@ -455,6 +462,13 @@ mod tests {
         let mut other_method = right.clone();
         other_method.method = Method::Bye;
         assert_eq!(verifier.verify(&other_method, password, now), Verdict::Wrong);
+        let mut other_number = right.clone();
+        other_number.uri = "sip:+900123@voxmesh.example".parse().expect("uri");
+        assert_eq!(verifier.verify(&other_number, password, now), Verdict::Wrong);
+        let mut by_proxy = right.clone();
+        by_proxy.uri = "sip:+4930123@10.0.0.1:5070;lr".parse().expect("uri");
+        let valid = Verdict::Valid { username: "an\"na".to_owned() };
+        assert_eq!(verifier.verify(&by_proxy, password, now), valid);
         let after_restart = Verifier::new("vox \"mesh\"", 8, Duration::from_secs(30));
         assert_eq!(after_restart.verify(&right, password, now), Verdict::Stale);
     }
