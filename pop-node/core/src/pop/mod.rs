@@ -91,12 +91,13 @@ impl Pop {
 
     /// A link came up or went down; a POP never heard of counts as up.
     pub fn handle_link(&mut self, peer: PopId, state: LinkState, now: Instant) {
+        // First of all, or a call that hunts would choose the lost POP again.
+        self.core.links.insert(peer.clone(), state);
         if state == LinkState::Down {
             for key in self.core.index.with_peer(&peer) {
                 self.deliver(key, Input::FarLost, now);
             }
         }
-        self.core.links.insert(peer, state);
         self.settle(now);
     }
 
