@@ -126,13 +126,19 @@ fn check(
         return Err((503, Refusal::ShuttingDown));
     }
     if let Link::Remote(stream) = back {
-        let known = core.view.pop(&stream.peer).map_or(0, |pop| pop.epoch);
-        if setup.epoch < known {
+        // A POP that is not in the view is none of the mesh, or not yet.
+        if core.view.pop(&stream.peer).is_none_or(|pop| setup.epoch < pop.epoch) {
             return Err((503, Refusal::StaleEpoch));
+        }
+        if core.is_overloaded() {
+            return Err((503, Refusal::Overload));
         }
     }
     let wanted = Wanted::of(setup).ok_or((500, Refusal::BadPeerMessage))?;
-    let trunk = core.view.trunk(&wanted.trunk).filter(|trunk| !trunk.host.is_empty());
+    let is_here = |trunk: &&control::Trunk| {
+        !trunk.host.is_empty() && trunk.pop_ids.iter().any(|pop| pop == core.config.id.as_str())
+    };
+    let trunk = core.view.trunk(&wanted.trunk).filter(is_here);
     // The other POP's view may be ahead of ours: it should try another way.
     let trunk = trunk.cloned().ok_or((503, Refusal::NoRoute))?;
     if core.is_full(&wanted.trunk) {

@@ -73,8 +73,8 @@ fn call(
     now: Instant,
 ) -> Option<(CallKey, Call)> {
     let record = record(&arrival, to.clone(), now);
-    if is_full(core) || core.is_full(&arrival.trunk_id) {
-        let refusal = if is_full(core) { Refusal::Overload } else { Refusal::TrunkFull };
+    if core.is_overloaded() || core.is_full(&arrival.trunk_id) {
+        let refusal = if core.is_overloaded() { Refusal::Overload } else { Refusal::TrunkFull };
         let response = busy(&arrival.request);
         return refuse_call(core, arrival.tx, response, refusal, record, now);
     }
@@ -152,11 +152,6 @@ fn busy(request: &Request) -> Response {
     let mut response = plain(request, 503);
     response.headers.push(HeaderName::RetryAfter, RETRY_AFTER_S);
     response
-}
-
-/// Calls that came in or left here, a local one once.
-fn is_full(core: &Core) -> bool {
-    core.live_calls >= core.config.limits.max_calls
 }
 
 /// Digest (RFC 3261 §22.2): of trunks that have credentials for it.

@@ -178,6 +178,11 @@ impl Core {
         self.close_link(link);
     }
 
+    /// No room for another call. Calls that came in or left here count, a local one once.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        self.live_calls >= self.config.limits.max_calls
+    }
+
     /// Calls a trunk has now, both directions.
     pub(crate) fn is_full(&self, trunk: &TrunkId) -> bool {
         let limit = self.view.trunk(trunk).map_or(0, |trunk| trunk.max_calls);

@@ -7,6 +7,7 @@ mod numbers;
 mod phone;
 mod random;
 mod script;
+mod setups;
 mod world;
 
 use std::path::Path;
