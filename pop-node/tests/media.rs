@@ -45,6 +45,7 @@ fn params(remote: SocketAddr) -> LegParams {
         rtcp_mux: false,
         codec: Format { codec: Codec::Pcmu, payload_type: 0, ptime_ms: 20, fmtp: None },
         telephone_event: None,
+        offered_telephone_event: None,
         direction: Direction::SendRecv,
     }
 }

@@ -95,6 +95,7 @@ fn params(codec: Codec, which: u8, bytes: &[u8]) -> LegParams {
             fmtp: std::str::from_utf8(bytes).ok().map(str::to_owned),
         },
         telephone_event: Some(TelephoneEvent { payload_type: 101, clock_rate: 8_000 }),
+        offered_telephone_event: None,
         direction: if which & 8 == 0 { Direction::SendRecv } else { Direction::RecvOnly },
     }
 }

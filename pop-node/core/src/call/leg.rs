@@ -234,6 +234,8 @@ impl Leg {
                 fmtp: format.fmtp.clone(),
             },
             telephone_event: event,
+            offered_telephone_event: event
+                .and_then(|event| self.session.offered_telephone_event(event.clock_rate)),
             direction,
         };
         self.agreed = Some(Agreed { codec, telephone_event: event.is_some(), direction });

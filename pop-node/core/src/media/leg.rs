@@ -130,12 +130,13 @@ impl Leg {
         now: Instant,
     ) -> Result<(Kind, bool), DropReason> {
         let params = self.params.as_ref().ok_or(DropReason::NotConnected)?;
+        // An answer may name other numbers than our offer; what comes has ours (RFC 3264 §6.1).
+        let is_event = |event: u8| {
+            [Some(event), params.offered_telephone_event].contains(&Some(header.payload_type))
+        };
         let kind = match params.telephone_event {
             _ if header.payload_type == params.codec.payload_type => Kind::Audio,
-            Some(event) if header.payload_type == event.payload_type => {
-                Kind::Event(event.clock_rate)
-            }
-            // An answer may name another number than our offer; what comes has ours (RFC 3264 §6.1).
+            Some(event) if is_event(event.payload_type) => Kind::Event(event.clock_rate),
             _ if header.payload_type == params.codec.codec.offered_payload_type() => Kind::Audio,
             _ => return Err(DropReason::UnknownPayloadType),
         };

@@ -46,6 +46,7 @@ fn params(codec: Codec, port: u16) -> LegParams {
             fmtp: None,
         },
         telephone_event: Some(EVENT),
+        offered_telephone_event: None,
         direction: Direction::SendRecv,
     }
 }
@@ -153,6 +154,23 @@ fn keys_are_relayed_with_their_own_payload_type_and_clock() {
     let mut bytes = packet(header(101, 4), &[0; 4]);
     let verdict = media.handle_rtp(a, address(10), &mut bytes, at(100));
     assert_eq!(verdict, Verdict::Drop(DropReason::NoTelephoneEvent));
+}
+
+#[test]
+fn keys_come_with_the_number_of_our_offer_too() {
+    let mut media = media(3);
+    let (a, b) = (open(&mut media, 10, Codec::Pcmu), open(&mut media, 20, Codec::Pcmu));
+    connect(&mut media, a, Far::Leg(b));
+    let mut answered = params(Codec::Pcmu, 10);
+    answered.telephone_event = Some(TelephoneEvent { payload_type: 96, clock_rate: 8_000 });
+    answered.offered_telephone_event = Some(101);
+    media.handle_command(&MediaCommand::SetLeg { leg: a, params: answered }, at(0));
+    for (n, number) in [(1, 96), (2, 101)] {
+        let event = Event { code: 5, end: false, volume: 10, duration: 160 };
+        let mut bytes = packet(header(number, n), &event.encode());
+        let verdict = media.handle_rtp(a, address(10), &mut bytes, at(20));
+        assert_eq!(forwarded(verdict, &bytes).2.payload_type, 101);
+    }
 }
 
 #[test]

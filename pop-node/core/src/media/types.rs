@@ -122,6 +122,8 @@ pub struct LegParams {
     pub codec: Format,
     /// The DTMF format, if the peer has one.
     pub telephone_event: Option<TelephoneEvent>,
+    /// The payload type our offer gave the DTMF format: it is understood too.
+    pub offered_telephone_event: Option<u8>,
     /// What we may do.
     pub direction: Direction,
 }

@@ -40,6 +40,8 @@ pub struct LocalSession {
     codecs: BTreeMap<Codec, u8>,
     /// By clock rate.
     telephone_events: BTreeMap<u32, u8>,
+    /// The same in our last offer; an answer does not change these.
+    offered_events: BTreeMap<u32, u8>,
     used: BTreeSet<u8>,
     /// The sections agreed so far; the one in use is `section`.
     sections: Vec<MediaDescription>,
@@ -58,6 +60,7 @@ impl LocalSession {
             port,
             codecs: BTreeMap::new(),
             telephone_events: BTreeMap::new(),
+            offered_events: BTreeMap::new(),
             used: BTreeSet::new(),
             sections: Vec::new(),
             section: 0,
@@ -75,12 +78,19 @@ impl LocalSession {
         let protocol = self.sections.get(self.section).map_or("RTP/AVP", |m| &m.protocol);
         let clocks = what.codecs.iter().map(|codec| codec.clock_rate()).collect();
         let audio = self.audio(protocol.to_owned(), what, clocks, false);
+        self.offered_events = self.telephone_events.clone();
         let mut sections = std::mem::take(&mut self.sections);
         match sections.get_mut(self.section) {
             Some(section) => *section = audio,
             None => sections = vec![audio],
         }
         self.send(sections)
+    }
+
+    /// The number our last offer gave telephone events of a clock rate: what comes may have it
+    /// although the answer named another (RFC 3264 §6.1).
+    pub fn offered_telephone_event(&self, clock_rate: u32) -> Option<u8> {
+        self.offered_events.get(&clock_rate).copied()
     }
 
     /// An answer to `offer`, whose usable section is `remote` (RFC 3264 §6).
