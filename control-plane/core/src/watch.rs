@@ -3,8 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use prost::Message;
 use proto::control::Event;
 use proto::id::Revision;
+
+/// Bytes of the events held at most, encoded.
+const BYTES_MAX: usize = 16 << 20;
 
 /// The events after this revision are no longer here: begin with a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +24,8 @@ pub struct Compacted {
 #[derive(Debug, Clone)]
 pub struct WatchLog {
     capacity: usize,
+    /// Encoded size of the events held.
+    bytes: usize,
     /// Revision before the first event held.
     oldest: Revision,
     /// Revision of the last event.
@@ -28,9 +34,9 @@ pub struct WatchLog {
 }
 
 impl WatchLog {
-    /// Holds up to `capacity` events after `revision`.
+    /// Holds up to `capacity` events after `revision`, fewer if they are large.
     pub fn new(capacity: usize, revision: Revision) -> Self {
-        Self { capacity, oldest: revision, newest: revision, events: VecDeque::new() }
+        Self { capacity, bytes: 0, oldest: revision, newest: revision, events: VecDeque::new() }
     }
 
     /// Takes the next event and hands it back for sharing. One that does not follow the last
@@ -40,12 +46,13 @@ impl WatchLog {
             self.reset(Revision(event.prev_revision));
         }
         self.newest = Revision(event.revision);
+        self.bytes += event.encoded_len();
         let event = Arc::new(event);
         self.events.push_back(Arc::clone(&event));
-        while self.events.len() > self.capacity {
-            if let Some(gone) = self.events.pop_front() {
-                self.oldest = Revision(gone.revision);
-            }
+        while self.events.len() > self.capacity || self.bytes > BYTES_MAX {
+            let Some(gone) = self.events.pop_front() else { break };
+            self.bytes = self.bytes.saturating_sub(gone.encoded_len());
+            self.oldest = Revision(gone.revision);
         }
         event
     }
@@ -53,6 +60,7 @@ impl WatchLog {
     /// Forgets all events: the state is at `revision` now.
     pub fn reset(&mut self, revision: Revision) {
         self.events.clear();
+        self.bytes = 0;
         self.oldest = revision;
         self.newest = revision;
     }
@@ -100,6 +108,22 @@ mod tests {
         let compacted = |asked| Err(Compacted { asked: Revision(asked), oldest: Revision(11) });
         assert_eq!(after(&log, 10), compacted(10));
         assert_eq!(after(&log, 15), compacted(15));
+    }
+
+    #[test]
+    fn large_events_push_out_more() {
+        let mut log = WatchLog::new(1_000, Revision(0));
+        for revision in 1..=3 {
+            let key = proto::control::resource_key::Kind::E164("0".repeat(BYTES_MAX / 2 - 100));
+            let key = proto::control::ResourceKey { kind: Some(key) };
+            let kind = Some(proto::control::change::Kind::Delete(key));
+            let changes = vec![proto::control::Change { kind }];
+            log.push(Event { changes, ..event(revision - 1, revision) });
+        }
+        assert_eq!(after(&log, 1), Ok(vec![2, 3]));
+        assert!(after(&log, 0).is_err());
+        log.reset(Revision(3));
+        assert_eq!(log.bytes, 0);
     }
 
     #[test]

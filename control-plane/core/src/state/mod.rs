@@ -63,6 +63,8 @@ pub struct State {
 struct Index {
     /// Pool → numbers that are AVAILABLE.
     free: BTreeMap<String, BTreeSet<String>>,
+    /// Numbers that are ACTIVE: what watchers see of a large inventory.
+    active: BTreeSet<String>,
     /// By log time.
     expiries: BTreeSet<(u64, Expiry)>,
     /// Principal → request ids remembered.

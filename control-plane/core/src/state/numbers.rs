@@ -189,6 +189,7 @@ impl Index {
             }
             NumberState::Active => {
                 self.counts.active += 1;
+                self.active.insert(number.e164.clone());
                 self.use_trunks(&number.candidates);
             }
             NumberState::Quarantine => {
@@ -213,6 +214,7 @@ impl Index {
             }
             NumberState::Active => {
                 self.counts.active = self.counts.active.saturating_sub(1);
+                self.active.remove(&number.e164);
                 let candidates: &[RouteCandidate] = &number.candidates;
                 self.unuse_trunks(candidates);
             }

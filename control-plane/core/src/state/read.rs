@@ -108,8 +108,7 @@ impl State {
         let pops = self.pops().map(resource::Kind::Pop);
         let trunks = self.trunks().map(resource::Kind::Trunk);
         let routes = self.routes().map(resource::Kind::Route);
-        let numbers = self.tables.scan::<Number>(None);
-        let active = numbers.filter(|n| n.state() == NumberState::Active);
+        let active = self.index.active.iter().filter_map(|e164| self.number(e164));
         let kinds = pops.chain(trunks).chain(routes).chain(active.map(resource::Kind::Number));
         kinds.map(|kind| Resource { kind: Some(kind) })
     }

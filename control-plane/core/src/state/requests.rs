@@ -13,6 +13,13 @@ pub(crate) const REQUEST_KEPT_MS: u64 = 7 * 24 * 3_600_000;
 /// forgetting early would break the promise, and other principals are not touched.
 pub(crate) const REQUESTS_MAX: u64 = 2_000_000;
 
+/// Likewise of a POP, which only registers: one certificate must not fill every voter's memory.
+pub(crate) const POP_REQUESTS_MAX: u64 = 1_000;
+
+fn requests_max(principal: &str) -> u64 {
+    if principal.starts_with("pop/") { POP_REQUESTS_MAX } else { REQUESTS_MAX }
+}
+
 /// What a request came to.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct RequestRecord {
@@ -65,7 +72,8 @@ impl State {
     }
 
     pub(super) fn check_requests_limit(&self, principal: &str) -> Result<(), Rejected> {
-        if self.index.requests.get(principal).is_some_and(|count| *count >= REQUESTS_MAX) {
+        let max = requests_max(principal);
+        if self.index.requests.get(principal).is_some_and(|count| *count >= max) {
             return Err(rejected(
                 Reason::Limit,
                 "too many different request ids within 7 days: slow down or retry with old ids",
@@ -113,5 +121,21 @@ impl super::Index {
                 self.requests.remove(&record.principal);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pop_fills_its_own_small_table_only() {
+        let mut state = State::default();
+        for principal in ["pop/fra1", "operator/anna"] {
+            state.index.requests.insert(principal.into(), POP_REQUESTS_MAX);
+        }
+        assert!(state.check_requests_limit("pop/fra1").is_err());
+        assert!(state.check_requests_limit("pop/ams1").is_ok());
+        assert!(state.check_requests_limit("operator/anna").is_ok());
     }
 }

@@ -17,6 +17,8 @@ use crate::cli::{Connection, Read, Write};
 
 /// One try at one node: an election fits in.
 const ATTEMPT: Duration = Duration::from_secs(7);
+/// A list of trunks or routes comes in one message.
+pub(crate) const LIST_BYTES_MAX: usize = 256 << 20;
 /// Between rounds.
 const PAUSE: Duration = Duration::from_millis(200);
 

@@ -13,14 +13,14 @@ use proto::control::{
 use serde_json::json;
 
 use crate::cli::{Numbers, Read, State, Write};
-use crate::connect::{Mesh, consistency, options};
+use crate::connect::{LIST_BYTES_MAX, Mesh, consistency, options};
 use crate::docs::{self, NumberDoc};
 use crate::table::{Printer, or_dash};
 
 /// Numbers of one import request.
 const BATCH: usize = 10_000;
 /// Numbers of one page.
-const PAGE: usize = 10_000;
+const PAGE: usize = 1_000;
 
 pub(crate) async fn run(command: Numbers, mesh: &Mesh, printer: &Printer) -> Result<()> {
     match command {
@@ -118,7 +118,10 @@ async fn list(
             page_size: u32::try_from(page)?,
             page_token,
         };
-        let ask = async |channel, request| NumbersClient::new(channel).list(request).await;
+        let ask = async |channel, request| {
+            let client = NumbersClient::new(channel);
+            client.max_decoding_message_size(LIST_BYTES_MAX).list(request).await
+        };
         let answer = mesh.call(request, ask).await?;
         found.extend(answer.numbers.into_iter().map(NumberDoc::from));
         page_token = answer.next_page_token;

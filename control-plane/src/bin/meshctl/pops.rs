@@ -5,13 +5,16 @@ use proto::control::ListPopsRequest;
 use proto::control::pops_client::PopsClient;
 
 use crate::cli::Read;
-use crate::connect::{Mesh, consistency};
+use crate::connect::{LIST_BYTES_MAX, Mesh, consistency};
 use crate::docs::PopDoc;
 use crate::table::{Printer, or_dash};
 
 pub(crate) async fn list(read: Read, mesh: &Mesh, printer: &Printer) -> Result<()> {
     let request = ListPopsRequest { consistency: consistency(read) };
-    let ask = async |channel, request| PopsClient::new(channel).list(request).await;
+    let ask = async |channel, request| {
+        let client = PopsClient::new(channel);
+        client.max_decoding_message_size(LIST_BYTES_MAX).list(request).await
+    };
     let answer = mesh.call(request, ask).await?;
     let pops: Vec<PopDoc> = answer.pops.into_iter().map(Into::into).collect();
     let rows: Vec<Vec<String>> = pops.iter().map(row).collect();

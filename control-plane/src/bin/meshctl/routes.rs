@@ -6,7 +6,7 @@ use proto::control::{DeleteRouteRequest, ListRequest, PutRouteRequest};
 use serde_json::json;
 
 use crate::cli::{PutRoute, Read, Routes, Write};
-use crate::connect::{Mesh, consistency, options};
+use crate::connect::{LIST_BYTES_MAX, Mesh, consistency, options};
 use crate::docs::{self, CandidateDoc, RouteDoc};
 use crate::table::Printer;
 
@@ -20,7 +20,10 @@ pub(crate) async fn run(command: Routes, mesh: &Mesh, printer: &Printer) -> Resu
 
 async fn list(read: Read, mesh: &Mesh, printer: &Printer) -> Result<()> {
     let request = ListRequest { consistency: consistency(read) };
-    let ask = async |channel, request| RoutingClient::new(channel).list_routes(request).await;
+    let ask = async |channel, request| {
+        let client = RoutingClient::new(channel);
+        client.max_decoding_message_size(LIST_BYTES_MAX).list_routes(request).await
+    };
     let answer = mesh.call(request, ask).await?;
     let routes: Vec<RouteDoc> = answer.routes.into_iter().map(Into::into).collect();
     let rows: Vec<Vec<String>> = routes.iter().map(row).collect();

@@ -1,5 +1,6 @@
 //! `meshctl status`: every node is asked, so that one that is missing shows.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -84,7 +85,9 @@ fn document(found: &[(String, Result<StatusResponse, Status>)]) -> Document {
     let best = leader.or_else(|| answers().next());
     let members: Vec<MemberDoc> = best.map(members).unwrap_or_default();
     let header = best.and_then(|answer| answer.header.clone()).unwrap_or_default();
-    let majority = answers().count() > members.len() / 2;
+    // One node may be given twice, under two addresses.
+    let ids = answers().filter_map(|answer| Some(answer.header.as_ref()?.node_id));
+    let majority = ids.collect::<BTreeSet<_>>().len() > members.len() / 2;
     Document {
         cluster_id: header.cluster_id,
         leader_id: leader.map_or(0, |answer| answer.leader_id),
@@ -145,14 +148,15 @@ fn row(node: &NodeDoc) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use proto::control::Member;
+    use proto::control::{Member, ResponseHeader};
 
     use super::*;
 
-    fn answer(role: &str) -> Result<StatusResponse, Status> {
+    fn answer(node_id: u64, role: &str) -> Result<StatusResponse, Status> {
         let member = |node_id| Member { node_id, ..Member::default() };
         let members = vec![member(1), member(2), member(3)];
-        Ok(StatusResponse { role: role.into(), leader_id: 1, members, ..<_>::default() })
+        let header = Some(ResponseHeader { node_id, ..<_>::default() });
+        Ok(StatusResponse { header, role: role.into(), leader_id: 1, members, ..<_>::default() })
     }
 
     #[test]
@@ -162,9 +166,10 @@ mod tests {
             let found: Vec<_> = answers.into_iter().map(|a| (String::from("x"), a)).collect();
             document(&found).healthy
         };
-        assert!(healthy(vec![answer("leader"), answer("follower"), gone()]));
-        assert!(!healthy(vec![answer("follower"), answer("follower"), gone()]));
-        assert!(!healthy(vec![answer("leader"), gone(), gone()]));
+        assert!(healthy(vec![answer(1, "leader"), answer(2, "follower"), gone()]));
+        assert!(!healthy(vec![answer(3, "follower"), answer(2, "follower"), gone()]));
+        assert!(!healthy(vec![answer(1, "leader"), gone(), gone()]));
+        assert!(!healthy(vec![answer(1, "leader"), answer(1, "leader"), gone()]));
         assert!(!healthy(vec![gone(), gone(), gone()]));
     }
 }

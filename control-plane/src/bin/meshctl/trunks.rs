@@ -6,7 +6,7 @@ use proto::control::{DeleteTrunkRequest, ListRequest, PutTrunkRequest, Trunk};
 use serde_json::json;
 
 use crate::cli::{PutTrunk, Read, Transport, Trunks, Write};
-use crate::connect::{Mesh, consistency, options};
+use crate::connect::{LIST_BYTES_MAX, Mesh, consistency, options};
 use crate::docs::{self, AuthDoc, TrunkDoc};
 use crate::table::{Printer, or_dash};
 
@@ -20,7 +20,10 @@ pub(crate) async fn run(command: Trunks, mesh: &Mesh, printer: &Printer) -> Resu
 
 async fn list(read: Read, mesh: &Mesh, printer: &Printer) -> Result<()> {
     let request = ListRequest { consistency: consistency(read) };
-    let ask = async |channel, request| RoutingClient::new(channel).list_trunks(request).await;
+    let ask = async |channel, request| {
+        let client = RoutingClient::new(channel);
+        client.max_decoding_message_size(LIST_BYTES_MAX).list_trunks(request).await
+    };
     let answer = mesh.call(request, ask).await?;
     let trunks: Vec<TrunkDoc> = answer.trunks.into_iter().map(Into::into).collect();
     let rows: Vec<Vec<String>> = trunks.iter().map(row).collect();
