@@ -3,9 +3,11 @@
 //! Handshakes are bounded in time and number and never hold up the next one. The caller is read
 //! from its certificate once per connection; who may do what is `api`'s matter.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,6 +24,10 @@ use crate::tls;
 
 /// Open connections at most: each POP, peer and operator has one or two.
 const CONNECTIONS_MAX: usize = 2_048;
+/// Handshakes at once: those who never end one must not take the places of those who did.
+const HANDSHAKES_MAX: usize = 512;
+/// Handshakes at once of one address.
+const HANDSHAKES_PER_IP: usize = 32;
 /// A handshake takes two round trips; longer than this is no client of ours.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
@@ -51,23 +57,27 @@ pub async fn run(
     connections: mpsc::Sender<io::Result<Connection>>,
 ) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let handshakes = Handshakes::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = connections.closed() => return,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, address)) = accepted else {
             // Out of file descriptors, most likely: wait for some to close.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let Ok(slot) = slots.clone().try_acquire_owned() else {
+        let Some(begun) = handshakes.begin(address.ip().to_canonical()) else {
             telemetry::connection_refused(ConnectionRefused::Limit);
             continue;
         };
         let (tls, mesh, connections) = (tls.clone(), mesh.clone(), connections.clone());
+        let slots = slots.clone();
         tokio::spawn(async move {
-            if let Some(connection) = handshake(stream, &tls, &mesh, slot).await {
+            let connection = handshake(stream, &tls, &mesh, slots).await;
+            drop(begun);
+            if let Some(connection) = connection {
                 // Only fails when the server is gone.
                 let _ = connections.send(Ok(connection)).await;
             }
@@ -75,11 +85,42 @@ pub async fn run(
     }
 }
 
+/// Handshakes under way, by address.
+#[derive(Default, Clone)]
+struct Handshakes(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
+
+/// One of them, until dropped.
+struct Begun(Handshakes, IpAddr);
+
+impl Handshakes {
+    fn begin(&self, address: IpAddr) -> Option<Begun> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = all.get(&address).copied().unwrap_or_default();
+        if own >= HANDSHAKES_PER_IP || all.values().sum::<usize>() >= HANDSHAKES_MAX {
+            return None;
+        }
+        all.insert(address, own + 1);
+        Some(Begun(self.clone(), address))
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let mut all = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.get_mut(&self.1) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => {
+                all.remove(&self.1);
+            }
+        }
+    }
+}
+
 async fn handshake(
     stream: TcpStream,
     tls: &TlsAcceptor,
     mesh: &str,
-    slot: OwnedSemaphorePermit,
+    slots: Arc<Semaphore>,
 ) -> Option<Connection> {
     let address = stream.peer_addr().ok();
     let _ = stream.set_nodelay(true); // Only latency is lost.
@@ -94,6 +135,10 @@ async fn handshake(
             telemetry::connection_refused(ConnectionRefused::HandshakeTimeout);
             return None;
         }
+    };
+    let Ok(slot) = slots.try_acquire_owned() else {
+        telemetry::connection_refused(ConnectionRefused::Limit);
+        return None;
     };
     telemetry::connections(1.0);
     let caller = caller_of(&stream, mesh);
@@ -160,5 +205,22 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_take_all_handshakes() {
+        let handshakes = Handshakes::default();
+        let ip = |n: u8| IpAddr::from([127, 0, 0, n]);
+        let mut begun: Vec<Begun> = std::iter::from_fn(|| handshakes.begin(ip(1))).collect();
+        assert_eq!(begun.len(), HANDSHAKES_PER_IP);
+        (2..=255).for_each(|n| begun.extend(std::iter::from_fn(|| handshakes.begin(ip(n)))));
+        assert_eq!(begun.len(), HANDSHAKES_MAX);
+        begun.clear();
+        assert!(handshakes.0.lock().unwrap().is_empty());
     }
 }
