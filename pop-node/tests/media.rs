@@ -41,7 +41,7 @@ fn params(remote: SocketAddr) -> LegParams {
     LegParams {
         remote_rtp: Some(remote),
         remote_rtcp: None,
-        sip_peer: None,
+        trusted: Vec::new(),
         rtcp_mux: false,
         codec: Format { codec: Codec::Pcmu, payload_type: 0, ptime_ms: 20, fmtp: None },
         telephone_event: None,

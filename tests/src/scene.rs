@@ -49,7 +49,8 @@ impl Scene {
                 host: site.carrier.to_string(),
                 port: u32::from(SIP_PORT),
                 transport: Transport::Udp.into(),
-                sources: vec![site.carrier.to_string()],
+                // baresip binds its media to any address: on loopback it speaks from 127.0.0.1.
+                sources: vec![site.carrier.to_string(), "127.0.0.1".into()],
                 ..Trunk::default()
             };
             trunk(&mut carrier);

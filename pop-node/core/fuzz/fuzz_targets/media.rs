@@ -86,7 +86,7 @@ fn params(codec: Codec, which: u8, bytes: &[u8]) -> LegParams {
     LegParams {
         remote_rtp: Some(SocketAddr::from(([127, 0, 0, 1], 4_000))),
         remote_rtcp: None,
-        sip_peer: None,
+        trusted: Vec::new(),
         rtcp_mux: which & 4 == 0,
         codec: Format {
             codec,

@@ -19,6 +19,7 @@ use crate::sip::digest::{self, Credentials};
 use crate::sip::{
     CSeq, Dialog, Flow, HeaderName, NameAddr, Request, Response, Text, Transport, Uri,
 };
+use crate::view::Block;
 
 /// What SDP bodies are called.
 pub(crate) const SDP: &str = "application/sdp";
@@ -60,6 +61,8 @@ pub(crate) struct Leg {
     credentials: Option<Credentials>,
     connected: Option<Far>,
     peers: Vec<IpAddr>,
+    /// The trunk's sources: its media may come from there.
+    sources: Vec<Block>,
     closed: bool,
 }
 
@@ -87,6 +90,7 @@ impl Leg {
             username: auth.username.clone(),
             password: auth.password.clone(),
         });
+        let sources = config.sources.iter().filter_map(|text| Block::parse(text)).collect();
         let port = core.ports.take(now)?;
         let local = SocketAddr::new(core.config.media_address, port);
         let tag = core.endpoint.new_token();
@@ -110,6 +114,7 @@ impl Leg {
             credentials,
             connected: None,
             peers: Vec::new(),
+            sources,
             closed: false,
         };
         leg.meet(flow.remote.ip(), core, now);
@@ -222,10 +227,12 @@ impl Leg {
         let Some(format) = remote.format(codec) else { return };
         let event = remote.telephone_event(codec).filter(|_| described.telephone_event);
         let direction = both(described.direction, reversed(remote.direction));
+        let mut trusted = self.sources.clone();
+        trusted.push(Block::host(self.flow.remote.ip()));
         let params = LegParams {
             remote_rtp: remote.rtp,
             remote_rtcp: remote.rtcp,
-            sip_peer: Some(self.flow.remote.ip()),
+            trusted,
             rtcp_mux: remote.rtcp_mux,
             codec: Format {
                 codec,

@@ -5,11 +5,13 @@
 //! address; only the address SDP named may take it back at any time.
 //!
 //! Whoever guesses a port could take a call's audio so. Therefore only the hosts we know of count:
-//! the one SDP named, and the SIP peer, behind whose NAT the media most likely is.
+//! the one SDP named, the SIP peer, behind whose NAT the media most likely is, and the trunk's own.
 
 use std::net::{IpAddr, SocketAddr};
 
 use proto::time::{Duration, Instant};
+
+use crate::view::Block;
 
 /// A peer silent for so long may have moved.
 pub(super) const SILENCE: Duration = Duration::from_secs(3);
@@ -26,23 +28,28 @@ pub(super) enum Source {
 }
 
 /// The address of one peer.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Latch {
     signaled: Option<SocketAddr>,
     current: Option<SocketAddr>,
-    sip_peer: Option<IpAddr>,
+    trusted: Vec<Block>,
     locked: bool,
     heard: Option<Instant>,
 }
 
 impl Latch {
-    /// SDP names an address. The unspecified one or port 0 is none. `sip_peer` is who sent it.
-    pub(super) fn signal(&mut self, address: Option<SocketAddr>, sip_peer: Option<IpAddr>) {
-        self.sip_peer = sip_peer;
+    /// SDP names an address. The unspecified one or port 0 is none. `trusted`: who may send besides.
+    pub(super) fn signal(&mut self, address: Option<SocketAddr>, trusted: &[Block]) {
+        self.trusted = trusted.to_vec();
         let address = address.filter(|a| !a.ip().is_unspecified() && a.port() != 0);
         if address != self.signaled {
-            *self =
-                Self { signaled: address, current: address, sip_peer, locked: false, heard: None };
+            *self = Self {
+                signaled: address,
+                current: address,
+                trusted: std::mem::take(&mut self.trusted),
+                locked: false,
+                heard: None,
+            };
         }
     }
 
@@ -73,9 +80,9 @@ impl Latch {
     }
 
     fn may_be_at(&self, source: IpAddr) -> bool {
-        let media = [self.signaled, self.current].into_iter().flatten().map(|a| a.ip());
-        let source = source.to_canonical();
-        media.chain(self.sip_peer).any(|known| known.to_canonical() == source)
+        let media = [self.signaled, self.current].into_iter().flatten();
+        let mut hosts = media.map(|a| Block::host(a.ip())).chain(self.trusted.iter().copied());
+        hosts.any(|block| block.contains(source))
     }
 }
 
@@ -83,14 +90,14 @@ impl Latch {
 mod tests {
     use super::*;
 
-    const NOBODY: Option<IpAddr> = None;
+    const NOBODY: &[Block] = &[];
 
     #[test]
     fn moves_once_then_locks_until_silence_or_sdp() {
         let [a, b, c, d] = ["10.0.0.1:9", "10.0.0.2:9", "10.0.0.2:8", "10.0.0.3:9"]
             .map(|a| a.parse::<SocketAddr>().unwrap());
         let at = Instant::from_millis;
-        let sip = Some(b.ip());
+        let sip = &[Block::host(b.ip())];
         let mut latch = Latch::default();
         latch.signal(Some(a), sip);
         assert_eq!(latch.packet(b, at(0)), Source::Moved);

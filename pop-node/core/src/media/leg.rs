@@ -109,7 +109,7 @@ impl Leg {
             self.heard = Some(now);
             self.silent = false;
         }
-        self.latch.signal(params.remote_rtp, params.sip_peer);
+        self.latch.signal(params.remote_rtp, &params.trusted);
         self.outgoing.set_clock_rate(params.codec.codec.clock_rate());
         self.feedback.address = None;
         self.params = Some(params.clone());

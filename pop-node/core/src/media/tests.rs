@@ -37,7 +37,7 @@ fn params(codec: Codec, port: u16) -> LegParams {
     LegParams {
         remote_rtp: Some(address(port)),
         remote_rtcp: None,
-        sip_peer: None,
+        trusted: Vec::new(),
         rtcp_mux: false,
         codec: Format {
             codec,

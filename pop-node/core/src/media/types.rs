@@ -1,12 +1,13 @@
 //! What goes into and comes out of [`Media`](super::Media): plain data.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use proto::id::{LegId, PopId, StreamId};
 use proto::time::{Duration, Instant};
 
 use crate::codec::Codec;
+use crate::view::Block;
 
 /// What the machine needs to know once.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,13 +110,13 @@ impl Direction {
 /// What offer and answer agreed on for a leg.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LegParams {
-    /// Where the peer wants RTP; `None` while unknown (we may learn it from `sip_peer`'s packets).
+    /// Where the peer wants RTP; `None` while unknown (we may learn it from packets of `trusted` hosts).
     pub remote_rtp: Option<SocketAddr>,
     /// Where the peer wants RTCP; `None`: the port after RTP's.
     pub remote_rtcp: Option<SocketAddr>,
-    /// Where the peer's SIP comes from: its media may come from there too. From other hosts than
-    /// this and `remote_rtp`'s nothing is taken.
-    pub sip_peer: Option<IpAddr>,
+    /// Where the peer's media may come from besides `remote_rtp`'s host: where its SIP comes from,
+    /// and its trunk's sources. From other hosts nothing is taken.
+    pub trusted: Vec<Block>,
     /// RTCP shares the RTP port (RFC 5761).
     pub rtcp_mux: bool,
     /// The audio format.

@@ -15,8 +15,9 @@ pub struct Acl {
     hosts: Vec<IpAddr>,
 }
 
+/// An address block (CIDR, RFC 4632), IPv4 or IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Block {
+pub struct Block {
     address: u128,
     v6: bool,
     /// Counted in the IPv6 space: 96 more for IPv4.
@@ -57,7 +58,8 @@ fn bits(address: IpAddr) -> (u128, bool) {
 }
 
 impl Block {
-    fn parse(text: &str) -> Option<Self> {
+    /// An address, or an address and a prefix length; `None` if it is neither.
+    pub fn parse(text: &str) -> Option<Self> {
         let (address, length) = match text.trim().split_once('/') {
             Some((address, length)) => (address, Some(length.parse::<u32>().ok()?)),
             None => (text.trim(), None),
@@ -68,7 +70,14 @@ impl Block {
         (length <= width).then_some(Self { address, v6, length: length + 128 - width })
     }
 
-    fn contains(&self, source: IpAddr) -> bool {
+    /// One host.
+    pub fn host(address: IpAddr) -> Self {
+        let (address, v6) = bits(address);
+        Self { address, v6, length: 128 }
+    }
+
+    /// Whether the address lies in it; IPv4 in IPv6 counts as IPv4.
+    pub fn contains(&self, source: IpAddr) -> bool {
         let (source, v6) = bits(source);
         let shift = 128 - self.length;
         let same = |a: u128, b: u128| a.checked_shr(shift) == b.checked_shr(shift);

@@ -18,7 +18,7 @@ use proto::control::resource_key::Kind as KeyKind;
 use proto::control::{Event, Number, Pop, Resource, Route, Trunk};
 use proto::id::{PopId, Revision, RouteId, TrunkId};
 
-pub use acl::Acl;
+pub use acl::{Acl, Block};
 pub use disk::DiskError;
 
 /// What the control plane sent.
