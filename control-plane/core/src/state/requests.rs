@@ -14,7 +14,7 @@ pub(crate) const REQUEST_KEPT_MS: u64 = 7 * 24 * 3_600_000;
 pub(crate) const REQUESTS_MAX: u64 = 2_000_000;
 
 /// Likewise of a POP, which only registers: one certificate must not fill every voter's memory.
-pub(crate) const POP_REQUESTS_MAX: u64 = 1_000;
+pub(crate) const POP_REQUESTS_MAX: u64 = 10_000;
 
 fn requests_max(principal: &str) -> u64 {
     if principal.starts_with("pop/") { POP_REQUESTS_MAX } else { REQUESTS_MAX }
