@@ -145,7 +145,7 @@ fn origin(value: &str) -> Option<Origin> {
 fn connection(value: &str) -> Option<Connection> {
     let address = value.split_ascii_whitespace().nth(2)?;
     // "224.2.1.1/127": TTL and count of multicast addresses.
-    let address = address.split('/').next()?;
+    let address = address.split('/').next().filter(|address| !address.is_empty())?;
     Some(match address.parse::<IpAddr>() {
         Ok(address) => Connection::Address(address),
         Err(_) => Connection::Name(address.to_owned()),

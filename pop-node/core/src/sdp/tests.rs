@@ -143,6 +143,9 @@ fn what_is_too_much_is_refused() {
     assert_eq!(SessionDescription::parse(b"v=1\r\n"), Err(ParseError::Version));
     assert_eq!(SessionDescription::parse(b"v=0\r\ns=-\r\n"), Err(ParseError::NoOrigin));
     assert_eq!(SessionDescription::parse(b"v=0\r\nhello\r\n"), Err(ParseError::Line { line: 2 }));
+    // Found by fuzzing: nothing before the TTL was written as nothing and did not parse again.
+    let no_address = SessionDescription::parse(b"v=0\r\nc=IN IP4 /127\r\n");
+    assert_eq!(no_address, Err(ParseError::Value { kind: 'c', line: 2 }));
 }
 
 proptest! {
