@@ -34,6 +34,9 @@ const REQUEST: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// A registration that held so long was no quarrel with another process.
+const SETTLED: Duration = Duration::from_secs(60);
+
 /// What the control plane tells the signaling loop.
 #[derive(Debug)]
 pub enum Event {
@@ -186,7 +189,12 @@ impl Register {
             if self.events.send(Event::Registered(Epoch(epoch))).await.is_err() {
                 return;
             }
+            let registered = tokio::time::Instant::now();
             self.shared.until_fenced(epoch).await;
+            // Two processes of one name must not spin at each other's expense.
+            if registered.elapsed() >= SETTLED {
+                backoff.reset();
+            }
             tracing::error!("another process registered as this POP; registering again");
             tokio::time::sleep(backoff.delay()).await;
         }
@@ -202,7 +210,6 @@ impl Register {
                 let request = client.register(RegisterPopRequest { options, pop });
                 match tokio::time::timeout(REQUEST, request).await {
                     Ok(Ok(response)) => {
-                        backoff.reset();
                         return response.into_inner().pop.map_or(0, |pop| pop.epoch);
                     }
                     Ok(Err(status)) => why = format!("{} {}", node.endpoint, said(&status)),
