@@ -182,8 +182,23 @@ impl Baresip {
     }
 
     /// What it said so far, with each SIP message.
-    pub fn log(&self) -> String {
+    fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(self.process.log()).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until its log holds `text` more than `seen` times: what it sends and hears may come
+    /// after the event that tells of it.
+    pub async fn logs(&self, text: &str, seen: usize) -> Result<()> {
+        let what = format!("'{text}' in the log of {}", self.dir.display());
+        eventually(&what, Duration::from_secs(10), async || {
+            Ok((self.count(text) > seen).then_some(()))
+        })
+        .await
+    }
+
+    /// How often its log holds `text`.
+    pub fn count(&self, text: &str) -> usize {
+        self.log().matches(text).count()
     }
 
     /// Hangs up and waits until the call is over and the recording complete.
