@@ -2,7 +2,11 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
+        "schema/voxmesh/control/v1/compliance.proto",
         "schema/voxmesh/control/v1/control.proto",
+        "schema/voxmesh/control/v1/numbers.proto",
+        "schema/voxmesh/control/v1/porting.proto",
+        "schema/voxmesh/control/v1/tenants.proto",
         "schema/voxmesh/call/v1/call.proto",
         "schema/voxmesh/raft/v1/raft.proto",
     ];

@@ -38,7 +38,12 @@ fn reason(status: &Status) -> &str {
 
 async fn import(cluster: &Cluster, count: u32) {
     let e164 = (0..count).map(|n| format!("+4930{}", 23_125_000 + n)).collect();
-    let request = ImportNumbersRequest { options: options("import"), pool: POOL.into(), e164 };
+    let request = ImportNumbersRequest {
+        options: options("import"),
+        pool: POOL.into(),
+        e164,
+        ..<_>::default()
+    };
     let answer = cluster
         .write(request, async |channel, request| NumbersClient::new(channel).import(request).await)
         .await;
@@ -51,6 +56,7 @@ async fn allocate(cluster: &Cluster, id: &str) -> Number {
         tenant: format!("tenant-{id}"),
         which: Some(Which::AnyOfPool(POOL.into())),
         candidates: Vec::new(),
+        ..<_>::default()
     };
     let ask = async |channel, request| NumbersClient::new(channel).allocate(request).await;
     cluster.write(request, ask).await.number.unwrap()
@@ -224,6 +230,7 @@ async fn strangers_and_bad_requests_are_refused() {
         options: options(id),
         pool: POOL.into(),
         e164: vec![number.into()],
+        ..<_>::default()
     };
     let refused = numbers.import(import("", "+493023125000")).await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused)), (Code::InvalidArgument, "INVALID"));

@@ -113,6 +113,7 @@ impl Client {
             options: self.options(),
             pool: pool.to_owned(),
             e164: e164.to_vec(),
+            ..<_>::default()
         };
         let answer = self
             .retry("Import", |c| {
@@ -135,6 +136,7 @@ impl Client {
             tenant: tenant.to_owned(),
             which: Some(which),
             candidates,
+            ..<_>::default()
         };
         let answer = self
             .retry("Allocate", |c| {
@@ -152,6 +154,7 @@ impl Client {
             options: self.options(),
             e164: e164.to_owned(),
             tenant: tenant.to_owned(),
+            expect: None,
         };
         let answer = self
             .retry("Release", |c| {

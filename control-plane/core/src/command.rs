@@ -59,6 +59,7 @@ fn check(command: &Command) -> Check {
         Some(Kind::AdvanceClock(_) | Kind::HashCheck(_) | Kind::InitCluster(_)) => {
             Err("this command is internal".into())
         }
+        Some(_) => Err("this command needs a later step".into()),
         None => Err("the request names nothing to do".into()),
     }
 }

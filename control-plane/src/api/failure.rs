@@ -76,9 +76,13 @@ impl From<Rejected> for Failure {
         let reason = rejected.reason();
         let code = match reason {
             Reason::AlreadyExists | Reason::NumberAllocated => Code::AlreadyExists,
-            Reason::Fenced | Reason::IllegalTransition | Reason::InUse => Code::FailedPrecondition,
+            Reason::Conflict => Code::Aborted,
+            Reason::Fenced
+            | Reason::IllegalTransition
+            | Reason::InUse
+            | Reason::RequirementsUnmet => Code::FailedPrecondition,
             Reason::IdempotencyKeyReused | Reason::Invalid => Code::InvalidArgument,
-            Reason::Limit | Reason::PoolExhausted => Code::ResourceExhausted,
+            Reason::Limit | Reason::PoolExhausted | Reason::Quota => Code::ResourceExhausted,
             Reason::NotFound => Code::NotFound,
             Reason::NotOwner => Code::PermissionDenied,
             Reason::Unspecified => Code::Unknown,

@@ -418,7 +418,7 @@ pub(super) fn load(sim: &mut Sim, steps: u64) {
                 .iter()
                 .find_map(|r| allocated(r).filter(|_| sim.now.is_multiple_of(3)));
             if let Some((tenant, e164)) = allocated {
-                sim.request(Kind::ReleaseNumber(ReleaseNumber { tenant, e164 }));
+                sim.request(Kind::ReleaseNumber(ReleaseNumber { tenant, e164, expect: None }));
             }
         }
         sim.step();

@@ -225,6 +225,7 @@ impl State {
             Some(Kind::InitCluster(id)) => self.init_cluster(id),
             // Log time moved on already; the hash is compared by the replica.
             Some(Kind::AdvanceClock(_) | Kind::HashCheck(_)) => Ok(outcome::Kind::Done(Done {})),
+            Some(_) => refuse(Reason::Invalid, "this command needs a later step"),
             None => refuse(Reason::Invalid, "the command is empty"),
         }
     }

@@ -98,7 +98,7 @@ impl State {
             {
                 Ok(number)
             }
-            NumberState::Quarantine | NumberState::Unspecified => Err(rejected(
+            _ => Err(rejected(
                 Reason::IllegalTransition,
                 format!(
                     "{shown} is in QUARANTINE until {} (ms since 1970): choose another",
@@ -197,7 +197,7 @@ impl Index {
                 let expiry = Expiry::Quarantine(number.e164.clone());
                 self.expiries.insert((number.quarantine_until_ms, expiry));
             }
-            NumberState::Unspecified => {}
+            _ => {}
         }
     }
 
@@ -223,7 +223,7 @@ impl Index {
                 let expiry = Expiry::Quarantine(number.e164.clone());
                 self.expiries.remove(&(number.quarantine_until_ms, expiry));
             }
-            NumberState::Unspecified => {}
+            _ => {}
         }
     }
 }

@@ -62,7 +62,7 @@ fn allocate_any(tenant: &str, pool: &str) -> Kind {
 }
 
 fn release(tenant: &str, e164: &str) -> Kind {
-    Kind::ReleaseNumber(ReleaseNumber { tenant: tenant.into(), e164: e164.into() })
+    Kind::ReleaseNumber(ReleaseNumber { tenant: tenant.into(), e164: e164.into(), expect: None })
 }
 
 fn trunk(id: &str) -> Kind {
@@ -397,7 +397,7 @@ fn compare(state: &State, model: &Model) {
             NumberState::Available => Known::Free,
             NumberState::Active => Known::Owned(number.tenant),
             NumberState::Quarantine => Known::Resting(number.tenant, number.quarantine_until_ms),
-            NumberState::Unspecified => panic!("a number without a state"),
+            other => panic!("a number in {other:?}"),
         };
         assert_eq!((&is, &number.pool), (known, in_pool));
     }
@@ -508,7 +508,7 @@ fn arbitrary_command() -> impl Strategy<Value = (u64, Command)> {
                     candidates,
                 }),
                 9 => Kind::AllocateNumber(AllocateNumber { tenant: a, which: None, candidates }),
-                10 => Kind::ReleaseNumber(ReleaseNumber { tenant: a, e164: b }),
+                10 => Kind::ReleaseNumber(ReleaseNumber { tenant: a, e164: b, expect: None }),
                 11 => Kind::InitCluster(a),
                 12 => Kind::AdvanceClock(AdvanceClock {}),
                 _ => return None,

@@ -231,7 +231,15 @@ impl From<Number> for NumberDoc {
         let state = match number.state() {
             NumberState::Active => "active",
             NumberState::Available => "available",
+            NumberState::Blocked => "blocked",
+            NumberState::Decommissioned => "decommissioned",
+            NumberState::Pending => "pending",
+            NumberState::PortedOut => "ported out",
+            NumberState::PortingIn => "porting in",
+            NumberState::PortingOut => "porting out",
             NumberState::Quarantine => "quarantine",
+            NumberState::Reserved => "reserved",
+            NumberState::Suspended => "suspended",
             NumberState::Unspecified => "unknown",
         };
         let until = number.quarantine_until_ms;

@@ -32,12 +32,18 @@ pub(crate) async fn run(command: Numbers, mesh: &Mesh, printer: &Printer) -> Res
             let which = number.map(Which::E164).or(any.map(Which::AnyOfPool));
             let candidates = docs::candidates(&to)?;
             let options = options(&write);
-            let request = AllocateNumberRequest { options, tenant, which, candidates };
+            let request =
+                AllocateNumberRequest { options, tenant, which, candidates, ..<_>::default() };
             let ask = async |channel, request| NumbersClient::new(channel).allocate(request).await;
             show(mesh.call(request, ask).await?.number, printer)
         }
         Numbers::Release { number, tenant, write } => {
-            let request = ReleaseNumberRequest { options: options(&write), e164: number, tenant };
+            let request = ReleaseNumberRequest {
+                options: options(&write),
+                e164: number,
+                tenant,
+                expect: None,
+            };
             let ask = async |channel, request| NumbersClient::new(channel).release(request).await;
             show(mesh.call(request, ask).await?.number, printer)
         }
@@ -85,6 +91,7 @@ async fn import(
             options: options(write),
             pool: pool.to_owned(),
             e164: batch.to_vec(),
+            ..<_>::default()
         };
         let ask = async |channel, request| NumbersClient::new(channel).import(request).await;
         let answer = mesh.call(request, ask).await;
@@ -117,6 +124,7 @@ async fn list(
             state: state.into(),
             page_size: u32::try_from(page)?,
             page_token,
+            ..<_>::default()
         };
         let ask = async |channel, request| {
             let client = NumbersClient::new(channel);
