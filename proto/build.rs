@@ -1,7 +1,10 @@
 //! Compiles `schema/` with a pure-Rust compiler; no protoc.
 
+use prost::Message as _;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
+        "schema/voxmesh/control/v1/access.proto",
         "schema/voxmesh/control/v1/compliance.proto",
         "schema/voxmesh/control/v1/control.proto",
         "schema/voxmesh/control/v1/numbers.proto",
@@ -12,6 +15,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ];
     println!("cargo:rerun-if-changed=schema");
     let descriptors = protox::compile(files, ["schema"])?;
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("schema.bin"), descriptors.encode_to_vec())?;
     let grpc = std::env::var_os("CARGO_FEATURE_GRPC").is_some();
     tonic_prost_build::configure()
         .build_client(grpc)

@@ -130,6 +130,7 @@ mod tests {
             leader: Some(NodeId(2)),
             leads: false,
             cluster_id: "x".into(),
+            policy: Arc::default(),
             turned: now,
         };
         assert_eq!(why_unhealthy(&good, now), None);

@@ -3,6 +3,7 @@
 //! Holds the sockets, the disk and the clock around `control_core`, which decides.
 
 pub mod accept;
+pub mod access;
 pub mod admin;
 pub mod api;
 pub mod check;

@@ -131,11 +131,13 @@ fn stem(request: &Request) -> Result<String, Problem> {
     let name = &request.name;
     match request.kind {
         Kind::Control => Ok(format!("control-{name}")),
-        Kind::Operator | Kind::Pop if name == "ca" || name.starts_with("control-") => {
+        Kind::Operator | Kind::Pop | Kind::Service
+            if name == "ca" || name.starts_with("control-") =>
+        {
             let what = format!("is \"{name}\", and other files have such names");
             Err(Problem::new("--name", what, "choose one but \"ca\" and \"control-…\""))
         }
-        Kind::Operator | Kind::Pop => Ok(name.clone()),
+        Kind::Operator | Kind::Pop | Kind::Service => Ok(name.clone()),
     }
 }
 

@@ -149,7 +149,7 @@ async fn a_pop_registers_beats_and_watches() {
     // For itself only.
     let other = Pop { pop_id: "sin1".into(), ..pop.clone() };
     let refused = pops.register(register("r3", &other)).await.unwrap_err();
-    assert_eq!((refused.code(), reason(&refused)), (Code::PermissionDenied, "DENIED"));
+    assert_eq!((refused.code(), reason(&refused)), (Code::PermissionDenied, "PERMISSION_DENIED"));
     let import = ImportNumbersRequest { options: options("x"), ..<_>::default() };
     let refused = NumbersClient::new(channel.clone()).import(import).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
@@ -204,7 +204,8 @@ async fn heartbeats(cluster: &Cluster, node: &Node, epoch: u64) {
     let list = pops.list(ListPopsRequest::default()).await.unwrap().into_inner();
     let entry = list.pops.first().unwrap();
     assert_eq!((entry.alive, entry.calls), (true, 7));
-    for (wrong, expected) in [(beat("fra1", epoch - 1), "FENCED"), (beat("sin1", epoch), "DENIED")]
+    for (wrong, expected) in
+        [(beat("fra1", epoch - 1), "FENCED"), (beat("sin1", epoch), "PERMISSION_DENIED")]
     {
         let mut answers = pops.heartbeat(tokio_stream::iter([wrong])).await.unwrap().into_inner();
         assert_eq!(reason(&answers.message().await.unwrap_err()), expected);

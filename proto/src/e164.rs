@@ -94,6 +94,17 @@ impl E164 {
         self.text.strip_prefix('+').unwrap_or(&self.text)
     }
 
+    /// The country (ISO 3166-1, lower case) the number belongs to; "world" for services of no
+    /// country.
+    pub fn country(&self) -> String {
+        let number = PHONE_NUMBER_UTIL.parse(&self.text, None).ok();
+        let region = number.and_then(|number| number.get_region_code());
+        let code = self.country_code().parse().unwrap_or_default();
+        let region = region.or_else(|| PHONE_NUMBER_UTIL.get_region_for_country_code(code));
+        let name = region.map(|region| region.to_string().to_ascii_lowercase());
+        name.filter(|name| name.len() == 2 && name != "zz").unwrap_or_else(|| "world".into())
+    }
+
     /// The country code, such as "49".
     pub fn country_code(&self) -> &str {
         self.digits().get(..usize::from(self.country_digits)).unwrap_or_default()

@@ -1,6 +1,6 @@
 //! Who a certificate speaks for: SPIFFE-style URIs in the subject alternative name.
 //!
-//! `spiffe://<mesh>/<region>/<pop|control|operator>/<name>`. Reading certificates is the shells'
+//! `spiffe://<mesh>/<region>/<pop|control|operator|service>/<name>`. Reading certificates is the shells'
 //! work; this is only the name.
 
 use crate::id::{IdError, PopId};
@@ -14,6 +14,8 @@ pub enum Kind {
     Operator,
     /// A POP; the name is its id.
     Pop,
+    /// A program of a tenant or of the operator.
+    Service,
 }
 
 impl Kind {
@@ -23,6 +25,7 @@ impl Kind {
             Self::Control => "control",
             Self::Operator => "operator",
             Self::Pop => "pop",
+            Self::Service => "service",
         }
     }
 }
@@ -35,6 +38,7 @@ impl std::str::FromStr for Kind {
             "control" => Ok(Self::Control),
             "operator" => Ok(Self::Operator),
             "pop" => Ok(Self::Pop),
+            "service" => Ok(Self::Service),
             _ => Err(IdentityError::Kind),
         }
     }
@@ -44,13 +48,13 @@ impl std::str::FromStr for Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// The kind is none of ours.
-    #[error("the kind of identity is not pop, control or operator")]
+    #[error("the kind of identity is not pop, control, operator or service")]
     Kind,
     /// A segment is not a valid name.
     #[error("a part of the identity {0}")]
     Name(#[from] IdError),
     /// Not of the form we issue.
-    #[error("is not spiffe://<mesh>/<region>/<pop|control|operator>/<name>")]
+    #[error("is not spiffe://<mesh>/<region>/<pop|control|operator|service>/<name>")]
     Shape,
 }
 
@@ -106,6 +110,7 @@ impl Identity {
             }
             Kind::Operator => vec![format!("{}.operator.voxmesh", self.name)],
             Kind::Pop => vec![pop_dns_name(&self.name)],
+            Kind::Service => vec![format!("{}.service.voxmesh", self.name)],
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod e164;
 pub mod id;
 pub mod identity;
 pub mod overlay;
+pub mod schema;
 pub mod time;
 
 macro_rules! generated {

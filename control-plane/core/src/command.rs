@@ -4,6 +4,8 @@
 //! replicas of two versions must still agree. Deliberately not here: who may ask (the API knows
 //! certificates), and whether it can be done (the state knows).
 
+mod access;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -56,6 +58,9 @@ fn check(command: &Command) -> Check {
         Some(Kind::ImportNumbers(import)) => check_import(import),
         Some(Kind::AllocateNumber(allocate)) => check_allocate(allocate),
         Some(Kind::ReleaseNumber(release)) => check_release(release),
+        Some(Kind::PutRole(role)) => access::check_role(role),
+        Some(Kind::DeleteRole(id)) => access::check_role_id(id),
+        Some(Kind::Bind(binding) | Kind::Unbind(binding)) => access::check_binding(binding),
         Some(Kind::AdvanceClock(_) | Kind::HashCheck(_) | Kind::InitCluster(_)) => {
             Err("this command is internal".into())
         }

@@ -6,6 +6,7 @@
 //! [`replica::ReplicaCommand`]s come out.
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod command;
 pub mod replica;
 pub mod state;

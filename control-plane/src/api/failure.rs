@@ -1,18 +1,54 @@
 //! Why a request failed, and the one place where that becomes a gRPC status.
 //!
-//! As google.rpc.Status (AIP-193): code, a sentence, and in the details an ErrorInfo with a stable
-//! reason and, where waiting helps, a RetryInfo. The reason is also in the metadata key
+//! As google.rpc.Status (AIP-193): code, a sentence, and the details. Always an ErrorInfo with a
+//! stable reason and, in its metadata, the `fix`; then what the code asks for: RetryInfo where
+//! waiting helps, PreconditionFailure for a state that has to change first, QuotaFailure for a
+//! bound that was reached, BadRequest for a field. The reason is also in the metadata key
 //! `voxmesh-reason`, for clients without google.rpc.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use prost::Message;
 use proto::identity::Identity;
 use proto::raft::{Reason, Rejected};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::access::Denied;
 use crate::driver::Stopped;
+
+/// Whose reasons these are (ErrorInfo.domain).
+pub(super) const DOMAIN: &str = "voxmesh";
+
+/// What the caller can do, by reason. One that is not here has its fix in the message only.
+const FIXES: &[(&str, &str)] = &[
+    ("ALREADY_EXISTS", "choose another id, or change the one that is there"),
+    ("BEHIND", "ask another control node"),
+    ("BUSY", "ask another control node"),
+    ("ETAG_MISMATCH", "read it again, apply your change to what is there now, and retry"),
+    ("FENCED", "stop this process, or register again for a new epoch"),
+    ("IDEMPOTENCY_KEY_REUSED", "use a new request_id for a different request"),
+    ("ILLEGAL_TRANSITION", "read the resource: its state does not allow this"),
+    ("INVALID", "correct the field that the message names"),
+    ("IN_USE", "change what uses it first"),
+    ("LIMIT", "delete what is not needed, or wait"),
+    ("NO_CLUSTER", "ask another control node"),
+    ("NO_IDENTITY", "come with a certificate of this mesh (meshctl pki issue)"),
+    ("NO_QUORUM", "retry with the same request_id; see that a majority of the members runs"),
+    ("NOT_FOUND", "create it first, or correct its name"),
+    ("NOT_OWNER", "name the owner, or have it transferred"),
+    ("NUMBER_ALLOCATED", "choose another number"),
+    ("OUTCOME_UNKNOWN", "retry with the same request_id: it takes effect once"),
+    ("OVERLOADED", "wait as long as RetryInfo says, then retry with the same request_id"),
+    ("PERMISSION_DENIED", "ask an administrator for a role (meshctl roles explain)"),
+    ("POOL_EXHAUSTED", "import more numbers, or choose another pool"),
+    ("QUOTA_EXCEEDED", "release what is not needed, or have the quota raised"),
+    ("REQUIREMENTS_UNMET", "submit what the message names, then activate it"),
+    ("REVISION_COMPACTED", "begin anew without from_revision: a snapshot comes first"),
+    ("STOPPING", "ask another control node"),
+    ("STORAGE_LOW", "free disk space on the control nodes; reads and releases go on"),
+];
 
 /// A request that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,11 +60,24 @@ pub(super) struct Failure {
     pub(super) message: String,
     /// Waiting this long helps.
     pub(super) retry_after: Option<Duration>,
+    /// What programs want to know beside the reason. Boxed: failures are rare.
+    facts: Option<Box<BTreeMap<String, String>>>,
 }
 
 impl Failure {
     pub(super) fn new(code: Code, reason: &str, message: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), message: message.into(), retry_after: None }
+        let message = message.into();
+        Self { code, reason: reason.into(), message, retry_after: None, facts: None }
+    }
+
+    /// With a fact for the ErrorInfo's metadata: `compact_revision`, `field`, `subject`.
+    pub(super) fn with(mut self, key: &str, value: impl ToString) -> Self {
+        self.facts.get_or_insert_default().insert(key.into(), value.to_string());
+        self
+    }
+
+    fn fact(&self, key: &str) -> Option<&str> {
+        self.facts.as_ref().and_then(|facts| facts.get(key)).map(String::as_str)
     }
 
     pub(super) fn unauthenticated(message: String) -> Self {
@@ -36,10 +85,14 @@ impl Failure {
     }
 
     pub(super) fn denied(identity: &Identity) -> Self {
-        let message = format!("{} may not do this", identity.principal());
-        Self::new(Code::PermissionDenied, "DENIED", message)
+        Self::forbidden(format!("{} may not do this", identity.principal()))
     }
 
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(Code::PermissionDenied, "PERMISSION_DENIED", message)
+    }
+
+    /// The message begins with the field.
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self::new(Code::InvalidArgument, "INVALID", message)
     }
@@ -64,11 +117,56 @@ impl Failure {
         Self::new(Code::Internal, "INTERNAL", message)
     }
 
-    /// A status of another node, its reason kept.
+    /// A status of another node: its reason, facts and patience are kept.
     pub(super) fn from_peer(status: &Status) -> Self {
         let reason = status.metadata().get(REASON).and_then(|r| r.to_str().ok());
-        Self::new(status.code(), reason.unwrap_or(NO_REASON), status.message())
+        let mut failure = Self::new(status.code(), reason.unwrap_or(NO_REASON), status.message());
+        let details = status.get_error_details();
+        failure.retry_after = details.retry_info().and_then(|info| info.retry_delay);
+        for (key, value) in details.error_info().map(|info| &info.metadata).into_iter().flatten() {
+            failure = failure.with(key, value);
+        }
+        failure
     }
+
+    fn details(&self) -> ErrorDetails {
+        let mut facts: Vec<(String, String)> =
+            self.facts.iter().flat_map(|f| f.iter()).map(|(k, v)| (k.clone(), v.clone())).collect();
+        if let Some(fix) = fix(&self.reason) {
+            facts.push(("fix".into(), fix.into()));
+        }
+        let facts = facts.into_iter().collect::<std::collections::HashMap<_, _>>();
+        let mut details = ErrorDetails::with_error_info(&self.reason, DOMAIN, facts);
+        if self.retry_after.is_some() {
+            details.set_retry_info(self.retry_after);
+        }
+        let subject = self.fact("subject").unwrap_or_default();
+        match self.code {
+            Code::Aborted | Code::FailedPrecondition => {
+                details.add_precondition_failure_violation(&self.reason, subject, &self.message);
+            }
+            Code::InvalidArgument => {
+                let field = self.fact("field").or_else(|| field_of(&self.message));
+                details.add_bad_request_violation(field.unwrap_or_default(), &self.message);
+            }
+            Code::ResourceExhausted => {
+                details.add_quota_failure_violation(subject, &self.message);
+            }
+            _ => {}
+        }
+        details
+    }
+}
+
+fn fix(reason: &str) -> Option<&'static str> {
+    FIXES.iter().find(|(name, _)| *name == reason).map(|(_, fix)| *fix)
+}
+
+/// The field a message begins with, if it begins with one of the schema.
+fn field_of(message: &str) -> Option<&str> {
+    let first = message.split_whitespace().next()?;
+    let name = first.rsplit('.').next().unwrap_or(first);
+    proto::schema::fields().contains(name).then_some(first)
 }
 
 impl From<Rejected> for Failure {
@@ -87,8 +185,22 @@ impl From<Rejected> for Failure {
             Reason::NotOwner => Code::PermissionDenied,
             Reason::Unspecified => Code::Unknown,
         };
-        let name = reason.as_str_name();
-        Self::new(code, name.strip_prefix("REASON_").unwrap_or(name), rejected.message)
+        let name = match reason {
+            Reason::Conflict => "ETAG_MISMATCH",
+            Reason::Quota => "QUOTA_EXCEEDED",
+            other => other.as_str_name().trim_start_matches("REASON_"),
+        };
+        Self::new(code, name, rejected.message)
+    }
+}
+
+impl From<Denied> for Failure {
+    fn from(denied: Denied) -> Self {
+        let message = format!("{denied}: no role of it grants that");
+        Self::forbidden(message)
+            .with("principal", denied.principal)
+            .with("verb", denied.verb)
+            .with("resource", denied.resource)
     }
 }
 
@@ -101,7 +213,7 @@ impl From<Stopped> for Failure {
 /// Stands for the reason of a status that has none: the transport made it, not a node.
 pub(super) const NO_REASON: &str = "PEER";
 /// Metadata key of the reason.
-const REASON: &str = "voxmesh-reason";
+pub(super) const REASON: &str = "voxmesh-reason";
 
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
@@ -109,8 +221,8 @@ impl From<Failure> for Status {
         if let Ok(reason) = MetadataValue::try_from(failure.reason.as_str()) {
             metadata.insert(REASON, reason);
         }
-        let details = details(&failure).into();
-        Self::with_details_and_metadata(failure.code, failure.message, details, metadata)
+        let details = failure.details();
+        Self::with_error_details_and_metadata(failure.code, failure.message, details, metadata)
     }
 }
 
@@ -120,92 +232,65 @@ impl From<Box<Failure>> for Failure {
     }
 }
 
-/// google.rpc.Status
-#[derive(Message, Clone, PartialEq)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Any>,
-}
-
-/// google.protobuf.Any
-#[derive(Message, Clone, PartialEq)]
-struct Any {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
-/// google.rpc.ErrorInfo, without its map of metadata
-#[derive(Message, Clone, PartialEq)]
-struct ErrorInfo {
-    #[prost(string, tag = "1")]
-    reason: String,
-    #[prost(string, tag = "2")]
-    domain: String,
-}
-
-/// google.rpc.RetryInfo
-#[derive(Message, Clone, PartialEq)]
-struct RetryInfo {
-    #[prost(message, optional, tag = "1")]
-    retry_delay: Option<Delay>,
-}
-
-/// google.protobuf.Duration
-#[derive(Message, Clone, PartialEq)]
-struct Delay {
-    #[prost(int64, tag = "1")]
-    seconds: i64,
-    #[prost(int32, tag = "2")]
-    nanos: i32,
-}
-
-fn details(failure: &Failure) -> Vec<u8> {
-    let any = |name: &str, value: Vec<u8>| Any {
-        type_url: format!("type.googleapis.com/google.rpc.{name}"),
-        value,
-    };
-    let info = ErrorInfo { reason: failure.reason.clone(), domain: "voxmesh".into() };
-    let mut details = vec![any("ErrorInfo", info.encode_to_vec())];
-    if let Some(delay) = failure.retry_after {
-        let seconds = i64::try_from(delay.as_secs()).unwrap_or(i64::MAX);
-        let nanos = i32::try_from(delay.subsec_nanos()).unwrap_or_default();
-        let info = RetryInfo { retry_delay: Some(Delay { seconds, nanos }) };
-        details.push(any("RetryInfo", info.encode_to_vec()));
-    }
-    let code = i32::from(failure.code);
-    RpcStatus { code, message: failure.message.clone(), details }.encode_to_vec()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn details(failure: Failure) -> ErrorDetails {
+        Status::from(failure).get_error_details()
+    }
+
     #[test]
-    fn every_reason_has_a_code_and_a_name() {
+    fn every_reason_has_a_code_a_name_and_a_fix() {
         for number in 1.. {
             let Ok(reason) = Reason::try_from(number) else { break };
             let rejected = Rejected { reason: number, message: "why".into() };
             let failure = Failure::from(rejected);
             assert_ne!(failure.code, Code::Unknown, "{reason:?}");
             assert!(!failure.reason.starts_with("REASON_"), "{reason:?}");
+            assert!(fix(&failure.reason).is_some(), "no line of FIXES for {}", failure.reason);
+            let details = details(failure.clone());
+            let info = details.error_info().unwrap();
+            assert_eq!((info.reason.as_str(), info.domain.as_str()), (&*failure.reason, DOMAIN));
+            assert!(info.metadata.contains_key("fix"), "{reason:?}");
+            let wanted = match failure.code {
+                Code::FailedPrecondition | Code::Aborted => {
+                    details.precondition_failure().is_some()
+                }
+                Code::InvalidArgument => details.bad_request().is_some(),
+                Code::ResourceExhausted => details.quota_failure().is_some(),
+                _ => true,
+            };
+            assert!(wanted, "{reason:?} lacks the detail of its code");
         }
     }
 
     #[test]
-    fn a_status_carries_reason_and_details() {
-        let status = Status::from(Failure::overloaded());
-        assert_eq!(Failure::from_peer(&status).reason, "OVERLOADED");
-        let details = RpcStatus::decode(status.details()).unwrap();
-        assert_eq!(details.code, i32::from(Code::ResourceExhausted));
-        let info = ErrorInfo::decode(details.details[0].value.as_slice()).unwrap();
-        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("OVERLOADED", "voxmesh"));
-        let retry = RetryInfo::decode(details.details[1].value.as_slice()).unwrap();
-        assert_eq!(retry.retry_delay.unwrap().nanos, 500_000_000);
+    fn each_fix_is_said_once() {
+        let names: std::collections::BTreeSet<_> = FIXES.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), FIXES.len());
+    }
+
+    #[test]
+    fn a_status_carries_reason_patience_and_facts_through_a_peer() {
+        let status = Status::from(Failure::overloaded().with("subject", "node 1"));
+        let failure = Failure::from_peer(&status);
+        assert_eq!(failure.reason, "OVERLOADED");
+        assert_eq!(failure.retry_after, Some(Duration::from_millis(500)));
+        assert_eq!(failure.fact("subject"), Some("node 1"));
+        let details = details(failure);
+        assert_eq!(details.quota_failure().unwrap().violations[0].subject, "node 1");
+        assert!(details.retry_info().is_some());
+    }
+
+    #[test]
+    fn a_wrong_field_is_named() {
+        let violated = |message: &str| {
+            let details = details(Failure::invalid(message));
+            details.bad_request().unwrap().field_violations[0].field.clone()
+        };
+        assert_eq!(violated("trunk_id \"A B\" has a blank"), "trunk_id");
+        assert_eq!(violated("options.request_id is empty"), "options.request_id");
+        assert_eq!(violated("the request names nothing"), "");
     }
 }

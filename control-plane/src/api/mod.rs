@@ -1,9 +1,9 @@
 //! The gRPC API: who calls, what they may do, and every service in its own file.
 //!
-//! A POP registers and beats for itself, watches and lists. An operator may do everything. A
-//! control node speaks `Peer`. Everybody else, and everything else, is refused. Each mutation is
-//! checked here, at the edge; what is proposed is valid.
+//! Who may do what, `crate::access` decides: roles, and one line per RPC; everything else is
+//! refused. Each mutation is checked here, at the edge; what is proposed is valid.
 
+mod access;
 mod admin;
 mod cluster;
 mod failure;
@@ -20,12 +20,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proto::id::NodeId;
-use proto::identity::{Identity, Kind};
+use proto::identity::Identity;
 use tokio::sync::{mpsc, watch as signal};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Extensions, Request, Response, Status};
 
 use crate::accept::{Caller, Connection};
+use crate::access::Gate;
 use crate::config::Member;
 use crate::hub::Hub;
 use crate::liveness::Liveness;
@@ -125,11 +126,12 @@ fn caller(extensions: &Extensions) -> Result<Arc<Identity>, Failure> {
     }
 }
 
-/// The caller and its request, if it is one of `kinds`; operators always are.
-fn authorise<T>(request: Request<T>, kinds: &[Kind]) -> Result<(Arc<Identity>, T), Failure> {
+/// The caller and its request, if its roles allow what it names (`crate::access`).
+fn authorise<T: 'static>(request: Request<T>) -> Result<(Arc<Identity>, T), Failure> {
     let identity = caller(request.extensions())?;
-    if identity.kind != Kind::Operator && !kinds.contains(&identity.kind) {
-        return Err(Failure::denied(&identity));
-    }
-    Ok((identity, request.into_inner()))
+    let gate = request.extensions().get::<Gate>().cloned();
+    let gate = gate.ok_or_else(|| Failure::denied(&identity))?;
+    let message = request.into_inner();
+    gate.admit_message(&identity, &message)?;
+    Ok((identity, message))
 }

@@ -18,7 +18,6 @@ use proto::control::{
     UpdateNumberRequest,
 };
 use proto::e164::E164;
-use proto::identity::Kind;
 use proto::raft::{
     AllocateNumber, ImportNumbers, ReleaseNumber, allocate_number, command, outcome,
 };
@@ -38,7 +37,7 @@ impl Numbers for Api {
         request: Request<ImportNumbersRequest>,
     ) -> Answer<ImportNumbersResponse> {
         answer("Numbers.Import", async {
-            let (caller, request) = authorise(request, &[])?;
+            let (caller, request) = authorise(request)?;
             let ImportNumbersRequest { options, pool, e164, .. } = request;
             let kind = command::Kind::ImportNumbers(ImportNumbers { pool, e164 });
             let (outcome, header) = self.0.cluster.write(&caller, options, kind).await?;
@@ -55,7 +54,7 @@ impl Numbers for Api {
         request: Request<AllocateNumberRequest>,
     ) -> Answer<AllocateNumberResponse> {
         answer("Numbers.Allocate", async {
-            let (caller, request) = authorise(request, &[])?;
+            let (caller, request) = authorise(request)?;
             let which = match request.which {
                 Some(Which::E164(e164)) => allocate_number::Which::E164(e164),
                 Some(Which::AnyOfPool(pool)) => allocate_number::Which::AnyOfPool(pool),
@@ -80,7 +79,7 @@ impl Numbers for Api {
         request: Request<ReleaseNumberRequest>,
     ) -> Answer<ReleaseNumberResponse> {
         answer("Numbers.Release", async {
-            let (caller, request) = authorise(request, &[])?;
+            let (caller, request) = authorise(request)?;
             let ReleaseNumberRequest { options, e164, tenant, expect } = request;
             let kind = command::Kind::ReleaseNumber(ReleaseNumber { e164, tenant, expect });
             let (outcome, header) = self.0.cluster.write(&caller, options, kind).await?;
@@ -94,7 +93,7 @@ impl Numbers for Api {
 
     async fn get(&self, request: Request<GetNumberRequest>) -> Answer<GetNumberResponse> {
         answer("Numbers.Get", async {
-            let (_, request) = authorise(request, &[Kind::Pop])?;
+            let (_, request) = authorise(request)?;
             let consistency = request.consistency();
             let e164 = E164::parse(&request.e164)
                 .map_err(|error| Failure::invalid(format!("e164 {error}")))?;
@@ -110,7 +109,7 @@ impl Numbers for Api {
 
     async fn list(&self, request: Request<ListNumbersRequest>) -> Answer<ListNumbersResponse> {
         answer("Numbers.List", async {
-            let (_, request) = authorise(request, &[Kind::Pop])?;
+            let (_, request) = authorise(request)?;
             let (consistency, state) = (request.consistency(), request.state());
             let limit = page(request.page_size)?;
             let look = move |replica: &Replica| {

@@ -9,7 +9,7 @@ use proto::control::{
     HeartbeatRequest, HeartbeatResponse, ListPopsRequest, ListPopsResponse, Pop,
     RegisterPopRequest, RegisterPopResponse,
 };
-use proto::identity::{Identity, Kind};
+use proto::identity::Kind;
 use proto::raft::{command, outcome};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -25,15 +25,14 @@ type Beats = Pin<Box<dyn Stream<Item = Result<HeartbeatResponse, Status>> + Send
 impl Pops for Api {
     async fn register(&self, request: Request<RegisterPopRequest>) -> Answer<RegisterPopResponse> {
         answer("Pops.Register", async {
-            let (caller, request) = authorise(request, &[Kind::Pop])?;
+            let (caller, request) = authorise(request)?;
             let pop = request.pop.ok_or_else(|| Failure::invalid("pop is missing"))?;
-            speaks_for(&caller, &pop.pop_id)?;
             if caller.kind == Kind::Pop && caller.region != pop.region {
                 let message = format!(
                     "pop.region is \"{}\", your certificate says \"{}\"",
                     pop.region, caller.region
                 );
-                return Err(Failure::new(Code::PermissionDenied, "DENIED", message));
+                return Err(Failure::forbidden(message));
             }
             let kind = command::Kind::RegisterPop(pop);
             let (outcome, header) = self.0.cluster.write(&caller, request.options, kind).await?;
@@ -49,6 +48,7 @@ impl Pops for Api {
 
     async fn heartbeat(&self, request: Request<Streaming<HeartbeatRequest>>) -> Answer<Beats> {
         answer("Pops.Heartbeat", async {
+            // The gate let it in for the POP of its own name only.
             let caller = caller(request.extensions())?;
             if caller.kind != Kind::Pop {
                 return Err(Failure::denied(&caller));
@@ -64,7 +64,7 @@ impl Pops for Api {
 
     async fn list(&self, request: Request<ListPopsRequest>) -> Answer<ListPopsResponse> {
         answer("Pops.List", async {
-            let (_, request) = authorise(request, &[Kind::Pop])?;
+            let (_, request) = authorise(request)?;
             let pops = |replica: &control_core::replica::Replica| {
                 replica.state().pops().collect::<Vec<Pop>>()
             };
@@ -89,15 +89,6 @@ impl Api {
             pop: Some(pop),
         }
     }
-}
-
-/// A POP speaks for itself, an operator for every one.
-fn speaks_for(caller: &Identity, pop_id: &str) -> Result<(), Failure> {
-    if caller.kind == Kind::Operator || caller.name == pop_id {
-        return Ok(());
-    }
-    let message = format!("{} may not speak for POP \"{pop_id}\"", caller.principal());
-    Err(Failure::new(Code::PermissionDenied, "DENIED", message))
 }
 
 /// The heartbeats of one POP.
@@ -128,7 +119,7 @@ impl HeartStream {
     async fn heard(&self, beat: &HeartbeatRequest) -> Result<HeartbeatResponse, Failure> {
         if beat.pop_id != self.pop_id {
             let message = format!("this certificate beats for POP \"{}\" only", self.pop_id);
-            return Err(Failure::new(Code::PermissionDenied, "DENIED", message));
+            return Err(Failure::forbidden(message));
         }
         let cluster = &self.api.0.cluster;
         let pop_id = self.pop_id.clone();
@@ -143,7 +134,10 @@ impl HeartStream {
                  may not go on under that name",
                 self.pop_id, beat.epoch
             );
-            return Err(Failure::new(Code::FailedPrecondition, "FENCED", message));
+            let failure = Failure::new(Code::FailedPrecondition, "FENCED", message);
+            return Err(failure
+                .with("subject", format!("pops/{}", self.pop_id))
+                .with("epoch", epoch));
         }
         telemetry::heartbeat();
         self.api.0.liveness.heard(beat, Instant::now());

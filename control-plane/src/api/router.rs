@@ -4,18 +4,21 @@ use std::convert::Infallible;
 use std::task::{Context, Poll};
 
 use control_core::replica::PEER_MESSAGE_BYTES_MAX;
+use proto::control::access_server::{AccessServer, SERVICE_NAME as ACCESS};
 use proto::control::admin_server::{AdminServer, SERVICE_NAME as ADMIN};
 use proto::control::numbers_server::{NumbersServer, SERVICE_NAME as NUMBERS};
 use proto::control::pops_server::{PopsServer, SERVICE_NAME as POPS};
 use proto::control::routing_server::{RoutingServer, SERVICE_NAME as ROUTING};
 use proto::control::watch_server::{SERVICE_NAME as WATCH, WatchServer};
-use proto::identity::Kind;
 use proto::raft::peer_server::{PeerServer, SERVICE_NAME as PEER};
+use tokio::sync::watch::Receiver;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
-use tonic::{Code, Extensions, Status};
+use tonic::{Code, Status};
 
 use super::{Api, Failure, caller};
+use crate::access::{self, Gate};
+use crate::driver::Progress;
 
 /// Largest request of clients: 10,000 numbers and room to spare.
 const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -29,6 +32,8 @@ pub(super) struct Router {
     pops: PopsServer<Api>,
     routing: RoutingServer<Api>,
     watch: WatchServer<Api>,
+    access: AccessServer<Api>,
+    progress: Receiver<Progress>,
 }
 
 impl Router {
@@ -42,7 +47,22 @@ impl Router {
             pops: PopsServer::new(api.clone()).max_decoding_message_size(bytes),
             routing: RoutingServer::new(api.clone()).max_decoding_message_size(bytes),
             watch: WatchServer::new(api.clone()).max_decoding_message_size(bytes),
+            access: AccessServer::new(api.clone()).max_decoding_message_size(bytes),
+            progress: api.0.cluster.driver().progress(),
         }
+    }
+
+    /// Asked before the body is read: nobody sends megabytes to be told no.
+    fn admit(&self, request: &mut http::Request<Body>) -> Result<(), Failure> {
+        let row = access::row(request.uri().path()).ok_or_else(|| {
+            let message = "this node has no such method: it may be older than you";
+            Failure::new(Code::Unimplemented, "UNKNOWN_METHOD", message)
+        })?;
+        let caller = caller(request.extensions())?;
+        let gate = Gate::new(row, self.progress.borrow().policy.clone());
+        gate.admit(&caller)?;
+        request.extensions_mut().insert(gate);
+        Ok(())
     }
 }
 
@@ -55,15 +75,16 @@ impl Service<http::Request<Body>> for Router {
         Poll::Ready(Ok(())) // As all of them always are.
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        if let Err(failure) = self.admit(&mut request) {
+            return refuse(failure);
+        }
         let service = request.uri().path().trim_start_matches('/').split('/').next();
         match service.unwrap_or_default() {
             ADMIN => self.admin.call(request),
             NUMBERS => self.numbers.call(request),
-            PEER => match only_control_nodes(request.extensions()) {
-                Ok(()) => self.peer.call(request),
-                Err(failure) => refuse(failure),
-            },
+            PEER => self.peer.call(request),
+            ACCESS => self.access.call(request),
             POPS => self.pops.call(request),
             ROUTING => self.routing.call(request),
             WATCH => self.watch.call(request),
@@ -73,12 +94,6 @@ impl Service<http::Request<Body>> for Router {
             }
         }
     }
-}
-
-/// Asked before the body is read: only members may send as much as raft does.
-fn only_control_nodes(extensions: &Extensions) -> Result<(), Failure> {
-    let identity = caller(extensions)?;
-    if identity.kind == Kind::Control { Ok(()) } else { Err(Failure::denied(&identity)) }
 }
 
 fn refuse(failure: Failure) -> BoxFuture<http::Response<Body>, Infallible> {

@@ -15,7 +15,6 @@ use proto::control::watch_response::Kind as Item;
 use proto::control::watch_server::Watch;
 use proto::control::{Progress, Resource, SnapshotPart, WatchRequest, WatchResponse};
 use proto::id::{NodeId, Revision};
-use proto::identity::Kind;
 use tokio::sync::{mpsc, watch as signal};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -45,7 +44,7 @@ impl Watch for Api {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Answer<Changes> {
         answer("Watch.Watch", async {
-            let (_, request) = authorise(request, &[Kind::Control, Kind::Pop])?;
+            let (_, request) = authorise(request)?;
             let cluster_id = self.0.cluster.driver().progress().borrow().cluster_id.clone();
             if cluster_id.is_empty() {
                 let message = "this node has not met its cluster yet: ask another one";
@@ -121,7 +120,7 @@ impl Watcher {
         let mut at = match Revision(request.from_revision) {
             Revision(0) => self.snapshot().await?,
             from if request.cluster_id != *self.cluster_id => {
-                return Err(compacted(from, "it belongs to another cluster").into());
+                return Err(compacted(from, "it belongs to another cluster", None).into());
             }
             from => self.caught_up(from).await?,
         };
@@ -129,7 +128,8 @@ impl Watcher {
         loop {
             revisions.mark_unchanged();
             let events = self.api.0.hub.since(at);
-            let events = events.map_err(|error| compacted(at, &error.to_string()))?;
+            let events =
+                events.map_err(|error| compacted(at, &error.to_string(), Some(error.oldest)))?;
             if events.is_empty() {
                 self.idle(at, &mut revisions).await?;
             }
@@ -202,9 +202,14 @@ impl Watcher {
     }
 }
 
-fn compacted(from: Revision, why: &str) -> Failure {
+/// With the revision after which events are still here, if that would help.
+fn compacted(from: Revision, why: &str, oldest: Option<Revision>) -> Failure {
     let message = format!("cannot go on after revision {from} ({why}): begin anew");
-    Failure::new(Code::OutOfRange, "REVISION_COMPACTED", message)
+    let failure = Failure::new(Code::OutOfRange, "REVISION_COMPACTED", message);
+    match oldest {
+        Some(oldest) => failure.with("compact_revision", oldest),
+        None => failure,
+    }
 }
 
 /// At least one part, the last one marked.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use control_core::access::Policy;
 use control_core::replica::{ProposeError, ReadError, Replica, Role};
 use proto::control::ResponseHeader;
 use proto::id::{NodeId, Revision};
@@ -36,6 +37,8 @@ pub struct Progress {
     pub leads: bool,
     /// Empty until the cluster has one.
     pub cluster_id: Arc<str>,
+    /// Roles and bindings.
+    pub policy: Arc<Policy>,
     /// When the loop last turned; old when the disk hangs.
     pub turned: Instant,
 }
@@ -53,6 +56,7 @@ impl Progress {
             leader: status.leader,
             leads: status.role == Role::Leader,
             cluster_id: state.cluster_id().into(),
+            policy: state.policy().clone(),
             turned: Instant::now(),
         }
     }

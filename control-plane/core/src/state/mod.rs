@@ -11,6 +11,7 @@
 //! Deliberately not here: checks of form (`crate::command`: they may change with a version) and
 //! permissions (the API's, by certificate).
 
+mod access;
 mod hash;
 mod numbers;
 mod pops;
@@ -21,9 +22,10 @@ mod tables;
 mod trunks;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use proto::control::{Change, Event, Number, Pop, Resource, ResourceKey, Route, Trunk};
+use proto::control::{Change, Event, Number, Pop, Resource, ResourceKey, Role, Route, Trunk};
 use proto::control::{change, resource_key};
 use proto::raft::command::Kind;
 use proto::raft::{Command, Done, Outcome, Reason, Rejected, outcome};
@@ -31,6 +33,9 @@ use proto::raft::{Command, Done, Outcome, Reason, Rejected, outcome};
 pub use read::{NumberCounts, NumberQuery};
 pub use tables::{TableChange, TableError};
 
+use crate::access::Policy;
+
+use access::BindingRecord;
 use requests::{RequestRecord, Seen};
 use tables::{META_TABLE, Meta, Record, Tables};
 
@@ -75,6 +80,8 @@ struct Index {
     pops: usize,
     trunks: usize,
     routes: usize,
+    /// Shared with the API, which asks it for each request.
+    policy: Arc<Policy>,
 }
 
 /// What ends at its time.
@@ -222,6 +229,10 @@ impl State {
             Some(Kind::ImportNumbers(import)) => self.import_numbers(import, step),
             Some(Kind::AllocateNumber(allocate)) => self.allocate_number(allocate, now_ms, step),
             Some(Kind::ReleaseNumber(release)) => self.release_number(release, now_ms, step),
+            Some(Kind::PutRole(role)) => self.put_role(role, step),
+            Some(Kind::DeleteRole(role_id)) => self.delete_role(role_id, step),
+            Some(Kind::Bind(binding)) => self.bind(binding, step),
+            Some(Kind::Unbind(binding)) => self.unbind(binding, step),
             Some(Kind::InitCluster(id)) => self.init_cluster(id),
             // Log time moved on already; the hash is compared by the replica.
             Some(Kind::AdvanceClock(_) | Kind::HashCheck(_)) => Ok(outcome::Kind::Done(Done {})),
@@ -276,6 +287,8 @@ impl Index {
                 record::<Pop>(name, value)?;
                 self.pops += 1;
             }
+            Role::TABLE => self.load_role(&record(name, value)?),
+            BindingRecord::TABLE => self.load_binding(&record(name, value)?),
             RequestRecord::TABLE => self.add_request(&record(name, value)?),
             Route::TABLE => {
                 self.use_trunks(&record::<Route>(name, value)?.candidates);

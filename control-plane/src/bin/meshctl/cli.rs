@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-/// Operates a Voxmesh: status, POPs, trunks, routes, numbers, certificates.
+/// Operates a Voxmesh: status, POPs, trunks, routes, numbers, roles, certificates.
 #[derive(Parser)]
 #[command(name = "meshctl", version, arg_required_else_help = true)]
 #[command(after_help = "Connection flags may also come from the file of --config (endpoints, ca, \
@@ -69,6 +69,9 @@ pub(crate) enum Command {
     /// The number inventory
     #[command(subcommand)]
     Numbers(Numbers),
+    /// Who may do what: roles and who has them
+    #[command(subcommand)]
+    Roles(crate::roles::Roles),
     /// An own authority and certificates for nodes and operators
     #[command(subcommand)]
     Pki(Pki),
@@ -306,6 +309,7 @@ pub(crate) enum KindArg {
     Control,
     Operator,
     Pop,
+    Service,
 }
 
 #[cfg(test)]

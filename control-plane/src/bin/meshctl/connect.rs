@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use crate::cli::{Connection, Read, Write};
+use crate::refusal::{Refusal, describe, reason};
 
 /// One try at one node: an election fits in.
 const ATTEMPT: Duration = Duration::from_secs(7);
@@ -104,7 +105,7 @@ impl Mesh {
                     Err(status) if worth_another_node(&status) => {
                         failures.push(format!("{address} ({})", describe(&status)));
                     }
-                    Err(status) => bail!("{}", describe(&status)),
+                    Err(status) => return Err(Refusal::of(&status).into()),
                 }
             }
             if Instant::now() + PAUSE >= deadline {
@@ -123,25 +124,6 @@ fn worth_another_node(status: &Status) -> bool {
         Code::Internal => reason(status).is_none(),
         _ => false,
     }
-}
-
-fn reason(status: &Status) -> Option<&str> {
-    status.metadata().get("voxmesh-reason").and_then(|reason| reason.to_str().ok())
-}
-
-/// Reason and sentence of a status, or what kept the connection from being made.
-pub(crate) fn describe(status: &Status) -> String {
-    if let Some(reason) = reason(status) {
-        return format!("{reason}: {}", status.message());
-    }
-    // The innermost cause says it: "Connection refused", "invalid peer certificate".
-    let mut cause = std::error::Error::source(status);
-    let mut said = status.message().to_owned();
-    while let Some(error) = cause {
-        said = error.to_string();
-        cause = error.source();
-    }
-    said
 }
 
 /// A write's id, kept through all its tries.

@@ -10,6 +10,8 @@ mod docs;
 mod numbers;
 mod pki;
 mod pops;
+mod refusal;
+mod roles;
 mod routes;
 mod status;
 mod table;
@@ -20,18 +22,36 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, Output};
 use connect::Mesh;
+use refusal::Refusal;
 use table::Printer;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let output = cli.connection.output;
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
             // A closed standard error changes nothing about the outcome.
-            let _ = writeln!(io::stderr(), "meshctl: {error:#}");
+            let _ = writeln!(io::stderr(), "{}", said(&error, output));
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn said(error: &anyhow::Error, output: Output) -> String {
+    match output {
+        Output::Table => format!("meshctl: {error:#}"),
+        Output::Json => {
+            let refusal = error.downcast_ref::<Refusal>();
+            let message = format!("{error:#}");
+            refusal
+                .map_or_else(
+                    || serde_json::json!({ "error": { "message": message } }),
+                    |refusal| serde_json::json!({ "error": refusal }),
+                )
+                .to_string()
         }
     }
 }
@@ -65,6 +85,7 @@ async fn ask(command: Command, mesh: &Mesh, printer: &Printer) -> anyhow::Result
         Command::Pops(read) => pops::list(read, mesh, printer).await?,
         Command::Trunks(command) => trunks::run(command, mesh, printer).await?,
         Command::Routes(command) => routes::run(command, mesh, printer).await?,
+        Command::Roles(command) => return roles::run(command, mesh, printer).await,
         Command::Numbers(command) => numbers::run(command, mesh, printer).await?,
         // Done before a connection is needed.
         Command::Completions { .. } | Command::Pki(_) => {}

@@ -26,6 +26,7 @@ pub(crate) fn run(command: &Pki, connection: &Connection, printer: &Printer) -> 
                 KindArg::Control => Kind::Control,
                 KindArg::Operator => Kind::Operator,
                 KindArg::Pop => Kind::Pop,
+                KindArg::Service => Kind::Service,
             };
             let (name, region, ips) = (name.clone(), region.clone(), ip.clone());
             let request = Request { kind, name, region, ips, days: *days, force: *force };

@@ -11,7 +11,8 @@ use serde::Serialize;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use crate::connect::{Mesh, describe};
+use crate::connect::Mesh;
+use crate::refusal::describe;
 use crate::table::Printer;
 
 /// A node that takes longer is as good as gone.

@@ -1,0 +1,108 @@
+//! Form of roles and bindings.
+
+use proto::control::{Binding, Role};
+use proto::id::PopId;
+
+use super::{Check, bounded, label, text};
+use crate::access::VERBS;
+
+/// Patterns that a role fills in.
+const VARIABLES: [&str; 2] = ["{name}", "{tenant}"];
+
+pub(super) fn check_role_id(id: &str) -> Check {
+    label("role_id", id)
+}
+
+pub(super) fn check_role(role: &Role) -> Check {
+    check_role_id(&role.role_id)?;
+    text("description", &role.description, 256)?;
+    if role.grants.is_empty() {
+        return Err("grants is empty: grant at least one verb on one resource".into());
+    }
+    bounded("grants", role.grants.len())?;
+    for grant in &role.grants {
+        bounded("verbs", grant.verbs.len())?;
+        bounded("resources", grant.resources.len())?;
+        if grant.verbs.is_empty() || grant.resources.is_empty() {
+            return Err("grants needs verbs and resources in each entry".into());
+        }
+        let unknown =
+            |verb: &&String| *verb != "*" && !VERBS.iter().any(|(known, _)| known == verb);
+        if let Some(verb) = grant.verbs.iter().find(unknown) {
+            let known: Vec<&str> = VERBS.iter().map(|(verb, _)| *verb).collect();
+            return Err(format!("verbs has {verb:?}: one of {}, or \"*\"", known.join(", ")));
+        }
+        grant.resources.iter().try_for_each(|pattern| check_pattern(pattern))?;
+    }
+    Ok(())
+}
+
+fn check_pattern(pattern: &str) -> Check {
+    let plain = |s: &str| {
+        !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+".contains(&b))
+    };
+    let ok = pattern.len() <= 128
+        && pattern.split('/').all(|s| s == "*" || VARIABLES.contains(&s) || plain(s));
+    if ok {
+        return Ok(());
+    }
+    Err(format!("resources has {pattern:?}: write segments such as \"numbers/de/*\" or \"*\""))
+}
+
+pub(super) fn check_binding(binding: &Binding) -> Check {
+    check_role_id(&binding.role_id)?;
+    if !binding.tenant.is_empty() {
+        label("tenant", &binding.tenant)?;
+    }
+    let principal = &binding.principal;
+    let ok = match principal.split_once('/') {
+        Some((kind, name)) => {
+            kind.parse::<proto::identity::Kind>().is_ok()
+                && (name == "*" || PopId::new(name).is_ok())
+        }
+        None => principal == "*",
+    };
+    if ok {
+        return Ok(());
+    }
+    Err(format!(
+        "principal {principal:?} is neither like \"operator/anna\" or \"service/*\" nor \"*\""
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::control::Grant;
+
+    use super::*;
+
+    fn role(verb: &str, resource: &str) -> Role {
+        let grants = vec![Grant { verbs: vec![verb.into()], resources: vec![resource.into()] }];
+        Role { role_id: "r".into(), grants, ..Role::default() }
+    }
+
+    #[test]
+    fn roles_name_known_verbs_and_clean_patterns() {
+        assert_eq!(check_role(&role("read", "numbers/de/*")), Ok(()));
+        assert_eq!(check_role(&role("*", "tenants/{tenant}/*")), Ok(()));
+        assert!(check_role(&role("see", "*")).unwrap_err().contains("allocate"));
+        for bad in ["", "/", "numbers//x", "numbers/{x}", "a b", "numbers/de*"] {
+            assert!(check_role(&role("read", bad)).unwrap_err().starts_with("resources"), "{bad}");
+        }
+        assert!(check_role(&Role { role_id: "r".into(), ..<_>::default() }).is_err());
+    }
+
+    #[test]
+    fn principals_have_a_kind_and_a_name() {
+        let check = |principal: &str| {
+            let role_id = "viewer".into();
+            check_binding(&Binding { principal: principal.into(), role_id, ..<_>::default() })
+        };
+        for good in ["operator/anna", "operator/*", "service/portal", "*"] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+        for bad in ["", "anna", "king/anna", "operator/", "operator/a/b", "*/*", "operator/A"] {
+            assert!(check(bad).unwrap_err().starts_with("principal"), "{bad}");
+        }
+    }
+}
