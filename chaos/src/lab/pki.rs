@@ -42,13 +42,19 @@ impl Authority {
     }
 
     /// Makes key and certificate of one identity and writes them as `STEM.pem`, `STEM.key`.
-    pub fn issue(&self, identity: &Identity, stem: &str, ip: Option<IpAddr>) -> Result<Files> {
+    /// `ips`: addresses it may be dialed by.
+    pub fn issue(
+        &self,
+        identity: &Identity,
+        stem: &str,
+        ips: impl IntoIterator<Item = IpAddr>,
+    ) -> Result<Files> {
         let mut params = CertificateParams::new(identity.dns_names())
             .with_context(|| format!("no certificate for {stem}"))?;
         params.distinguished_name.push(DnType::CommonName, identity.principal());
         let uri = identity.to_uri().try_into().context("the identity is no URI")?;
         params.subject_alt_names.push(SanType::URI(uri));
-        params.subject_alt_names.extend(ip.map(SanType::IpAddress));
+        params.subject_alt_names.extend(ips.into_iter().map(SanType::IpAddress));
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -105,7 +105,7 @@ pub(super) async fn two_pops(table: &mut Table) -> Result<()> {
             name: format!("one-way latency added, two POPs, 20 calls, {label} (peer: no relay)"),
             peer: Some(direct),
             ours: mesh - direct,
-            target,
+            target: target.into(),
             unit: "ms",
         });
     }

@@ -92,7 +92,7 @@ pub(super) async fn two_pops(table: &mut Table) -> Result<()> {
         ("… packets lost in the mesh, p99 of calls", percentile(&losses, 0.99), 0.1, "%"),
     ];
     for (name, ours, target, unit) in rows {
-        table.add(Figure { name: name.into(), peer: None, ours, target, unit });
+        table.add(Figure { name: name.into(), peer: None, ours, target: target.into(), unit });
     }
     Ok(())
 }

@@ -27,7 +27,13 @@ pub(super) async fn idle(table: &mut Table) -> Result<()> {
         ),
     ];
     for (name, ours, target) in figures {
-        table.add(Figure { name: name.into(), peer: None, ours, target, unit: "MB" });
+        table.add(Figure {
+            name: name.into(),
+            peer: None,
+            ours,
+            target: target.into(),
+            unit: "MB",
+        });
     }
     Ok(())
 }

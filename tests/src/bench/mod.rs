@@ -1,5 +1,6 @@
 //! Benchmarks: measured figures beside a peer's or a bound, in the same run.
 
+mod control;
 mod latency;
 mod load;
 mod memory;
@@ -9,15 +10,21 @@ mod table;
 
 use anyhow::Result;
 
-pub use table::{Figure, Table};
+pub use table::{Figure, Table, Target};
 
 /// Name, and what it measures.
-pub const BENCHES: [(&str, &str); 1] =
-    [("mesh", "set-up time, 200 calls across two POPs, added latency, idle memory (about 3 min)")];
+pub const BENCHES: [(&str, &str); 2] = [
+    (
+        "control",
+        "the control plane beside etcd: writes, allocation, reads (about 4 min; [--quick] [GROUP…])",
+    ),
+    ("mesh", "set-up time, 200 calls across two POPs, added latency, idle memory (about 3 min)"),
+];
 
 /// Runs a benchmark; `None`: no such name.
-pub async fn run(name: &str) -> Option<Result<Table>> {
+pub async fn run(name: &str, arguments: &[String]) -> Option<Result<Table>> {
     match name {
+        "control" => Some(control::control(arguments).await),
         "mesh" => Some(mesh().await),
         _ => None,
     }

@@ -42,7 +42,7 @@ fn add(table: &mut Table, name: &str, direct: &[f64], mesh: &[f64], target: f64)
             name: format!("set-up added, {name}, {label}"),
             peer: Some(direct),
             ours: mesh - direct,
-            target,
+            target: target.into(),
             unit: "ms",
         });
     }

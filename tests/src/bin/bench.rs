@@ -12,7 +12,8 @@ async fn main() -> ExitCode {
         BENCHES.iter().for_each(|(name, what)| println!("{name:10} {what}"));
         return ExitCode::SUCCESS;
     }
-    match run(&name).await {
+    let arguments: Vec<String> = std::env::args().skip(2).collect();
+    match run(&name, &arguments).await {
         None => {
             let names: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
             eprintln!("no benchmark '{name}'; there are: {}", names.join(", "));
