@@ -33,9 +33,14 @@ use api::{
 
 const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
-/// Free numbers a client looks at before it takes one of them at random: the usual way to keep
-/// clients out of each other's way.
-const LOOK_AT: i64 = 64;
+/// A client looks at so many neighbours somewhere in the pool and takes a free one at random. This
+/// is kind: a range over the whole pool costs etcd a walk over all its keys, whatever the limit,
+/// and clients that all want the lowest number need tens of attempts.
+const LOOK_AT: u64 = 64;
+/// Windows that may hold no free number before the pool counts as empty.
+const LOOKS: u32 = 200;
+/// Numbers of a pool, more than are taken while it is measured.
+pub(super) const POOL: u64 = 60_000;
 /// etcd takes at most 128 operations in a transaction.
 const FILL_AT_ONCE: u64 = 128;
 /// A value whose record is as large as the trunk we write.
@@ -200,18 +205,19 @@ impl Session for EtcdSession {
     }
 
     async fn any(&self, pool: u64, unique: u64) -> Result<Got, Status> {
-        for attempts in 1.. {
+        let mut attempts = 0;
+        for look in 0..LOOKS {
+            let random = scatter(unique.wrapping_mul(1_000).wrapping_add(u64::from(look)));
+            let from = random % POOL;
             let range = RangeRequest {
-                key: format!("free/{pool}/").into(),
-                range_end: format!("free/{pool}0").into(),
-                limit: LOOK_AT,
+                key: free(pool, from),
+                range_end: free(pool, from + LOOK_AT),
                 keys_only: true,
                 ..RangeRequest::default()
             };
             let found = self.kv.clone().range(range).await?.into_inner().kvs;
-            let pick = scatter(unique.wrapping_mul(1_000).wrapping_add(u64::from(attempts)));
-            let pick = usize::try_from(pick).unwrap_or(0).checked_rem(found.len());
-            let Some(kv) = pick.and_then(|pick| found.get(pick)) else { break };
+            let pick = usize::try_from(scatter(random)).unwrap_or(0).checked_rem(found.len());
+            let Some(kv) = pick.and_then(|pick| found.get(pick)) else { continue };
             let text = String::from_utf8_lossy(&kv.key);
             let number = text.rsplit('/').next().and_then(|n| n.parse().ok()).unwrap_or_default();
             let txn = TxnRequest {
@@ -219,6 +225,7 @@ impl Session for EtcdSession {
                 success: vec![delete(kv.key.clone()), put(owned(pool, number), VALUE)],
                 failure: Vec::new(),
             };
+            attempts += 1;
             if self.txn(txn).await? {
                 return Ok(Got { number, attempts });
             }

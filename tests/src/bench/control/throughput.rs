@@ -12,15 +12,14 @@ use super::super::table::Target;
 use super::super::{Figure, Table, percentile};
 use super::Options;
 use super::bed::Spot;
-use super::etcd::Etcd;
+use super::etcd::{self, Etcd};
 use super::load::{Load, Measured, run};
 use super::ours::Ours;
 use super::system::{Got, Session, System};
 
 /// Keys that writes go to.
 const KEYS: u64 = 10_000;
-/// Numbers of a pool, more than are taken while it is measured.
-const ETCD_POOL: u64 = 60_000;
+/// Numbers of a pool of ours, more than are taken while it is measured.
 const OUR_POOL: u64 = 250_000;
 
 /// Both, on loopback, with nothing between them; each waits while the other works.
@@ -150,7 +149,7 @@ pub(super) async fn writes(table: &mut Table, options: &Options) -> Result<()> {
 pub(super) async fn allocate(table: &mut Table, options: &Options) -> Result<()> {
     let mut pair = Pair::start().await?;
     for pool in 0..3 {
-        pair.etcd.session(pair.etcd.leader().await?)?.fill(pool, ETCD_POOL).await?;
+        pair.etcd.session(pair.etcd.leader().await?)?.fill(pool, etcd::POOL).await?;
         pair.ours.session(pair.ours.leader().await?)?.fill(pool, OUR_POOL).await?;
     }
     let load = Load { clients: 64, time: Duration::ZERO, node: 0 };
