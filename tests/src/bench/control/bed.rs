@@ -103,19 +103,9 @@ impl Bed {
         Ok(())
     }
 
-    pub(super) fn process(&mut self, node: usize) -> Result<&mut Process> {
-        self.processes.get_mut(node).context("no such node")
-    }
-
     /// CPU time of all nodes, theirs alone.
     pub(super) fn cpu(&self) -> Result<Duration> {
         self.processes.iter().map(Process::cpu_time).sum()
-    }
-
-    /// The largest resident memory of a node.
-    pub(super) fn rss(&self) -> Result<u64> {
-        let all = self.processes.iter().map(Process::rss_bytes).collect::<Result<Vec<_>>>()?;
-        all.into_iter().max().context("no node")
     }
 
     /// Fails with the last words of a node that ended.

@@ -181,6 +181,7 @@ impl Session for OurSession {
                 options: options((1 << 40) + pool * POOL + from),
                 pool: format!("pool-{pool}"),
                 e164: (from..to).map(|number| e164(pool, number)).collect(),
+                ..ImportNumbersRequest::default()
             };
             self.numbers.clone().import(request).await?;
             from = to;
