@@ -6,25 +6,33 @@
 //!
 //! Order of sources, first one first: the clock, peers, the API.
 
+mod clock;
 mod handle;
+mod stall;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use control_core::replica::{
-    HaltReason, Persist, ProposeError, ReadError, Replica, ReplicaCommand, Role,
+    HaltReason, Persist, Position, ProposeError, ReadError, Replica, ReplicaCommand, Role,
+    TransferError,
 };
 use proto::id::NodeId;
 use proto::raft::{Command, Outcome};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::MissedTickBehavior;
 
 pub use handle::{Driver, Progress, Stopped};
 
+use clock::Clocks;
+pub(crate) use clock::wall_ms;
+use handle::Shared;
+use stall::Writing;
+
 use crate::hub::Hub;
-use crate::peer::Outboxes;
+use crate::pace::Pace;
+use crate::peer::{Outboxes, Parcel};
 use crate::telemetry::{self, PeerDrop};
 use crate::wal::{Wal, WalError};
 
@@ -59,12 +67,12 @@ pub enum Proposed {
     Refused(ProposeError),
 }
 
-/// What a read may see.
+/// What a linearizable read came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadIndex {
-    /// Everything acknowledged before, once this index is applied.
-    At(u64),
-    /// Leadership was lost meanwhile.
+pub enum Read {
+    /// The state holds everything acknowledged before.
+    Ready,
+    /// No majority answered in time.
     Lost,
     /// Not taken.
     Refused(ReadError),
@@ -75,10 +83,17 @@ type Query = Box<dyn FnOnce(&Replica) + Send>;
 enum ApiInput {
     Propose(Box<Command>, oneshot::Sender<Proposed>),
     Query(Query),
-    ReadIndex(oneshot::Sender<ReadIndex>),
+    Read(oneshot::Sender<Read>),
+    Transfer(Option<NodeId>, oneshot::Sender<Result<NodeId, TransferError>>),
 }
 
 enum PeerInput {
+    /// What its clock shows.
+    Clock(NodeId, u64),
+    /// Its process has ended.
+    Gone(NodeId),
+    /// Where its log ends, for the reader's round of this number.
+    LogEnd(NodeId, u64, Position),
     /// A raft message, as the certificate names the sender.
     Message(NodeId, Bytes),
     /// Another node came with this data directory for the first time.
@@ -97,8 +112,8 @@ pub struct Parts {
     pub hub: Arc<Hub>,
     /// Where raft messages go.
     pub outboxes: Outboxes,
-    /// Grain of raft's time.
-    pub tick: Duration,
+    /// How fast raft's time goes.
+    pub pace: Pace,
 }
 
 struct Loop {
@@ -108,9 +123,13 @@ struct Loop {
     outboxes: Outboxes,
     progress: watch::Sender<Progress>,
     proposals: BTreeMap<u64, oneshot::Sender<Proposed>>,
-    reads: BTreeMap<u64, Vec<oneshot::Sender<ReadIndex>>>,
+    reads: BTreeMap<u64, Vec<oneshot::Sender<Read>>>,
     /// Readers of this turn; they share one round.
-    new_reads: Vec<oneshot::Sender<ReadIndex>>,
+    new_reads: Vec<oneshot::Sender<Read>>,
+    clocks: Clocks,
+    pace: Pace,
+    log_end: Arc<Mutex<Position>>,
+    writing: Arc<Writing>,
     next: u64,
     gauges_at: Instant,
     leader: Option<NodeId>,
@@ -125,7 +144,11 @@ pub fn start(
     let (peer, peer_inputs) = mpsc::channel(PEER_QUEUE);
     let (stop, stopped) = watch::channel(false);
     let (progress, seen) = watch::channel(Progress::of(&parts.replica));
-    let Parts { replica, wal, hub, outboxes, tick } = parts;
+    let (stalls, stalled) = watch::channel(false);
+    let Parts { replica, wal, hub, outboxes, pace } = parts;
+    let log_end = Arc::new(Mutex::new(replica.log_end()));
+    let writing = Writing::new();
+    tokio::spawn(stall::watch(Arc::downgrade(&writing), pace.clone(), stalls));
     let mut driver = Loop {
         replica,
         wal,
@@ -135,17 +158,21 @@ pub fn start(
         proposals: BTreeMap::new(),
         reads: BTreeMap::new(),
         new_reads: Vec::new(),
+        clocks: Clocks::default(),
+        pace,
+        log_end: log_end.clone(),
+        writing,
         next: 0,
         gauges_at: Instant::now(),
         leader: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     std::thread::Builder::new().name("driver".into()).spawn(move || {
-        let result = runtime.block_on(driver.run(api_inputs, peer_inputs, stopped, tick));
+        let result = runtime.block_on(driver.run(api_inputs, peer_inputs, stopped));
         // Nobody listens only when the process ends anyway.
         let _ = ended.send(result);
     })?;
-    Ok(Driver::new(api, peer, seen, stop))
+    Ok(Driver::new(api, peer, stop, Shared { progress: seen, stalled, log_end }))
 }
 
 impl Loop {
@@ -154,17 +181,20 @@ impl Loop {
         mut api: mpsc::Receiver<ApiInput>,
         mut peer: mpsc::Receiver<PeerInput>,
         mut stop: watch::Receiver<bool>,
-        tick: Duration,
     ) -> Result<(), DriverError> {
-        let mut ticks = tokio::time::interval(tick);
-        // After a pause of the process, time that nobody lived through must not elect leaders.
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let tick = tokio::time::sleep(self.pace.tick());
+        tokio::pin!(tick);
         self.execute()?;
         loop {
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
-                _ = ticks.tick() => self.tick(),
+                () = tick.as_mut() => {
+                    self.tick();
+                    // From now on: after a pause of the process, time that nobody lived through
+                    // must not elect leaders.
+                    tick.as_mut().reset(tokio::time::Instant::now() + self.pace.tick());
+                }
                 Some(input) = peer.recv() => {
                     self.peer_turn(input, &mut peer)?;
                     // Peers come first, and however busy they are, the API has its turn.
@@ -182,7 +212,8 @@ impl Loop {
 
     fn tick(&mut self) {
         let now = Instant::now();
-        self.replica.handle_tick(wall_ms());
+        let wall_ms = self.wall_ms();
+        self.replica.handle_tick(wall_ms);
         self.proposals.retain(|_, reply| !reply.is_closed());
         if now >= self.gauges_at {
             self.gauges_at = now + GAUGES_EVERY;
@@ -200,6 +231,13 @@ impl Loop {
         let mut left = BATCH;
         while let Some(input) = next {
             match input {
+                PeerInput::Clock(node, wall_ms) => {
+                    self.clocks.told(node, wall_ms, Instant::now());
+                }
+                PeerInput::Gone(node) => self.replica.handle_peer_gone(node),
+                PeerInput::LogEnd(node, round, end) => {
+                    self.replica.handle_log_end(node, round, end);
+                }
                 PeerInput::Message(from, message) => self.peer_message(from, &message),
                 PeerInput::Remember(node, incarnation) => {
                     self.wal.remember_incarnation(node, &incarnation)?;
@@ -226,17 +264,25 @@ impl Loop {
             match input {
                 ApiInput::Propose(command, reply) => self.propose(*command, reply),
                 ApiInput::Query(query) => query(&self.replica),
-                ApiInput::ReadIndex(reply) => self.new_reads.push(reply),
+                ApiInput::Read(reply) => self.new_reads.push(reply),
+                ApiInput::Transfer(to, reply) => {
+                    // The caller may have left.
+                    let _ = reply.send(self.replica.transfer_leader(to));
+                }
             }
             left -= 1;
             next = if left > 0 { more.try_recv().ok() } else { None };
         }
-        self.read_index();
+        self.read();
     }
 
     fn propose(&mut self, command: Command, reply: oneshot::Sender<Proposed>) {
+        if reply.is_closed() {
+            return; // It waited for a disk, or too long: its client has gone elsewhere.
+        }
         self.next += 1;
-        match self.replica.propose(self.next, command, wall_ms()) {
+        let wall_ms = self.wall_ms();
+        match self.replica.propose(self.next, command, wall_ms) {
             Ok(()) => {
                 self.proposals.insert(self.next, reply);
             }
@@ -252,23 +298,29 @@ impl Loop {
     }
 
     /// All readers of this turn share one round: each of them began before it.
-    fn read_index(&mut self) {
+    fn read(&mut self) {
         let readers = std::mem::take(&mut self.new_reads);
         if readers.is_empty() {
             return;
         }
         self.next += 1;
-        match self.replica.read_index(self.next) {
+        match self.replica.read(self.next) {
             Ok(()) => {
                 self.reads.insert(self.next, readers);
             }
-            Err(error) => answer(readers, ReadIndex::Refused(error)),
+            Err(error) => answer(readers, Read::Refused(error)),
         }
+    }
+
+    /// This node's clock, as far as the others' agree.
+    fn wall_ms(&self) -> u64 {
+        self.clocks.bounded(wall_ms(), &self.replica.voters(), Instant::now())
     }
 
     fn execute(&mut self) -> Result<(), DriverError> {
         while let Some(command) = self.replica.poll_command() {
             match command {
+                ReplicaCommand::Ask { to, round } => self.outboxes.push(to, Parcel::Ask(round)),
                 ReplicaCommand::Event(event) => self.hub.push(event),
                 ReplicaCommand::Halt { reason } => return Err(reason.into()),
                 ReplicaCommand::Outcome { proposal, outcome, revision: _ } => {
@@ -282,13 +334,15 @@ impl Loop {
                     }
                 }
                 ReplicaCommand::ReadLost { read } => {
-                    answer(self.reads.remove(&read).unwrap_or_default(), ReadIndex::Lost);
+                    answer(self.reads.remove(&read).unwrap_or_default(), Read::Lost);
                 }
-                ReplicaCommand::ReadReady { read, index } => {
-                    answer(self.reads.remove(&read).unwrap_or_default(), ReadIndex::At(index));
+                ReplicaCommand::ReadReady { read } => {
+                    answer(self.reads.remove(&read).unwrap_or_default(), Read::Ready);
                 }
                 ReplicaCommand::Role { leader, term, role } => self.role(leader, term, role),
-                ReplicaCommand::Send { to, message } => self.outboxes.push(to, message),
+                ReplicaCommand::Send { to, message } => {
+                    self.outboxes.push(to, Parcel::Raft(message));
+                }
                 ReplicaCommand::StateReplaced { revision } => {
                     tracing::info!(%revision, "the leader's snapshot replaced the state");
                     self.hub.reset(revision);
@@ -299,8 +353,12 @@ impl Loop {
     }
 
     fn persist(&mut self, persist: &Persist) -> Result<(), DriverError> {
+        // Before it: what acknowledges these entries leaves after it, and readers ask meanwhile.
+        *self.log_end.lock().unwrap_or_else(PoisonError::into_inner) = self.replica.log_end();
         let began = Instant::now();
+        self.writing.begins();
         self.wal.persist(persist)?;
+        self.writing.ends();
         telemetry::persisted(began.elapsed());
         self.replica.handle_persisted(persist.number);
         Ok(())
@@ -329,14 +387,8 @@ impl Loop {
     }
 }
 
-fn answer(readers: Vec<oneshot::Sender<ReadIndex>>, answer: ReadIndex) {
+fn answer(readers: Vec<oneshot::Sender<Read>>, answer: Read) {
     for reader in readers {
         let _ = reader.send(answer); // The caller may have left.
     }
-}
-
-/// Wall time; before 1970 it is 1970.
-fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

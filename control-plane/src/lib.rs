@@ -11,6 +11,7 @@ pub mod config;
 pub mod driver;
 pub mod hub;
 pub mod liveness;
+pub mod pace;
 pub mod peer;
 pub mod pki;
 pub mod problem;

@@ -1,10 +1,11 @@
-//! The connections to the other members: raft messages on one stream to each, and the two unary
-//! calls a follower makes of its leader.
+//! The connections to the other members: raft messages on one stream to each, and commands a
+//! follower hands to its leader.
 //!
 //! Raft repeats what is lost, so messages wait in a bounded queue that drops the oldest, and
 //! nothing waits for a peer that is not connected. Each peer is dialed by the DNS name of its
 //! node: another node's certificate does not do.
 
+mod link;
 mod outbox;
 
 use std::collections::BTreeMap;
@@ -13,26 +14,20 @@ use std::time::Duration;
 
 use proto::id::NodeId;
 use proto::raft::peer_client::PeerClient;
-use proto::raft::{Command, ProposeRequest, ProposeResponse, RaftAck, RaftFrame, ReadIndexRequest};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use proto::raft::{Command, ProposeRequest, ProposeResponse};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Status};
 
-pub use outbox::{Outbox, Outboxes};
+pub use outbox::{Outbox, Outboxes, Parcel};
+
+use link::Link;
 
 use crate::config::Member;
 use crate::driver::Driver;
+use crate::pace::Pace;
 use crate::problem::Problem;
-use crate::telemetry;
 use crate::tls::Credentials;
 
-/// Reconnect after this much, doubled up to the other, each time ± a half.
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-/// The longest pause between two tries: a leader must be heard again within an election.
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// A refusal by the peer (wrong data directory, not a member) needs a person: try rarely.
-const BACKOFF_REFUSED: Duration = Duration::from_secs(5);
 /// How long to wait for a TCP and TLS connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// HTTP/2 pings: a dead peer is noticed after interval and timeout.
@@ -51,7 +46,7 @@ pub struct Sender {
 
 /// Clients of all other members.
 #[derive(Clone)]
-pub struct Peers(Arc<BTreeMap<NodeId, Channel>>);
+pub struct Peers(Arc<BTreeMap<NodeId, (String, Channel)>>);
 
 impl Peers {
     /// Prepares connections; they are made when first used.
@@ -61,8 +56,8 @@ impl Peers {
     ) -> Result<Self, Problem> {
         let channels = members.map(|member| {
             let name = format!("{}.control.voxmesh", member.id);
-            let channel = endpoint(&member.address, &name, credentials)?;
-            Ok((member.id, channel.connect_lazy()))
+            let channel = endpoint(&member.address, &name, credentials)?.connect_lazy();
+            Ok((member.id, (member.address.clone(), channel)))
         });
         Ok(Self(Arc::new(channels.collect::<Result<_, Problem>>()?)))
     }
@@ -80,29 +75,22 @@ impl Peers {
         within(patience, client.propose(request)).await.map(tonic::Response::into_inner)
     }
 
-    /// Asks the leader which index a read must wait for.
-    pub async fn read_index(&self, leader: NodeId, patience: Duration) -> Result<u64, Status> {
-        let mut request = Request::new(ReadIndexRequest {});
-        request.set_timeout(patience);
-        let mut client = PeerClient::new(self.channel(leader)?);
-        within(patience, client.read_index(request)).await.map(|answer| answer.into_inner().index)
-    }
-
     fn channel(&self, node: NodeId) -> Result<Channel, Status> {
-        let channel = self.0.get(&node).cloned();
+        let channel = self.0.get(&node).map(|(_, channel)| channel.clone());
         channel.ok_or_else(|| Status::unavailable(format!("node {node} is not a member here")))
     }
 
     /// Keeps a stream of raft messages to each member, for ever.
-    pub fn run(&self, sender: &Sender, outboxes: &Outboxes, driver: &Driver) {
-        for (&to, channel) in self.0.iter() {
-            let Some(outbox) = outboxes.to(to) else { continue };
+    pub fn run(&self, sender: &Sender, outboxes: &Outboxes, driver: &Driver, pace: &Pace) {
+        for (&to, (address, channel)) in self.0.iter() {
             let link = Link {
                 to,
+                address: address.clone(),
                 channel: channel.clone(),
                 sender: sender.clone(),
-                outbox,
+                outbox: outboxes.to(to),
                 driver: driver.clone(),
+                pace: pace.clone(),
             };
             tokio::spawn(link.run());
         }
@@ -133,80 +121,6 @@ async fn within<T>(
     match tokio::time::timeout(patience, call).await {
         Ok(answer) => answer,
         Err(_) => Err(Status::deadline_exceeded("the leader did not answer in time")),
-    }
-}
-
-/// The stream to one member.
-struct Link {
-    to: NodeId,
-    channel: Channel,
-    sender: Sender,
-    outbox: Arc<Outbox>,
-    driver: Driver,
-}
-
-impl Link {
-    async fn run(self) {
-        let mut backoff = BACKOFF_MIN;
-        loop {
-            let (began, status) = self.stream().await;
-            if status.code() == tonic::Code::FailedPrecondition {
-                tracing::error!(to = %self.to, "member refuses this node: {}", status.message());
-                backoff = BACKOFF_REFUSED;
-            } else if began {
-                tracing::info!(to = %self.to, reason = status.message(), "stream to a member ended");
-                backoff = BACKOFF_MIN;
-            } else {
-                tracing::debug!(to = %self.to, %status, "no stream to a member");
-                backoff = backoff.saturating_mul(2).clamp(BACKOFF_MIN, BACKOFF_MAX);
-            }
-            if self.driver.unreachable(self.to).await.is_err() {
-                return; // This node is stopping.
-            }
-            tokio::time::sleep(jittered(backoff)).await;
-        }
-    }
-
-    /// Until the stream ends: whether it ever began, and why it ended.
-    async fn stream(&self) -> (bool, Status) {
-        let (frames, receiver) = mpsc::channel::<RaftFrame>(8);
-        let mut client = PeerClient::new(self.channel.clone());
-        let acks = match client.stream(ReceiverStream::new(receiver)).await {
-            Ok(acks) => acks.into_inner(),
-            Err(status) => return (false, status),
-        };
-        tracing::info!(to = %self.to, "stream to a member begins");
-        let _open = self.outbox.open();
-        tokio::select! {
-            () = self.pump(frames) => (true, Status::unavailable("the connection broke")),
-            status = ended(acks) => (true, status),
-        }
-    }
-
-    async fn pump(&self, frames: mpsc::Sender<RaftFrame>) {
-        loop {
-            let frame = RaftFrame {
-                from: self.sender.node.0,
-                to: self.to.0,
-                incarnation: self.sender.incarnation.clone(),
-                message: self.outbox.next().await.into(),
-            };
-            if frames.send(frame).await.is_err() {
-                return;
-            }
-            telemetry::frame_sent();
-        }
-    }
-}
-
-/// Waits for the end of a stream and says why.
-async fn ended(mut acks: Streaming<RaftAck>) -> Status {
-    loop {
-        match acks.message().await {
-            Ok(Some(RaftAck {})) => {}
-            Ok(None) => return Status::unavailable("the member ended it"),
-            Err(status) => return status,
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Puts a control node together, runs it, takes it down.
 //!
-//! Down: connections and long streams end first, open requests get a moment, then the driver
-//! makes the disk durable. A node that loses its disk, or may not go on, ends with an error.
+//! Down: a leader hands over first, then connections and long streams end, open requests get a
+//! moment, and the driver makes the disk durable. A node that loses its disk, or may not go on, ends with an error.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,9 +18,10 @@ use tokio_rustls::TlsAcceptor;
 use crate::api::{self, Api, Cluster};
 use crate::check;
 use crate::config::Config;
-use crate::driver::{self, Driver, DriverError};
+use crate::driver::{self, Driver, DriverError, Progress};
 use crate::hub::Hub;
 use crate::liveness::Liveness;
+use crate::pace::Pace;
 use crate::peer::{Outboxes, Peers, Sender};
 use crate::problem::Problem;
 use crate::tls::Credentials;
@@ -29,6 +30,8 @@ use crate::{accept, admin};
 
 /// Open requests get this long to end.
 const DRAIN: Duration = Duration::from_secs(2);
+/// A leader that is asked to stop has this long to hand over.
+const HAND_OVER: Duration = Duration::from_millis(300);
 /// Connections whose handshake is done and that wait to be served.
 const ACCEPTED: usize = 64;
 
@@ -119,18 +122,19 @@ impl Ready {
     async fn run(self, signals: impl Future<Output = ()>) -> Result<(), RunError> {
         let Restored { replica, wal, incarnation, others } = restore(&self.config)?;
         let hub = Arc::new(Hub::new(replica.state().revision()));
-        let outboxes = Outboxes::new(self.config.peers().map(|member| member.id));
+        let outboxes = Outboxes::default();
+        let pace = Pace::new(self.config.timers);
         let (ended, mut end) = oneshot::channel();
         let parts = driver::Parts {
             replica,
             wal,
             hub: hub.clone(),
             outboxes: outboxes.clone(),
-            tick: self.config.timers.tick,
+            pace: pace.clone(),
         };
         let driver = driver::start(parts, ended)?;
         let peers = Peers::new(self.config.peers(), &self.credentials)?;
-        peers.run(&Sender { node: self.config.node.id, incarnation }, &outboxes, &driver);
+        peers.run(&Sender { node: self.config.node.id, incarnation }, &outboxes, &driver, &pace);
         let (stop, stopped) = watch::channel(false);
         let liveness = Arc::new(Liveness::default());
         let page = admin::Page {
@@ -171,6 +175,8 @@ async fn shut_down(
     driver: &Driver,
     end: oneshot::Receiver<Result<(), DriverError>>,
 ) -> Result<(), RunError> {
+    // Without a successor the others elect one.
+    let _ = tokio::time::timeout(HAND_OVER, hand_over(driver)).await;
     tracing::info!("stopping: requests end, then the disk is made durable");
     stop.send_replace(true);
     // Connections that stay idle hold up the server; it is not waited for longer.
@@ -179,6 +185,25 @@ async fn shut_down(
     match end.await {
         Ok(result) => Ok(result?),
         Err(_) => Err(std::io::Error::other("the driver's thread is gone").into()),
+    }
+}
+
+/// Returns when another node leads and what was proposed here is decided.
+async fn hand_over(driver: &Driver) {
+    let mut progress = driver.progress();
+    if !progress.borrow().leads {
+        return;
+    }
+    let Ok(Ok(to)) = driver.transfer_leader(None).await else { return };
+    tracing::info!(%to, "handing leadership over");
+    let taken = |progress: &Progress| !progress.leads && progress.leader.is_some();
+    if progress.wait_for(taken).await.is_err() {
+        return;
+    }
+    while driver.query(|replica| replica.status().proposals).await.is_ok_and(|open| open > 0) {
+        if progress.changed().await.is_err() {
+            return;
+        }
     }
 }
 

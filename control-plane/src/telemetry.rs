@@ -27,11 +27,17 @@ table! {
     CONNECTIONS = "control_connections", Gauge, "Open TLS connections of clients and peers";
     CONNECTIONS_REFUSED = "control_connections_refused_total", Counter,
         "Connections refused, by reason";
+    DISK_STALLS = "control_disk_stalls_total", Counter,
+        "Writes that took longer than an election: this node could not lead";
+    DISK_WRITE_AGE = "control_disk_write_age_seconds", Gauge,
+        "Age of the durable write under way, 0 without one";
     HEARTBEATS = "control_heartbeats_total", Counter, "Heartbeats of POPs";
     NUMBERS = "control_numbers", Gauge, "Numbers of the inventory by state";
     PEER_FRAMES = "control_peer_frames_total", Counter, "Raft messages by direction";
     PEER_DROPPED = "control_peer_dropped_frames_total", Counter,
         "Raft messages dropped before sending or refused on arrival, by reason";
+    PEER_ROUND_TRIP = "control_peer_round_trip_seconds", Gauge,
+        "Shortest of the last round trips to a member";
     PERSIST_SECONDS = "control_persist_seconds", Histogram, "Time of one durable transaction";
     POPS_ALIVE = "control_pops_alive", Gauge, "POPs whose heartbeats reach this node";
     PROPOSALS = "control_proposals_total", Counter, "Commands proposed here, by result";
@@ -41,6 +47,8 @@ table! {
     RAFT_LEADER = "control_raft_is_leader", Gauge, "1 while this node leads";
     RAFT_LOG = "control_raft_log_entries", Gauge, "Entries in the log";
     RAFT_TERM = "control_raft_term", Gauge, "Raft term";
+    READ_SECONDS = "control_read_round_seconds", Histogram,
+        "Time until a linearizable read may look at the state";
     REVISION = "control_revision", Gauge, "Revision of the replicated state";
     WATCHERS = "control_watchers", Gauge, "Open watches";
     WATCHERS_CUT = "control_watchers_cut_total", Counter, "Watches ended by this node, by reason";
@@ -173,6 +181,21 @@ pub fn frame_dropped(reason: PeerDrop) {
     counter!(PEER_DROPPED, "reason" => reason.as_str()).increment(1);
 }
 
+/// The shortest of the last round trips to a member.
+pub fn peer_round_trip(member: proto::id::NodeId, took: Duration) {
+    gauge!(PEER_ROUND_TRIP, "peer" => member.to_string()).set(took.as_secs_f64());
+}
+
+/// A write has been under way for this long.
+pub fn disk_write_age(age: Duration) {
+    gauge!(DISK_WRITE_AGE).set(age.as_secs_f64());
+}
+
+/// A write took longer than an election.
+pub fn disk_stalled() {
+    counter!(DISK_STALLS).increment(1);
+}
+
 /// A durable transaction took this long.
 pub fn persisted(took: Duration) {
     histogram!(PERSIST_SECONDS).record(took);
@@ -181,6 +204,11 @@ pub fn persisted(took: Duration) {
 /// A proposal came to this: `applied`, `rejected`, `lost`, `not_leader`, `overloaded`.
 pub fn proposal(result: &'static str) {
     counter!(PROPOSALS, "result" => result).increment(1);
+}
+
+/// A linearizable read waited this long.
+pub fn read(took: Duration) {
+    histogram!(READ_SECONDS).record(took);
 }
 
 /// The known leader changed.

@@ -1,8 +1,10 @@
 //! Writes and consistent reads, whichever node was asked.
 //!
 //! A follower hands a write to the leader. A write whose outcome got lost is proposed again under
-//! the same request id: it takes effect once. A linearizable read asks the leader for an index
-//! (Raft thesis §6.4), waits until this node has applied it, and looks at the local state.
+//! the same request id: it takes effect once. The next try begins when a new leader is known, not
+//! when a timer ends, and a try at a leader that was replaced is given up. A linearizable read
+//! waits for a round of this node's replica and looks at the local state. A node whose disk hangs
+//! sends everybody away.
 
 use std::time::Duration;
 
@@ -16,14 +18,15 @@ use tonic::Code;
 
 use super::Failure;
 use super::failure::NO_REASON;
-use crate::driver::{Driver, Progress, Proposed, ReadIndex};
+use crate::driver::{Driver, Progress, Proposed, Read};
 use crate::peer::{Peers, jittered};
+use crate::telemetry;
 
 /// How long a request goes on trying: an election and what follows fit in.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// One try at the leader.
 const ATTEMPT: Duration = Duration::from_secs(2);
-/// Before the next try, ± a half.
+/// Before the next try at the same leader, ± a half.
 const PAUSE: Duration = Duration::from_millis(40);
 
 /// The replicated state, as this node reaches it.
@@ -32,6 +35,9 @@ pub struct Cluster {
     driver: Driver,
     peers: Peers,
 }
+
+/// A leader and its term.
+type Led = (Option<NodeId>, u64);
 
 /// Why one try did not do.
 enum Again {
@@ -77,7 +83,8 @@ impl Cluster {
         let deadline = Instant::now() + PATIENCE;
         let mut unknown = None;
         loop {
-            let failure = match self.try_write(command, deadline).await {
+            let led = self.led();
+            let failure = match self.try_write(command, led, deadline).await {
                 Ok(answer) => return Ok(answer),
                 // A later refusal says nothing of the try whose answer got lost.
                 Err(Again::No(failure)) => return Err(unknown.unwrap_or(failure)),
@@ -86,7 +93,7 @@ impl Cluster {
             if failure.reason == OUTCOME_UNKNOWN {
                 unknown = Some(failure.clone());
             }
-            if !pause(deadline).await {
+            if !self.pause(led, deadline).await {
                 // Once unknown, a later "no leader" does not make it known.
                 return Err(unknown.unwrap_or(failure));
             }
@@ -96,25 +103,33 @@ impl Cluster {
     async fn try_write(
         &self,
         command: &Command,
+        led: Led,
         deadline: Instant,
     ) -> Result<(Outcome, ResponseHeader), Again> {
-        let proposed = tokio::time::timeout_at(deadline, self.propose(command.clone())).await;
-        match proposed {
-            Err(_) => Err(Again::Soon(outcome_unknown())),
-            Ok(Err(failure)) => Err(Again::No(failure)),
-            Ok(Ok(Proposed::Applied(applied))) => {
+        let proposed = tokio::select! {
+            proposed = self.propose(command.clone()) => proposed,
+            () = self.replaced(led) => return Err(Again::Soon(outcome_unknown())),
+            () = self.stalled() => return Err(Again::No(outcome_unknown())),
+            () = tokio::time::sleep_until(deadline) => {
+                return Err(Again::Soon(outcome_unknown()));
+            }
+        };
+        match proposed.map_err(Again::No)? {
+            Proposed::Applied(applied) => {
                 let (outcome, progress) = *applied;
                 Ok((outcome, progress.header()))
             }
-            Ok(Ok(Proposed::Lost)) => Err(Again::Soon(outcome_unknown())),
-            Ok(Ok(Proposed::Refused(ProposeError::Overloaded))) => {
-                Err(Again::No(Failure::overloaded()))
-            }
-            Ok(Ok(Proposed::Refused(error @ ProposeError::TooLarge))) => {
+            Proposed::Lost => Err(Again::Soon(outcome_unknown())),
+            Proposed::Refused(ProposeError::Overloaded) => Err(Again::No(Failure::overloaded())),
+            Proposed::Refused(error @ ProposeError::TooLarge) => {
                 Err(Again::No(Failure::invalid(error.to_string())))
             }
-            Ok(Ok(Proposed::Refused(ProposeError::NotLeader { leader }))) => {
-                self.forward(self.other(leader)?, command, deadline).await
+            Proposed::Refused(ProposeError::NotLeader { leader }) => {
+                let leader = self.other(leader)?;
+                tokio::select! {
+                    answer = self.forward(leader, command, deadline) => answer,
+                    () = self.replaced(led) => Err(Again::Soon(outcome_unknown())),
+                }
             }
         }
     }
@@ -151,57 +166,72 @@ impl Cluster {
         }
         // The header on the driver's thread too: it must not be newer than what was seen.
         let look = move |replica: &Replica| (look(replica), Progress::of(replica).header());
-        let found = tokio::time::timeout(PATIENCE, self.driver.query(look)).await;
-        Ok(found.map_err(|_| busy())??)
+        tokio::select! {
+            found = self.driver.query(look) => Ok(found?),
+            () = self.stalled() => Err(disk_stalled()),
+            () = tokio::time::sleep(PATIENCE) => Err(busy()),
+        }
     }
 
     /// Returns when this node has applied everything acknowledged before the call.
     async fn barrier(&self) -> Result<(), Failure> {
-        let deadline = Instant::now() + PATIENCE;
+        let began = Instant::now();
+        let deadline = began + PATIENCE;
         loop {
-            let failure = match self.try_read_index(deadline).await {
-                Ok(index) => return self.applied(index, deadline).await,
-                Err(Again::No(failure)) => return Err(failure),
-                Err(Again::Soon(failure)) => failure,
+            let read = tokio::select! {
+                read = self.driver.read() => read?,
+                () = self.stalled() => return Err(disk_stalled()),
+                () = tokio::time::sleep_until(deadline) => Read::Lost,
             };
-            if !pause(deadline).await {
-                return Err(failure);
+            match read {
+                Read::Ready => {
+                    telemetry::read(began.elapsed());
+                    return Ok(());
+                }
+                Read::Refused(ReadError::Overloaded) => return Err(Failure::overloaded()),
+                Read::Refused(ReadError::Halted) => return Err(crate::driver::Stopped.into()),
+                Read::Lost if Instant::now() < deadline => {}
+                Read::Lost => return Err(no_quorum()),
             }
         }
     }
 
-    async fn try_read_index(&self, deadline: Instant) -> Result<u64, Again> {
-        match tokio::time::timeout_at(deadline, self.read_index()).await {
-            Err(_) | Ok(Ok(ReadIndex::Lost)) => Err(Again::Soon(no_quorum())),
-            Ok(Err(failure)) => Err(Again::No(failure)),
-            Ok(Ok(ReadIndex::At(index))) => Ok(index),
-            Ok(Ok(ReadIndex::Refused(ReadError::Overloaded))) => {
-                Err(Again::No(Failure::overloaded()))
-            }
-            Ok(Ok(ReadIndex::Refused(ReadError::NotLeader { leader }))) => {
-                let leader = self.other(leader)?;
-                let patience = ATTEMPT.min(deadline.saturating_duration_since(Instant::now()));
-                let index = self.peers.read_index(leader, patience).await;
-                index.map_err(|status| match status.code() {
-                    Code::ResourceExhausted => Again::No(Failure::from_peer(&status)),
-                    _ => Again::Soon(no_quorum()),
-                })
-            }
-        }
+    /// The leader and its term, as known here.
+    fn led(&self) -> Led {
+        let progress = self.driver.progress();
+        let progress = progress.borrow();
+        (progress.leader, progress.term)
     }
 
-    /// The index a read must wait for, if this node leads.
-    pub(super) async fn read_index(&self) -> Result<ReadIndex, Failure> {
-        Ok(self.driver.read_index().await?)
-    }
-
-    async fn applied(&self, index: u64, deadline: Instant) -> Result<(), Failure> {
+    /// Returns when another leader is known.
+    async fn replaced(&self, led: Led) {
         let mut progress = self.driver.progress();
-        let applied = progress.wait_for(|progress: &Progress| progress.applied >= index);
-        match tokio::time::timeout_at(deadline, applied).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(crate::driver::Stopped.into()),
-            Err(_) => Err(Failure::unavailable("BEHIND", "this node lags behind: ask another one")),
+        let other = |p: &Progress| p.leader.is_some() && (p.leader, p.term) != led;
+        if progress.wait_for(other).await.is_err() {
+            std::future::pending::<()>().await; // This node is stopping; the driver says so.
+        }
+    }
+
+    /// Returns when the disk has not answered for as long as an election takes.
+    async fn stalled(&self) {
+        if self.driver.stalled().wait_for(|stalled| *stalled).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether there is time for another try: at a new leader at once, at the same one a little
+    /// later.
+    async fn pause(&self, led: Led, deadline: Instant) -> bool {
+        let soon = async {
+            match self.led().0 {
+                Some(_) => tokio::time::sleep(jittered(PAUSE)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.replaced(led) => Instant::now() < deadline,
+            () = soon => Instant::now() < deadline,
+            () = tokio::time::sleep_until(deadline) => false,
         }
     }
 
@@ -245,17 +275,11 @@ fn busy() -> Failure {
 }
 
 fn no_quorum() -> Failure {
-    Failure::unavailable("NO_QUORUM", "no leader confirmed the read in time: retry")
+    Failure::unavailable("NO_QUORUM", "no majority answered the read in time: retry")
 }
 
-/// Whether there is time for another try.
-async fn pause(deadline: Instant) -> bool {
-    let next = Instant::now() + jittered(PAUSE);
-    if next >= deadline {
-        return false;
-    }
-    tokio::time::sleep_until(next).await;
-    true
+fn disk_stalled() -> Failure {
+    Failure::unavailable("DISK_STALLED", "this node waits for its disk: ask another one")
 }
 
 #[cfg(test)]

@@ -5,13 +5,12 @@ use std::pin::Pin;
 use std::sync::PoisonError;
 
 use bytes::Bytes;
-use control_core::replica::{ProposeError, ReadError};
+use control_core::replica::ProposeError;
 use proto::id::NodeId;
 use proto::identity::Kind;
 use proto::raft::peer_server::Peer;
 use proto::raft::{
-    Command, ProposeRequest, ProposeResponse, RaftAck, RaftFrame, ReadIndexRequest,
-    ReadIndexResponse, command,
+    Command, LogEnd, Pong, ProposeRequest, ProposeResponse, RaftAck, RaftFrame, command,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -20,8 +19,11 @@ use tonic::{Code, Extensions, Request, Status, Streaming};
 
 use super::cluster::NOT_LEADER;
 use super::{Answer, Api, Failure, answer, caller};
-use crate::driver::{Proposed, ReadIndex};
+use crate::driver::{Proposed, wall_ms};
 use crate::telemetry::{self, PeerDrop};
+
+/// Answers that wait for a member.
+const ACKS: usize = 256;
 
 type Acks = Pin<Box<dyn Stream<Item = Result<RaftAck, Status>> + Send>>;
 
@@ -32,7 +34,7 @@ impl Peer for Api {
     async fn stream(&self, request: Request<Streaming<RaftFrame>>) -> Answer<Acks> {
         answer("Peer.Stream", async {
             let from = self.member(request.extensions())?;
-            let (acks, receiver) = mpsc::channel(1);
+            let (acks, receiver) = mpsc::channel(ACKS);
             let api = self.clone();
             tokio::spawn(async move { api.frames(from, request.into_inner(), acks).await });
             let acks: Acks = Box::pin(ReceiverStream::new(receiver));
@@ -59,20 +61,6 @@ impl Peer for Api {
                 Proposed::Refused(ProposeError::Overloaded) => Err(Failure::overloaded()),
                 Proposed::Refused(error @ ProposeError::TooLarge) => {
                     Err(Failure::invalid(error.to_string()))
-                }
-            }
-        })
-        .await
-    }
-
-    async fn read_index(&self, request: Request<ReadIndexRequest>) -> Answer<ReadIndexResponse> {
-        answer("Peer.ReadIndex", async {
-            self.member(request.extensions())?;
-            match self.0.cluster.read_index().await? {
-                ReadIndex::At(index) => Ok(ReadIndexResponse { index }),
-                ReadIndex::Refused(ReadError::Overloaded) => Err(Failure::overloaded()),
-                ReadIndex::Lost | ReadIndex::Refused(ReadError::NotLeader { .. }) => {
-                    Err(not_leader())
                 }
             }
         })
@@ -128,15 +116,22 @@ impl Api {
                 () = acks.closed() => return,
             };
             let Ok(Some(frame)) = frame else { return };
-            if let Err(failure) = self.frame(from, frame).await {
-                // Fails when the peer is gone.
-                let _ = acks.send(Err(failure.into())).await;
+            let ended = match self.frame(from, frame).await {
+                Ok(None) => false,
+                // Fails when the peer is gone, or takes no answers.
+                Ok(Some(ack)) => acks.try_send(Ok(ack)).is_err(),
+                Err(failure) => {
+                    let _ = acks.send(Err(failure.into())).await;
+                    true
+                }
+            };
+            if ended {
                 return;
             }
         }
     }
 
-    async fn frame(&self, from: NodeId, frame: RaftFrame) -> Result<(), Failure> {
+    async fn frame(&self, from: NodeId, frame: RaftFrame) -> Result<Option<RaftAck>, Failure> {
         let driver = self.0.cluster.driver();
         let own = driver.progress().borrow().node;
         if (frame.from, frame.to) != (from.0, own.0) {
@@ -147,8 +142,18 @@ impl Api {
         if self.is_new_incarnation(from, &frame.incarnation)? {
             driver.remember_incarnation(from, frame.incarnation).await?;
         }
+        if let Some(ping) = frame.ping {
+            let pong = Pong { number: ping.number, wall_ms: wall_ms() };
+            return Ok(Some(RaftAck { pong: Some(pong), log_end: None }));
+        }
+        if frame.ask != 0 {
+            let end = driver.log_end();
+            let end = LogEnd { round: frame.ask, index: end.index, term: end.term };
+            return Ok(Some(RaftAck { pong: None, log_end: Some(end) }));
+        }
         telemetry::frame_received();
-        Ok(driver.peer_message(from, Bytes::from(frame.message)).await?)
+        driver.peer_message(from, Bytes::from(frame.message)).await?;
+        Ok(None)
     }
 
     /// Whether this is the first time it comes; refused if it came with another one before.

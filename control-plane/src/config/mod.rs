@@ -75,25 +75,30 @@ pub struct TlsFiles {
 /// Raft's clockwork, in wall units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timers {
-    /// Grain of all others. Default 25 ms.
+    /// Grain of the others. Default 25 ms, and a fifth of the longest round trip more.
     pub tick: Duration,
-    /// About half of the longest round trip between members, 50 to 150 ms. Default 100 ms.
+    /// Default 2 ticks.
     pub heartbeat: Duration,
-    /// Silence before an election, randomised up to 1.5 times. At least 8 heartbeats. Default 1 s.
+    /// Silence before an election, randomised up to 1.5 times. At least 8 heartbeats. Default 16
+    /// ticks.
     pub election: Duration,
+    /// The file says so: the tick does not follow the measured round trips.
+    pub fixed: bool,
 }
 
 impl Default for Timers {
     fn default() -> Self {
-        Self {
-            tick: Duration::from_millis(25),
-            heartbeat: Duration::from_millis(100),
-            election: Duration::from_secs(1),
-        }
+        Self::with_tick(Duration::from_millis(25))
     }
 }
 
 impl Timers {
+    /// The usual multiples of this tick.
+    fn with_tick(tick: Duration) -> Self {
+        let (heartbeat, election) = (tick.saturating_mul(2), tick.saturating_mul(16));
+        Self { tick, heartbeat, election, fixed: false }
+    }
+
     /// Ticks between heartbeats.
     pub fn heartbeat_ticks(&self) -> u32 {
         ticks(self.heartbeat, self.tick)
@@ -191,14 +196,14 @@ impl Config {
     }
 
     fn check_timers(&self, problems: &mut Vec<Problem>) {
-        let Timers { tick, heartbeat, election } = self.timers;
+        let Timers { tick, heartbeat, election, fixed: _ } = self.timers;
         if tick < Duration::from_millis(5) || tick > Duration::from_secs(1) {
             let what = format!("is {tick:?}");
             problems.push(Problem::new("timers.tick", what, "choose 5ms to 1s (25ms is usual)"));
         }
         if heartbeat < tick {
             let what = format!("({heartbeat:?}) is shorter than timers.tick ({tick:?})");
-            let fix = "make it a multiple of the tick (100ms is usual)";
+            let fix = "make it a multiple of the tick (two are usual)";
             problems.push(Problem::new("timers.heartbeat", what, fix));
         }
         if election < heartbeat.saturating_mul(8) {

@@ -97,7 +97,6 @@ impl File {
 
 impl RawTimers {
     fn validate(&self, problems: &mut Vec<Problem>) -> Option<Timers> {
-        let default = Timers::default();
         let mut read = |name: &str, text: &Option<String>, default| match text {
             None => Some(default),
             Some(text) => duration(text).or_else(|| {
@@ -106,10 +105,12 @@ impl RawTimers {
                 None
             }),
         };
-        let tick = read("timers.tick", &self.tick, default.tick);
-        let heartbeat = read("timers.heartbeat", &self.heartbeat, default.heartbeat);
-        let election = read("timers.election", &self.election, default.election);
-        Some(Timers { tick: tick?, heartbeat: heartbeat?, election: election? })
+        let tick = read("timers.tick", &self.tick, Timers::default().tick);
+        let usual = Timers::with_tick(tick.unwrap_or_default());
+        let heartbeat = read("timers.heartbeat", &self.heartbeat, usual.heartbeat);
+        let election = read("timers.election", &self.election, usual.election);
+        let fixed = [&self.tick, &self.heartbeat, &self.election].iter().any(|t| t.is_some());
+        Some(Timers { tick: tick?, heartbeat: heartbeat?, election: election?, fixed })
     }
 }
 

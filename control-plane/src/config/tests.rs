@@ -40,7 +40,8 @@ fn a_good_file_is_read_and_members_sorted() {
     let ids: Vec<u64> = config.members.iter().map(|m| m.id.0).collect();
     assert_eq!(ids, [1, 2, 3]);
     assert_eq!(config.timers.heartbeat_ticks(), 2);
-    assert_eq!(config.timers.election_ticks(), (20, 30));
+    assert_eq!(config.timers.election_ticks(), (16, 24));
+    assert!(config.timers.fixed);
     assert_eq!(config.own_member().unwrap().region, "eu");
     assert_eq!(config.peers().count(), 2);
 }

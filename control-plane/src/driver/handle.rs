@@ -1,17 +1,17 @@
 //! How the rest of the process talks to the driver's thread.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
 use control_core::access::Policy;
-use control_core::replica::{ProposeError, ReadError, Replica, Role};
+use control_core::replica::{Position, ProposeError, ReadError, Replica, Role, TransferError};
 use proto::control::ResponseHeader;
 use proto::id::{NodeId, Revision};
 use proto::raft::Command;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{ApiInput, PeerInput, Proposed, ReadIndex};
+use super::{ApiInput, PeerInput, Proposed, Read};
 
 /// The driver ended: this process is about to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -86,18 +86,26 @@ impl Progress {
 pub struct Driver {
     api: mpsc::Sender<ApiInput>,
     peer: mpsc::Sender<PeerInput>,
-    progress: watch::Receiver<Progress>,
     stop: Arc<watch::Sender<bool>>,
+    shared: Shared,
+}
+
+/// What can be seen without the driver's turn.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) progress: watch::Receiver<Progress>,
+    pub(super) stalled: watch::Receiver<bool>,
+    pub(super) log_end: Arc<Mutex<Position>>,
 }
 
 impl Driver {
     pub(super) fn new(
         api: mpsc::Sender<ApiInput>,
         peer: mpsc::Sender<PeerInput>,
-        progress: watch::Receiver<Progress>,
         stop: watch::Sender<bool>,
+        shared: Shared,
     ) -> Self {
-        Self { api, peer, progress, stop: Arc::new(stop) }
+        Self { api, peer, stop: Arc::new(stop), shared }
     }
 
     /// Proposes a command on this node and waits for what it comes to.
@@ -112,16 +120,24 @@ impl Driver {
         }
     }
 
-    /// Asks this node, as the leader, for the index a read must wait for.
-    pub async fn read_index(&self) -> Result<ReadIndex, Stopped> {
+    /// Returns when the state holds everything acknowledged before the call.
+    pub async fn read(&self) -> Result<Read, Stopped> {
         let (reply, answer) = oneshot::channel();
-        match self.api.try_send(ApiInput::ReadIndex(reply)) {
+        match self.api.try_send(ApiInput::Read(reply)) {
             Ok(()) => answer.await.map_err(|_| Stopped),
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                Ok(ReadIndex::Refused(ReadError::Overloaded))
-            }
+            Err(mpsc::error::TrySendError::Full(_)) => Ok(Read::Refused(ReadError::Overloaded)),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(Stopped),
         }
+    }
+
+    /// Begins to hand leadership to `to`, or to the best voter: which one.
+    pub async fn transfer_leader(
+        &self,
+        to: Option<NodeId>,
+    ) -> Result<Result<NodeId, TransferError>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.api.send(ApiInput::Transfer(to, reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
     }
 
     /// Looks at the replica, on the driver's thread: be quick.
@@ -150,6 +166,21 @@ impl Driver {
         self.peer.send(PeerInput::Remember(node, it)).await.map_err(|_| Stopped)
     }
 
+    /// A node told its clock.
+    pub async fn clock_of(&self, node: NodeId, wall_ms: u64) -> Result<(), Stopped> {
+        self.peer.send(PeerInput::Clock(node, wall_ms)).await.map_err(|_| Stopped)
+    }
+
+    /// A node told where its log ends.
+    pub async fn log_end_of(&self, it: NodeId, round: u64, end: Position) -> Result<(), Stopped> {
+        self.peer.send(PeerInput::LogEnd(it, round, end)).await.map_err(|_| Stopped)
+    }
+
+    /// The process of a node has ended.
+    pub async fn peer_gone(&self, node: NodeId) -> Result<(), Stopped> {
+        self.peer.send(PeerInput::Gone(node)).await.map_err(|_| Stopped)
+    }
+
     /// The connection to a node broke.
     pub async fn unreachable(&self, node: NodeId) -> Result<(), Stopped> {
         self.peer.send(PeerInput::Unreachable(node)).await.map_err(|_| Stopped)
@@ -157,7 +188,17 @@ impl Driver {
 
     /// Where the replica stands, now and from now on.
     pub fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.clone()
+        self.shared.progress.clone()
+    }
+
+    /// Where this node's log ends: at least at what it acknowledged to the leader.
+    pub fn log_end(&self) -> Position {
+        *self.shared.log_end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a write has been under way for longer than an election takes.
+    pub fn stalled(&self) -> watch::Receiver<bool> {
+        self.shared.stalled.clone()
     }
 
     /// Ends the loop; what is written is made durable.

@@ -14,6 +14,24 @@ const MESSAGES_MAX: usize = 2_048;
 /// Their bytes, if there is more than one.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// What goes to a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parcel {
+    /// A raft message.
+    Raft(Bytes),
+    /// Where does its log end?
+    Ask(u64),
+}
+
+impl Parcel {
+    fn len(&self) -> usize {
+        match self {
+            Self::Raft(message) => message.len(),
+            Self::Ask(_) => size_of::<u64>(),
+        }
+    }
+}
+
 /// The queue to one member.
 #[derive(Default)]
 pub struct Outbox {
@@ -23,13 +41,13 @@ pub struct Outbox {
 
 #[derive(Default)]
 struct Queue {
-    messages: VecDeque<Bytes>,
+    messages: VecDeque<Parcel>,
     bytes: usize,
     open: bool,
 }
 
 impl Queue {
-    fn pop(&mut self) -> Option<Bytes> {
+    fn pop(&mut self) -> Option<Parcel> {
         let message = self.messages.pop_front()?;
         self.bytes -= message.len();
         Some(message)
@@ -37,8 +55,8 @@ impl Queue {
 }
 
 impl Outbox {
-    /// Takes a message; drops it when there is no connection, the oldest when there is no room.
-    pub fn push(&self, message: Bytes) {
+    /// Takes a parcel; drops it when there is no connection, the oldest when there is no room.
+    pub fn push(&self, message: Parcel) {
         let mut queue = self.lock();
         if !queue.open {
             telemetry::frame_dropped(PeerDrop::Unconnected);
@@ -63,7 +81,7 @@ impl Outbox {
     }
 
     /// The oldest message, when there is one.
-    pub(super) async fn next(&self) -> Bytes {
+    pub(super) async fn next(&self) -> Parcel {
         loop {
             let message = self.lock().pop();
             match message {
@@ -87,32 +105,41 @@ impl Drop for Open<'_> {
     }
 }
 
-/// The queues to all other members.
+/// The queues to all other members; they come and go.
 #[derive(Clone, Default)]
-pub struct Outboxes(Arc<BTreeMap<NodeId, Arc<Outbox>>>);
+pub struct Outboxes(Arc<Mutex<BTreeMap<NodeId, Arc<Outbox>>>>);
 
 impl Outboxes {
-    /// One for each.
-    pub fn new(members: impl Iterator<Item = NodeId>) -> Self {
-        Self(Arc::new(members.map(|id| (id, Arc::default())).collect()))
+    /// The one to this node, made when it is new.
+    pub fn to(&self, node: NodeId) -> Arc<Outbox> {
+        self.lock().entry(node).or_default().clone()
     }
 
-    /// The one to this node.
-    pub fn to(&self, node: NodeId) -> Option<Arc<Outbox>> {
-        self.0.get(&node).cloned()
+    /// It is no member any more.
+    pub fn remove(&self, node: NodeId) {
+        self.lock().remove(&node);
     }
 
-    /// Queues a message.
-    pub fn push(&self, to: NodeId, message: Bytes) {
-        if let Some(outbox) = self.0.get(&to) {
-            outbox.push(message);
+    /// Queues a parcel.
+    pub fn push(&self, to: NodeId, parcel: Parcel) {
+        let outbox = self.lock().get(&to).cloned();
+        if let Some(outbox) = outbox {
+            outbox.push(parcel);
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Arc<Outbox>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn raft(bytes: impl Into<Vec<u8>>) -> Parcel {
+        Parcel::Raft(Bytes::from(bytes.into()))
+    }
 
     fn waiting(outbox: &Outbox) -> (usize, usize) {
         let queue = outbox.lock();
@@ -122,10 +149,10 @@ mod tests {
     #[test]
     fn nothing_waits_without_a_connection() {
         let outbox = Outbox::default();
-        outbox.push(Bytes::from_static(b"lost"));
+        outbox.push(raft(*b"lost"));
         assert_eq!(waiting(&outbox), (0, 0));
         let open = outbox.open();
-        outbox.push(Bytes::from_static(b"kept"));
+        outbox.push(raft(*b"kept"));
         assert_eq!(waiting(&outbox), (1, 4));
         drop(open);
         assert_eq!(waiting(&outbox), (0, 0));
@@ -136,12 +163,12 @@ mod tests {
         let outbox = Outbox::default();
         let _open = outbox.open();
         for n in 0..MESSAGES_MAX + 5 {
-            outbox.push(Bytes::from(n.to_be_bytes().to_vec()));
+            outbox.push(raft(n.to_be_bytes()));
         }
         assert_eq!(waiting(&outbox).0, MESSAGES_MAX);
         let first = outbox.lock().pop();
-        assert_eq!(first, Some(Bytes::from(5usize.to_be_bytes().to_vec())));
-        outbox.push(Bytes::from(vec![0; BYTES_MAX + 1]));
+        assert_eq!(first, Some(raft(5usize.to_be_bytes())));
+        outbox.push(raft(vec![0; BYTES_MAX + 1]));
         assert_eq!(waiting(&outbox), (1, BYTES_MAX + 1), "one message is always taken");
     }
 }

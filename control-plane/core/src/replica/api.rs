@@ -40,6 +40,8 @@ pub struct Limits {
     pub log_bytes_max: usize,
     /// Log entries between comparisons; never 0.
     pub hash_every: u64,
+    /// A planted bug for tests of the tests: reads ask nobody.
+    pub reads_ask_nobody: bool,
 }
 
 impl Default for Limits {
@@ -49,6 +51,7 @@ impl Default for Limits {
             log_entries_kept: 50_000,
             log_bytes_max: 256 * 1024 * 1024,
             hash_every: 4_096,
+            reads_ask_nobody: false,
         }
     }
 }
@@ -132,7 +135,16 @@ pub struct Restored {
 
 /// What the shell is to do.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "few at once, each for a moment")]
 pub enum ReplicaCommand {
+    /// Ask another voter where its log ends ([`super::Replica::log_end`]), and hand the answer to
+    /// [`super::Replica::handle_log_end`]. May be lost.
+    Ask {
+        /// Whom.
+        to: NodeId,
+        /// Names the question in the answer.
+        round: u64,
+    },
     /// A control resource changed; for watchers.
     Event(Event),
     /// Stop the process: going on could harm. Nothing comes after it.
@@ -156,17 +168,15 @@ pub enum ReplicaCommand {
         /// As given to `propose`.
         proposal: u64,
     },
-    /// A read could not be confirmed: leadership was lost or no quorum answered in time.
+    /// No majority answered in time, or this node lags too far behind.
     ReadLost {
-        /// As given to `read_index`.
+        /// As given to `read`.
         read: u64,
     },
-    /// The read sees all that was acknowledged before it began, once `index` is applied here.
+    /// The state now holds all that was acknowledged before the read began.
     ReadReady {
-        /// As given to `read_index`.
+        /// As given to `read`.
         read: u64,
-        /// Wait until [`super::Replica::applied`] reaches it.
-        index: u64,
     },
     /// Role, term or leader changed.
     Role {
@@ -257,15 +267,26 @@ pub enum ProposeError {
 /// Why a read was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
+    /// This node may not go on.
+    #[error("this node stopped itself")]
+    Halted,
+    /// Too many reads wait. Retry later.
+    #[error("too many reads wait for a quorum")]
+    Overloaded,
+}
+
+/// Why leadership does not move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// Nobody could take over: not a voter, not heard from, or too far behind.
+    #[error("no voter that was heard from lately and is up to date can take over")]
+    NoCandidate,
     /// Ask the leader.
     #[error("this node is not the leader")]
     NotLeader {
         /// Where to go, if known.
         leader: Option<NodeId>,
     },
-    /// Too many reads wait. Retry later.
-    #[error("too many reads wait for a quorum")]
-    Overloaded,
 }
 
 /// Why stored data was refused.

@@ -1,5 +1,7 @@
 //! Between raft and the shell: what is ready becomes commands, what is durable is told to raft.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use prost011::Message as _;
 use proto::id::NodeId;
@@ -54,9 +56,12 @@ struct Write {
 impl Replica {
     /// Turns all that raft has ready into commands, up to a write that must come first.
     pub(super) fn pump(&mut self) {
-        while !self.halted && self.outstanding.is_none() {
+        while !self.halted {
             self.note_role();
             self.begin_reads();
+            if self.outstanding.is_some() {
+                return;
+            }
             self.propose_queued();
             self.offer_snapshot();
             if self.raw.has_ready() {
@@ -70,11 +75,6 @@ impl Replica {
     }
 
     fn take_ready(&mut self, mut ready: Ready) {
-        for read in ready.take_read_states() {
-            for id in self.reads.confirmed(&read.request_ctx) {
-                self.commands.push_back(ReplicaCommand::ReadReady { read: id, index: read.index });
-            }
-        }
         self.send(ready.take_messages());
         let mut write = Write {
             ready: Some(ready.number()),
@@ -95,6 +95,7 @@ impl Replica {
         let must_sync = ready.must_sync();
         self.raw.advance_append_async(ready);
         self.apply(committed);
+        self.reads_go_on();
         if self.halted {
             return;
         }
@@ -127,6 +128,7 @@ impl Replica {
         self.dirty.clear();
         self.dirty_since = None;
         self.hashes.clear();
+        self.reads.restart(); // It may have brought other voters.
         self.raw.mut_store().restart_at(position);
         for proposal in self.proposals.skipped(position.index) {
             self.proposal_lost(proposal);
@@ -240,9 +242,6 @@ impl Replica {
         if before == Role::Leader && (now_role != Role::Leader || now_term != term) {
             let give_up = self.tick + u64::from(self.config.election_ticks.1);
             self.proposals.leadership_lost(give_up);
-            for read in self.reads.lost() {
-                self.commands.push_back(ReplicaCommand::ReadLost { read });
-            }
             self.drop_queued();
             self.snapshots.clear();
         }
@@ -284,6 +283,9 @@ impl Replica {
         }
         if self.raw.raft.state != StateRole::Leader {
             return self.drop_queued();
+        }
+        if self.raw.raft.lead_transferee.is_some() {
+            return; // Raft would drop them. They go on when the transfer fails.
         }
         let node = self.config.id.0;
         let mut at =
@@ -331,14 +333,15 @@ impl Replica {
     }
 
     fn begin_reads(&mut self) {
-        // Before its first commit a leader does not know what is committed (thesis §6.4 step 1).
-        let raft = &self.raw.raft;
-        if raft.state != StateRole::Leader || !raft.commit_to_current_term() {
-            return;
-        }
-        let (node, term) = (self.config.id.0, raft.term);
-        if let Some(context) = self.reads.begin(&self.config.incarnation, node, term) {
-            self.raw.read_index(context);
+        let (id, conf) = (self.config.id.0, self.raw.store().conf_state());
+        let voters: BTreeSet<u64> =
+            conf.voters.iter().chain(&conf.voters_outgoing).copied().collect();
+        let own = voters.contains(&id).then(|| (id, self.log_end()));
+        if let Some(round) = self.reads.begin(own, self.tick) {
+            for to in voters {
+                self.ask(to, round);
+            }
+            self.reads_go_on();
         }
     }
 

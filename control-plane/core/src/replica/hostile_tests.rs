@@ -35,7 +35,9 @@ fn hostile_peers_cannot_panic_a_node() {
                 if sim.rng.percent(10) {
                     replica.handle_tick(sim.now);
                     let _ = replica.propose(sim.now, put_trunk("r", "t"), sim.now);
-                    let _ = replica.read_index(sim.now);
+                    let _ = replica.read(sim.now);
+                    let end = Position { index: sim.rng.next(), term: sim.rng.next() };
+                    replica.handle_log_end(NodeId(from), sim.rng.below(50), end);
                 }
                 if sim.rng.percent(60)
                     && let Some((_, persist)) = node.writing.take()

@@ -9,12 +9,13 @@
 //! - No bytes of a peer can panic raft-rs: see `validate`.
 //! - A snapshot being written stops everything else.
 //!
-//! Deliberately not here: change of voters, leadership transfer, leases (raft-rs has no clock),
-//! forwarding of proposals and reads (the shells do, with deadlines).
+//! Deliberately not here: change of voters, leases (raft-rs has no clock), forwarding of proposals
+//! (the shells do, with deadlines).
 
 mod api;
 mod apply;
 mod drive;
+mod elections;
 mod log;
 mod proposals;
 mod reads;
@@ -42,6 +43,7 @@ pub use api::*;
 pub use validate::PeerMisbehaved;
 
 use drive::Outstanding;
+use elections::Hurry;
 use log::Log;
 use proposals::{Proposals, Queue};
 use reads::Reads;
@@ -81,6 +83,10 @@ pub struct Replica {
     snapshot_until: u64,
     /// State hashes at the last multiples of [`Limits::hash_every`].
     hashes: VecDeque<(u64, [u8; 32])>,
+    /// The leader is gone for certain, or an election hangs.
+    hurry: Option<Hurry>,
+    /// When each voter was heard last.
+    heard: BTreeMap<u64, u64>,
     /// What [`ReplicaCommand::Role`] said last.
     said: (Option<NodeId>, u64, Role),
     /// Last log time stamped by this leader.
@@ -135,6 +141,8 @@ impl Replica {
             snapshots: BTreeMap::new(),
             snapshot_until: 0,
             hashes: VecDeque::new(),
+            hurry: None,
+            heard: BTreeMap::new(),
             said,
             stamped_ms: 0,
             wall_ms: 0,
@@ -182,6 +190,7 @@ impl Replica {
         if message.msg_type == MessageType::MsgSnapshot as i32 {
             self.open_snapshot(&message)?;
         }
+        self.heard.insert(from.0, self.tick);
         // Errors are about local messages and peers without progress: neither passes the judge.
         let _ = self.raw.step(message);
         if self.raw.snap().is_none() {
@@ -228,6 +237,7 @@ impl Replica {
         // An election while a snapshot is being written would look at a log that is not there.
         if !self.outstanding.as_ref().is_some_and(Outstanding::is_snapshot) {
             self.raw.tick();
+            self.hurry();
         }
         let term = self.raw.raft.term;
         for proposal in self.proposals.expired(self.tick, term) {
@@ -235,6 +245,9 @@ impl Replica {
         }
         for read in self.reads.expired(self.tick) {
             self.commands.push_back(ReplicaCommand::ReadLost { read });
+        }
+        for (to, round) in self.reads.overdue(self.raw.store().conf_state(), self.tick) {
+            self.ask(to, round);
         }
         self.advance_clock();
         self.watch_snapshots();
@@ -272,6 +285,9 @@ impl Replica {
         if self.halted || self.raw.raft.state != StateRole::Leader {
             return Err(ProposeError::NotLeader { leader: self.leader() });
         }
+        if self.raw.raft.lead_transferee.is_some() {
+            return Err(ProposeError::NotLeader { leader: None });
+        }
         if command.encoded_len() > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge);
         }
@@ -305,21 +321,53 @@ impl Replica {
         });
     }
 
-    /// Asks for a log index that a linearizable read must wait for; exactly one of
-    /// [`ReplicaCommand::ReadReady`] and [`ReplicaCommand::ReadLost`] follows an `Ok`.
-    pub fn read_index(&mut self, read: u64) -> Result<(), ReadError> {
-        if self.halted || self.raw.raft.state != StateRole::Leader {
-            return Err(ReadError::NotLeader { leader: self.leader() });
+    /// Begins a linearizable read, on any node; exactly one of [`ReplicaCommand::ReadReady`] and
+    /// [`ReplicaCommand::ReadLost`] follows an `Ok`.
+    pub fn read(&mut self, read: u64) -> Result<(), ReadError> {
+        if self.halted {
+            return Err(ReadError::Halted);
         }
         if self.reads.len() >= reads::READS_MAX {
             return Err(ReadError::Overloaded);
         }
-        self.note_role();
+        if self.limits.reads_ask_nobody {
+            self.commands.push_back(ReplicaCommand::ReadReady { read });
+            return Ok(());
+        }
         self.reads.push(read, self.tick + self.patience());
         Ok(())
     }
 
-    /// The next thing to do; drain it after each `handle_*`, `propose` and `read_index`.
+    /// Where this node's log ends: the answer to [`ReplicaCommand::Ask`]. Never older than what
+    /// this node acknowledged in messages that left.
+    pub fn log_end(&self) -> Position {
+        let log = &self.raw.raft.raft_log;
+        Position { index: log.last_index(), term: log.last_term() }
+    }
+
+    /// `from` answers the question `round`.
+    pub fn handle_log_end(&mut self, from: NodeId, round: u64, end: Position) {
+        if !self.halted {
+            self.reads.answered(from.0, round, end);
+            self.reads_go_on();
+        }
+    }
+
+    /// Reads whose round has its majority, or whose log is applied.
+    fn reads_go_on(&mut self) {
+        self.reads.conclude(self.raw.store().conf_state());
+        for read in self.reads.ready(self.applied) {
+            self.commands.push_back(ReplicaCommand::ReadReady { read });
+        }
+    }
+
+    fn ask(&mut self, to: u64, round: u64) {
+        if to != self.config.id.0 {
+            self.commands.push_back(ReplicaCommand::Ask { to: NodeId(to), round });
+        }
+    }
+
+    /// The next thing to do; drain it after each `handle_*`, `propose` and `read`.
     pub fn poll_command(&mut self) -> Option<ReplicaCommand> {
         if self.commands.is_empty() {
             self.pump();
@@ -335,6 +383,11 @@ impl Replica {
     /// Log index up to which [`Replica::state`] holds effects.
     pub fn applied(&self) -> u64 {
         self.applied.index
+    }
+
+    /// Who votes.
+    pub fn voters(&self) -> Vec<u64> {
+        self.raw.store().conf_state().voters.clone()
     }
 
     /// The leader, if known.
@@ -442,6 +495,9 @@ fn check_restored(restored: &Restored, state: &State, voters: &[u64]) -> Result<
     Ok(())
 }
 
+/// Ticks between the end of a leader's lease and the first election.
+const LEASE_MARGIN_TICKS: u32 = 2;
+
 fn raft_config(config: &ReplicaConfig, applied: u64) -> Config {
     let (min, max) = config.election_ticks;
     Config {
@@ -453,9 +509,11 @@ fn raft_config(config: &ReplicaConfig, applied: u64) -> Config {
         max_inflight_msgs: 1024,
         check_quorum: true,
         pre_vote: true,
-        min_election_tick: min as usize,
+        // A voter refuses to vote until `election_tick` after it heard the leader. Who asks right
+        // then would find some whose ticks lag by one, and wait for the whole timeout again.
+        min_election_tick: (min + LEASE_MARGIN_TICKS).min(max - 1) as usize,
         max_election_tick: max as usize,
-        read_only_option: ReadOnlyOption::Safe,
+        read_only_option: ReadOnlyOption::Safe, // Not used: see `reads`.
         skip_bcast_commit: false,
         // raft-rs appends entries to a queued message that ends elsewhere when progress went back
         // in between; proposals are batched before they reach it instead.

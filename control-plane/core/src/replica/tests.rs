@@ -91,9 +91,9 @@ fn a_single_voter_writes_reads_and_comes_back() {
     assert_eq!(outcomes, 3);
     assert!(replica.state().log_time_ms() >= 2_000);
 
-    replica.read_index(9).unwrap();
+    replica.read(9).unwrap();
     let index = replica.applied();
-    assert_eq!(drain(&mut replica, &mut disk), [ReplicaCommand::ReadReady { read: 9, index }]);
+    assert_eq!(drain(&mut replica, &mut disk), [ReplicaCommand::ReadReady { read: 9 }]);
 
     // Without the last flush the effects come from the log again.
     let hash = replica.state().hash();
@@ -138,7 +138,6 @@ fn followers_name_no_leader_they_do_not_know() {
     let mut replica = Replica::new(config(1, &[1, 2, 3]), Restored::default()).unwrap();
     let refused = replica.propose(1, put_trunk("r", "t"), 0);
     assert_eq!(refused, Err(ProposeError::NotLeader { leader: None }));
-    assert_eq!(replica.read_index(1), Err(ReadError::NotLeader { leader: None }));
 }
 
 #[test]

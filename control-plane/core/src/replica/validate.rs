@@ -165,10 +165,19 @@ impl Judge<'_> {
             }
             MessageType::MsgAppendResponse => self.check_append_response(m),
             MessageType::MsgHeartbeatResponse => Ok(()),
-            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
-                // The context that skips the lease belongs to leadership transfer, not used here.
-                if m.context.is_empty() { Ok(()) } else { Err(PeerMisbehaved::Range) }
+            MessageType::MsgRequestVote => {
+                // Only leadership transfer skips the lease.
+                let known = m.context.is_empty() || m.context == raft::CAMPAIGN_TRANSFER;
+                if known { Ok(()) } else { Err(PeerMisbehaved::Range) }
             }
+            MessageType::MsgRequestPreVote => {
+                if m.context.is_empty() {
+                    Ok(())
+                } else {
+                    Err(PeerMisbehaved::Range)
+                }
+            }
+            MessageType::MsgTimeoutNow => self.check_hand_over(m),
             MessageType::MsgRequestPreVoteResponse => Ok(()),
             MessageType::MsgRequestVoteResponse => self.check_vote(m),
             MessageType::MsgHup
@@ -178,7 +187,6 @@ impl Judge<'_> {
             | MessageType::MsgSnapStatus
             | MessageType::MsgCheckQuorum
             | MessageType::MsgTransferLeader
-            | MessageType::MsgTimeoutNow
             | MessageType::MsgReadIndex
             | MessageType::MsgReadIndexResp => Err(PeerMisbehaved::MessageType(m.msg_type)),
         }
@@ -190,6 +198,17 @@ impl Judge<'_> {
             return Err(PeerMisbehaved::TwoLeaders { term: m.term, leader: self.leader });
         }
         Ok(())
+    }
+
+    /// Only the leader hands over. One of an older term, or one forgotten, does nothing.
+    fn check_hand_over(&self, m: &Message) -> Result<(), PeerMisbehaved> {
+        let leads = m.term == self.term && self.leader == m.from;
+        let late = m.term < self.term || (m.term == self.term && self.leader == raft::INVALID_ID);
+        if leads || late {
+            Ok(())
+        } else {
+            Err(PeerMisbehaved::TwoLeaders { term: m.term, leader: self.leader })
+        }
     }
 
     fn check_append(&self, m: &Message) -> Result<(), PeerMisbehaved> {

@@ -1,24 +1,20 @@
-//! Three replicas in one thread: seeded loss, delay, duplication, partitions, slow disks and
-//! crashes that keep exactly what was durable. Checked: nothing acknowledged is lost, one owner per
-//! number, once per request id, reads see what was acknowledged before them, events without a gap,
-//! equal states, progress after healing, same seed same trace.
+//! The simulation: nodes, disks, network, clients.
 
-use proto::control::{Event, NumberState};
+use proto::control::Event;
 use proto::raft::command::Kind;
-use proto::raft::{AllocateNumber, ImportNumbers, ReleaseNumber, allocate_number};
 use sha2::{Digest, Sha256};
 
-use super::tests::{config, write};
-use super::*;
+use super::super::tests::{config, write};
+use super::super::*;
 
-pub(super) const NODES: [u64; 3] = [1, 2, 3];
-const TICK_MS: u64 = 25;
+pub(in super::super) const NODES: [u64; 3] = [1, 2, 3];
+pub(in super::super) const TICK_MS: u64 = 25;
 
 /// SplitMix64.
-pub(super) struct Rng(u64);
+pub(in super::super) struct Rng(u64);
 
 impl Rng {
-    pub(super) fn next(&mut self) -> u64 {
+    pub(in super::super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,34 +22,44 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    pub(super) fn below(&mut self, n: u64) -> u64 {
+    pub(in super::super) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
-    pub(super) fn percent(&mut self, p: u64) -> bool {
+    pub(in super::super) fn percent(&mut self, p: u64) -> bool {
         self.below(100) < p
     }
 }
 
 #[derive(Default)]
-pub(super) struct Node {
-    pub(super) replica: Option<Replica>,
-    disk: Restored,
-    pub(super) writing: Option<(u64, Persist)>,
+pub(in super::super) struct Node {
+    pub(in super::super) replica: Option<Replica>,
+    pub(in super::super) disk: Restored,
+    pub(in super::super) writing: Option<(u64, Persist)>,
+    /// Nobody starts it again.
+    stays_down: bool,
     /// Revision its watchers are at.
     watched: u64,
 }
 
 /// A client's request, retried under its id until answered.
-struct Request {
-    command: Command,
-    answer: Option<Outcome>,
+pub(in super::super) struct Request {
+    pub(in super::super) command: Command,
+    pub(in super::super) answer: Option<Outcome>,
     /// (node, proposal) under way, and until when it waits.
     waiting: Option<(u64, u64, u64)>,
 }
 
+/// What nodes send each other.
+#[derive(Clone)]
+pub(in super::super) enum Packet {
+    Raft(Bytes),
+    Ask(u64),
+    LogEnd(u64, Position),
+}
+
 #[derive(Clone, Copy)]
-pub(super) struct Faults {
+pub(in super::super) struct Faults {
     loss: u64,
     duplicate: u64,
     delay: u64,
@@ -62,35 +68,40 @@ pub(super) struct Faults {
     partition: u64,
 }
 
-const CALM: Faults = Faults { loss: 0, duplicate: 0, delay: 1, disk: 0, crash: 0, partition: 0 };
-pub(super) const STORM: Faults =
+pub(in super::super) const CALM: Faults =
+    Faults { loss: 0, duplicate: 0, delay: 1, disk: 0, crash: 0, partition: 0 };
+pub(in super::super) const STORM: Faults =
     Faults { loss: 10, duplicate: 5, delay: 6, disk: 5, crash: 6, partition: 10 };
 
-pub(super) struct Sim {
-    pub(super) rng: Rng,
+pub(in super::super) struct Sim {
+    pub(in super::super) rng: Rng,
     faults: Faults,
-    pub(super) now: u64,
+    pub(in super::super) now: u64,
     sequence: u64,
-    pub(super) nodes: BTreeMap<u64, Node>,
-    /// (due, sequence) → (from, to, message).
-    network: BTreeMap<(u64, u64), (u64, u64, Bytes)>,
+    pub(in super::super) nodes: BTreeMap<u64, Node>,
+    /// (due, sequence) → (from, to, what).
+    network: BTreeMap<(u64, u64), (u64, u64, Packet)>,
     /// Cut until.
-    cut: Option<(u64, u64)>,
-    requests: Vec<Request>,
+    pub(in super::super) cut: Option<(u64, u64)>,
+    pub(in super::super) requests: Vec<Request>,
     proposals: BTreeMap<(u64, u64), usize>,
     /// Read → (highest index acknowledged when it began, node).
     reads: BTreeMap<u64, (u64, u64)>,
-    acknowledged: u64,
-    reads_done: u64,
-    trace: Sha256,
+    pub(in super::super) acknowledged: u64,
+    pub(in super::super) reads_done: u64,
+    /// Those that missed what was acknowledged before them.
+    pub(in super::super) stale_reads: u64,
+    pub(in super::super) trace: Sha256,
+    /// The planted bug.
+    pub(in super::super) reads_ask_nobody: bool,
     /// By term.
     leaders: BTreeMap<u64, u64>,
     /// Some of what was sent.
-    pub(super) said: Vec<(u64, u64, Bytes)>,
+    pub(in super::super) said: Vec<(u64, u64, Bytes)>,
 }
 
 impl Sim {
-    pub(super) fn new(seed: u64, faults: Faults) -> Self {
+    pub(in super::super) fn new(seed: u64, faults: Faults) -> Self {
         let mut sim = Self {
             rng: Rng(seed),
             faults,
@@ -104,7 +115,9 @@ impl Sim {
             reads: BTreeMap::new(),
             acknowledged: 0,
             reads_done: 0,
+            stale_reads: 0,
             trace: Sha256::new(),
+            reads_ask_nobody: false,
             leaders: BTreeMap::new(),
             said: Vec::new(),
         };
@@ -115,21 +128,51 @@ impl Sim {
         sim
     }
 
-    fn start(&mut self, id: u64) {
+    pub(in super::super) fn start(&mut self, id: u64) {
         let node = self.nodes.get_mut(&id).unwrap();
         let mut replica = Replica::new(config(id, &NODES), node.disk.clone()).expect("restores");
         replica.set_limits(Limits {
             log_entries_max: 60,
             log_entries_kept: 20,
             hash_every: 16,
+            reads_ask_nobody: self.reads_ask_nobody,
             ..Limits::default()
         });
         node.watched = replica.state().revision().0;
         node.replica = Some(replica);
     }
 
+    pub(in super::super) fn restart_all(&mut self) {
+        for id in NODES {
+            self.crash(id);
+            self.start(id);
+        }
+    }
+
+    pub(in super::super) fn stay_down(&mut self, id: u64) {
+        self.nodes.get_mut(&id).unwrap().stays_down = true;
+    }
+
+    /// The one leader of the highest term.
+    pub(in super::super) fn leader(&self) -> Option<u64> {
+        let up = self.nodes.iter().filter_map(|(id, n)| Some((*id, n.replica.as_ref()?.status())));
+        let leaders = up.filter(|(_, status)| status.role == Role::Leader);
+        leaders.max_by_key(|(_, status)| status.term).map(|(id, _)| id)
+    }
+
+    /// Steps until `done`, at most `most` times: how many it took.
+    pub(in super::super) fn until(&mut self, most: u64, done: impl Fn(&Self) -> bool) -> u64 {
+        for steps in 0..most {
+            if done(self) {
+                return steps;
+            }
+            self.step();
+        }
+        panic!("not within {most} ticks");
+    }
+
     /// What was being written may be durable or not, but nobody heard.
-    fn crash(&mut self, id: u64) {
+    pub(in super::super) fn crash(&mut self, id: u64) {
         let written = self.rng.percent(50);
         let node = self.nodes.get_mut(&id).unwrap();
         node.replica = None;
@@ -151,7 +194,7 @@ impl Sim {
         self.reads.retain(|_, (_, at)| *at != node);
     }
 
-    fn step(&mut self) {
+    pub(in super::super) fn step(&mut self) {
         self.now += 1;
         self.deliver();
         self.finish_writes();
@@ -167,20 +210,28 @@ impl Sim {
         self.clients();
     }
 
-    fn deliver(&mut self) {
+    pub(in super::super) fn deliver(&mut self) {
         while let Some(entry) = self.network.first_entry().filter(|e| e.key().0 <= self.now) {
-            let (from, to, message) = entry.remove();
+            let (from, to, packet) = entry.remove();
             let node = self.nodes.get_mut(&to).unwrap();
-            if let Some(replica) = &mut node.replica {
-                let taken = replica.handle_peer(NodeId(from), &message);
-                let shown = || format!("{:?}", Message::decode(message.as_ref()));
-                assert_eq!(taken, Ok(()), "an honest peer was refused: {}", shown());
-                self.drain(to);
+            let Some(replica) = &mut node.replica else { continue };
+            match packet {
+                Packet::Raft(message) => {
+                    let taken = replica.handle_peer(NodeId(from), &message);
+                    let shown = || format!("{:?}", Message::decode(message.as_ref()));
+                    assert_eq!(taken, Ok(()), "an honest peer was refused: {}", shown());
+                }
+                Packet::Ask(round) => {
+                    let end = replica.log_end();
+                    self.transmit(to, from, Packet::LogEnd(round, end));
+                }
+                Packet::LogEnd(round, end) => replica.handle_log_end(NodeId(from), round, end),
             }
+            self.drain(to);
         }
     }
 
-    fn finish_writes(&mut self) {
+    pub(in super::super) fn finish_writes(&mut self) {
         for id in NODES {
             let node = self.nodes.get_mut(&id).unwrap();
             let Some((_, persist)) = node.writing.take_if(|(due, _)| *due <= self.now) else {
@@ -194,7 +245,7 @@ impl Sim {
         }
     }
 
-    fn drain(&mut self, id: u64) {
+    pub(in super::super) fn drain(&mut self, id: u64) {
         loop {
             let Some(replica) = self.nodes.get_mut(&id).and_then(|n| n.replica.as_mut()) else {
                 return;
@@ -207,6 +258,7 @@ impl Sim {
 
     fn execute(&mut self, id: u64, command: ReplicaCommand) {
         match command {
+            ReplicaCommand::Ask { to, round } => self.transmit(id, to.0, Packet::Ask(round)),
             ReplicaCommand::Send { to, message } => self.send(id, to.0, message),
             ReplicaCommand::Persist(persist) => {
                 let due = self.now + self.rng.below(self.faults.disk + 1);
@@ -230,9 +282,10 @@ impl Sim {
                 let at = self.proposals.remove(&(id, proposal)).expect("answered once");
                 self.requests[at].waiting = None;
             }
-            ReplicaCommand::ReadReady { read, index } => {
+            ReplicaCommand::ReadReady { read } => {
                 let (floor, _) = self.reads.remove(&read).expect("answered once");
-                assert!(index >= floor, "a read at {index} misses {floor}, acknowledged before");
+                let applied = self.replica(id).applied();
+                self.stale_reads += u64::from(applied < floor);
                 self.reads_done += 1;
             }
             ReplicaCommand::ReadLost { read } => {
@@ -257,6 +310,10 @@ impl Sim {
         if self.said.len() < 5_000 {
             self.said.push((from, to, message.clone()));
         }
+        self.transmit(from, to, Packet::Raft(message));
+    }
+
+    fn transmit(&mut self, from: u64, to: u64, packet: Packet) {
         let cut = self.cut.is_some_and(|(alone, _)| alone == from || alone == to);
         if cut || self.rng.percent(self.faults.loss) {
             if self.rng.percent(20)
@@ -270,7 +327,7 @@ impl Sim {
         for _ in 0..copies {
             self.sequence += 1;
             let due = self.now + 1 + self.rng.below(self.faults.delay);
-            self.network.insert((due, self.sequence), (from, to, message.clone()));
+            self.network.insert((due, self.sequence), (from, to, packet.clone()));
         }
     }
 
@@ -283,7 +340,8 @@ impl Sim {
             }
         }
         for id in NODES {
-            if self.nodes[&id].replica.is_none() && self.rng.below(60) == 0 {
+            let stays = self.nodes[&id].stays_down;
+            if self.nodes[&id].replica.is_none() && !stays && self.rng.below(60) == 0 {
                 self.start(id);
             }
         }
@@ -296,7 +354,7 @@ impl Sim {
         }
     }
 
-    pub(super) fn heal(&mut self) {
+    pub(in super::super) fn heal(&mut self) {
         self.faults = CALM;
         self.cut = None;
         for id in NODES {
@@ -306,11 +364,11 @@ impl Sim {
         }
     }
 
-    fn replica(&self, id: u64) -> &Replica {
+    pub(in super::super) fn replica(&self, id: u64) -> &Replica {
         self.nodes[&id].replica.as_ref().expect("up")
     }
 
-    fn request(&mut self, kind: Kind) {
+    pub(in super::super) fn request(&mut self, kind: Kind) {
         let command = Command {
             request_id: format!("request-{}", self.requests.len()),
             principal: "operator/anna".into(),
@@ -320,7 +378,7 @@ impl Sim {
     }
 
     /// Each open request goes to some node; one that was redirected or lost tries again.
-    fn clients(&mut self) {
+    pub(in super::super) fn clients(&mut self) {
         for at in 0..self.requests.len() {
             let request = &mut self.requests[at];
             if request.answer.is_some() {
@@ -369,7 +427,7 @@ impl Sim {
         let Some(replica) = self.nodes.get_mut(&id).and_then(|n| n.replica.as_mut()) else {
             return;
         };
-        if replica.read_index(read).is_ok() {
+        if replica.read(read).is_ok() {
             self.reads.insert(read, (floor, id));
             self.drain(id);
         }
@@ -380,7 +438,7 @@ impl Sim {
         self.requests.iter().all(|r| r.answer.is_some()) && applied.len() == 1
     }
 
-    fn settle(&mut self) {
+    pub(in super::super) fn settle(&mut self) {
         self.heal();
         for _ in 0..4_000 {
             self.step();
@@ -392,219 +450,4 @@ impl Sim {
         let status: Vec<_> = NODES.iter().map(|id| self.replica(*id).status()).collect();
         panic!("no progress after healing: {open} requests open, {status:#?}");
     }
-}
-
-fn number(at: u64) -> String {
-    format!("+4930{at:06}")
-}
-
-/// A workload: imports, allocations, and releases of what was allocated.
-pub(super) fn load(sim: &mut Sim, steps: u64) {
-    let mut imported = 0;
-    for at in 0..steps {
-        if at % 40 == 0 {
-            let e164 = (0..8).map(|n| number(imported + n)).collect();
-            imported += 8;
-            sim.request(Kind::ImportNumbers(ImportNumbers { pool: "p".into(), e164 }));
-        }
-        if at % 7 == 0 {
-            let which = Some(allocate_number::Which::AnyOfPool("p".into()));
-            let tenant = format!("tenant-{}", sim.requests.len());
-            sim.request(Kind::AllocateNumber(AllocateNumber { tenant, which, candidates: vec![] }));
-        }
-        if at % 31 == 0 {
-            let allocated = sim
-                .requests
-                .iter()
-                .find_map(|r| allocated(r).filter(|_| sim.now.is_multiple_of(3)));
-            if let Some((tenant, e164)) = allocated {
-                sim.request(Kind::ReleaseNumber(ReleaseNumber { tenant, e164, expect: None }));
-            }
-        }
-        sim.step();
-    }
-}
-
-fn allocated(request: &Request) -> Option<(String, String)> {
-    match request.answer.as_ref()?.kind.as_ref()? {
-        outcome::Kind::Number(n) if n.state() == NumberState::Active => {
-            Some((n.tenant.clone(), n.e164.clone()))
-        }
-        _ => None,
-    }
-}
-
-/// What was answered, against what the cluster holds in the end.
-fn check(sim: &mut Sim) {
-    let hashes: BTreeSet<_> = NODES.iter().map(|id| sim.replica(*id).state().hash()).collect();
-    assert_eq!(hashes.len(), 1, "states differ");
-    let state = sim.replica(1).state().clone();
-    let released: BTreeSet<String> = sim
-        .requests
-        .iter()
-        .filter_map(|r| match (&r.command.kind, &r.answer.as_ref()?.kind) {
-            (Some(Kind::ReleaseNumber(release)), Some(outcome::Kind::Number(_))) => {
-                Some(release.tenant.clone())
-            }
-            _ => None,
-        })
-        .collect();
-    let mut owners = BTreeMap::new();
-    for request in &sim.requests {
-        match (&request.command.kind, &request.answer.as_ref().unwrap().kind) {
-            (Some(Kind::ImportNumbers(import)), Some(outcome::Kind::Imported(_))) => {
-                assert!(import.e164.iter().all(|n| state.number(n).is_some()), "import lost");
-            }
-            (Some(Kind::AllocateNumber(allocate)), Some(outcome::Kind::Number(number)))
-                if !released.contains(&allocate.tenant) =>
-            {
-                let now = state.number(&number.e164).unwrap();
-                assert_eq!(now.tenant, allocate.tenant, "allocation lost");
-                assert_eq!(now.state(), NumberState::Active);
-                let before = owners.insert(number.e164.clone(), allocate.tenant.clone());
-                assert_eq!(before, None, "two owners");
-            }
-            _ => {}
-        }
-    }
-    // Each tenant asked once: more than one number would be a request carried out twice.
-    let mut held: BTreeMap<String, usize> = BTreeMap::new();
-    let query = crate::state::NumberQuery { limit: usize::MAX, ..Default::default() };
-    for number in state.numbers(query).into_iter().filter(|n| !n.tenant.is_empty()) {
-        *held.entry(number.tenant).or_default() += 1;
-    }
-    assert!(held.values().all(|count| *count == 1), "carried out twice: {held:?}");
-}
-
-/// Every request sent again is answered as before, without effect.
-fn repeat_all(sim: &mut Sim) {
-    let before: Vec<_> = sim.requests.iter_mut().map(|r| r.answer.take().unwrap()).collect();
-    let revision = sim.replica(1).state().revision();
-    sim.settle();
-    for (request, before) in sim.requests.iter().zip(before) {
-        let again = request.answer.as_ref().unwrap();
-        assert_eq!(again.revision, before.revision);
-        if !matches!(before.kind, Some(outcome::Kind::Rejected(_))) {
-            assert_eq!(*again, before);
-        }
-    }
-    assert_eq!(sim.replica(1).state().revision(), revision);
-}
-
-fn run(seed: u64, steps: u64) -> (Sim, [u8; 32]) {
-    let mut sim = Sim::new(seed, STORM);
-    load(&mut sim, steps);
-    sim.settle();
-    check(&mut sim);
-    repeat_all(&mut sim);
-    let trace = sim.trace.clone().finalize().into();
-    (sim, trace)
-}
-
-#[test]
-fn a_calm_cluster_elects_and_agrees() {
-    let mut sim = Sim::new(1, CALM);
-    load(&mut sim, 400);
-    sim.settle();
-    check(&mut sim);
-    let leaders = NODES.iter().filter(|id| sim.replica(**id).status().role == Role::Leader);
-    assert_eq!(leaders.count(), 1);
-    assert!(sim.reads_done > 5);
-    assert_eq!(sim.replica(1).counters().elected + sim.replica(2).counters().elected, 1);
-    assert!(!sim.replica(3).state().cluster_id().is_empty());
-}
-
-#[test]
-fn storms_lose_nothing() {
-    let (mut elections, mut snapshots, mut reads) = (0, 0, 0);
-    for seed in 0..12 {
-        let (sim, _) = run(seed, 1_200);
-        for id in NODES {
-            elections += sim.replica(id).counters().elected;
-            snapshots += sim.replica(id).counters().snapshots_installed;
-        }
-        reads += sim.reads_done;
-    }
-    // A storm that disturbs nothing proves nothing.
-    assert!(elections > 12, "{elections} elections");
-    assert!(snapshots > 3, "{snapshots} snapshots");
-    assert!(reads > 100, "{reads} reads");
-}
-
-#[test]
-fn the_same_seed_gives_the_same_trace() {
-    assert_eq!(run(77, 600).1, run(77, 600).1);
-    assert_ne!(run(77, 600).1, run(78, 600).1);
-}
-
-#[test]
-fn an_empty_follower_gets_a_snapshot() {
-    let mut sim = Sim::new(5, CALM);
-    sim.nodes.get_mut(&3).unwrap().replica = None;
-    for _ in 0..200 {
-        sim.now += 1;
-        sim.deliver();
-        sim.finish_writes();
-        for id in [1, 2] {
-            let now = sim.now;
-            sim.nodes.get_mut(&id).unwrap().replica.as_mut().unwrap().handle_tick(now * TICK_MS);
-            sim.drain(id);
-        }
-        if sim.now > 60 {
-            let e164 = vec![number(sim.now)];
-            sim.request(Kind::ImportNumbers(ImportNumbers { pool: "p".into(), e164 }));
-        }
-        sim.clients();
-    }
-    sim.nodes.get_mut(&3).unwrap().disk = Restored::default();
-    sim.settle();
-    check(&mut sim);
-    assert!(sim.replica(3).counters().snapshots_installed >= 1);
-    assert!(sim.replica(3).status().first_index > 2);
-}
-
-/// A leader that was paused still believes: a lease without a clock would answer from the past.
-#[test]
-fn a_paused_leader_confirms_no_read() {
-    let mut sim = Sim::new(9, CALM);
-    load(&mut sim, 200);
-    sim.settle();
-    let leads = |sim: &Sim, id: u64| sim.replica(id).status().role == Role::Leader;
-    let old = *NODES.iter().find(|id| leads(&sim, **id)).unwrap();
-    let paused = sim.nodes.get_mut(&old).unwrap().replica.take();
-    let acknowledged = sim.acknowledged;
-    let start = sim.requests.len();
-    for at in 0..3 {
-        let e164 = vec![number(900_000 + at)];
-        sim.request(Kind::ImportNumbers(ImportNumbers { pool: "p".into(), e164 }));
-    }
-    while sim.requests.iter().skip(start).any(|r| r.answer.is_none()) {
-        sim.now += 1;
-        sim.deliver();
-        sim.finish_writes();
-        for id in NODES.into_iter().filter(|id| *id != old) {
-            let now = sim.now;
-            sim.nodes.get_mut(&id).unwrap().replica.as_mut().unwrap().handle_tick(now * TICK_MS);
-            sim.drain(id);
-        }
-        sim.clients();
-        assert!(sim.now < 5_000);
-    }
-    assert!(sim.acknowledged > acknowledged);
-    let mut paused = paused.unwrap();
-    assert_eq!(paused.status().role, Role::Leader);
-    paused.read_index(1).unwrap();
-    let mut fates = Vec::new();
-    for _ in 0..200 {
-        while let Some(command) = paused.poll_command() {
-            match command {
-                ReplicaCommand::ReadReady { .. } => panic!("a read from the past"),
-                ReplicaCommand::ReadLost { read } => fates.push(read),
-                _ => {}
-            }
-        }
-        paused.handle_tick(sim.now * TICK_MS);
-    }
-    assert_eq!(fates.last(), Some(&1), "after those it had when it was paused");
-    assert_ne!(paused.status().role, Role::Leader, "no quorum answers");
 }
