@@ -7,6 +7,7 @@
 pub mod e164;
 pub mod id;
 pub mod identity;
+pub mod numbering;
 pub mod overlay;
 pub mod schema;
 pub mod time;

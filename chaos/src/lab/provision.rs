@@ -167,7 +167,8 @@ impl Client {
 
     /// Reads one number.
     pub async fn number(&self, e164: &str, consistency: ReadConsistency) -> Result<Number> {
-        let request = GetNumberRequest { consistency: consistency.into(), e164: e164.to_owned() };
+        let request =
+            GetNumberRequest { consistency: consistency.into(), e164: e164.to_owned(), read: None };
         let answer = self
             .retry("Get", |c| {
                 let request = request.clone();

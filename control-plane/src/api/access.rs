@@ -7,11 +7,12 @@ use control_core::replica::Replica;
 use proto::control::access_server::Access;
 use proto::control::{
     BindRequest, DeleteRoleRequest, ExplainRequest, ExplainResponse, ListAccessRequest,
-    ListAccessResponse, PutRoleRequest, ReadConsistency, WriteResponse,
+    ListAccessResponse, PutRoleRequest, WriteResponse,
 };
 use proto::raft::command;
 use tonic::Request;
 
+use super::read::{Freshness, Reads};
 use super::{Answer, Api, Failure, answer, authorise};
 
 #[tonic::async_trait]
@@ -56,7 +57,7 @@ impl Access for Api {
         answer("Access.List", async {
             let (_, request) = authorise(request)?;
             let look = |replica: &Replica| replica.state().policy().clone();
-            let (policy, header) = self.0.cluster.read(request.consistency(), look).await?;
+            let (policy, header) = self.0.cluster.read(request.freshness()?, look).await?;
             let policy: Arc<Policy> = policy;
             Ok(ListAccessResponse {
                 header: Some(header),
@@ -78,7 +79,7 @@ impl Access for Api {
                 return Err(Failure::invalid(message));
             }
             let look = |replica: &Replica| replica.state().policy().clone();
-            let (policy, header) = self.0.cluster.read(ReadConsistency::Linearizable, look).await?;
+            let (policy, header) = self.0.cluster.read(Freshness::Linearizable, look).await?;
             let policy: Arc<Policy> = policy;
             let allowed = policy.check(&principal, &verb, &resource);
             let why = allowed.as_ref().map_or_else(

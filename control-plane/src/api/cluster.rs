@@ -6,10 +6,10 @@
 //! waits for a round of this node's replica and looks at the local state. A node whose disk hangs
 //! sends everybody away.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use control_core::replica::{ProposeError, ReadError, Replica};
-use proto::control::{ReadConsistency, ResponseHeader, WriteOptions};
+use proto::control::{ResponseHeader, WriteOptions};
 use proto::id::NodeId;
 use proto::identity::Identity;
 use proto::raft::{Command, Outcome, command, outcome};
@@ -18,6 +18,7 @@ use tonic::Code;
 
 use super::Failure;
 use super::failure::NO_REASON;
+use super::read::{Freshness, recent};
 use crate::driver::{Driver, Progress, Proposed, Read};
 use crate::peer::{Peers, jittered};
 use crate::telemetry;
@@ -158,18 +159,36 @@ impl Cluster {
     /// Looks at the state, as consistent as asked for.
     pub(super) async fn read<T: Send + 'static>(
         &self,
-        consistency: ReadConsistency,
+        freshness: Freshness,
         look: impl FnOnce(&Replica) -> T + Send + 'static,
     ) -> Result<(T, ResponseHeader), Failure> {
-        if consistency == ReadConsistency::Linearizable {
-            self.barrier().await?;
-        }
+        self.fresh(freshness).await?;
         // The header on the driver's thread too: it must not be newer than what was seen.
         let look = move |replica: &Replica| (look(replica), Progress::of(replica).header());
         tokio::select! {
             found = self.driver.query(look) => Ok(found?),
             () = self.stalled() => Err(disk_stalled()),
             () = tokio::time::sleep(PATIENCE) => Err(busy()),
+        }
+    }
+
+    /// Returns when this node's state is fresh enough.
+    async fn fresh(&self, freshness: Freshness) -> Result<(), Failure> {
+        match freshness {
+            Freshness::Local => Ok(()),
+            Freshness::Linearizable => self.barrier().await,
+            Freshness::AtLeast(revision) => {
+                let reached = |progress: &Progress| progress.revision >= revision;
+                self.until(reached, Instant::now() + PATIENCE).await
+            }
+            Freshness::Within(bound) => {
+                let log_time_ms = self.driver.progress().borrow().log_time_ms;
+                // Log time moves with writes only: without one lately, ask the quorum.
+                if recent(log_time_ms, bound, SystemTime::now()) {
+                    return Ok(());
+                }
+                self.barrier().await
+            }
         }
     }
 
@@ -232,6 +251,21 @@ impl Cluster {
             () = self.replaced(led) => Instant::now() < deadline,
             () = soon => Instant::now() < deadline,
             () = tokio::time::sleep_until(deadline) => false,
+        }
+    }
+
+    /// Returns when this node has got there.
+    async fn until(
+        &self,
+        reached: impl Fn(&Progress) -> bool,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        let mut progress = self.driver.progress();
+        let reached = progress.wait_for(|progress| reached(progress));
+        match tokio::time::timeout_at(deadline, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(crate::driver::Stopped.into()),
+            Err(_) => Err(Failure::unavailable("BEHIND", "this node lags behind: ask another one")),
         }
     }
 

@@ -61,6 +61,7 @@ pub(super) struct Failure {
     /// Waiting this long helps.
     pub(super) retry_after: Option<Duration>,
     /// What programs want to know beside the reason. Boxed: failures are rare.
+    #[expect(clippy::box_collection, reason = "a map is three words, and most have none")]
     facts: Option<Box<BTreeMap<String, String>>>,
 }
 

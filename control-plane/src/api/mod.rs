@@ -6,13 +6,19 @@
 mod access;
 mod admin;
 mod cluster;
+mod compliance;
 mod failure;
 mod numbers;
 mod peer;
 mod pops;
+mod porting;
+mod read;
 mod router;
 mod routing;
+mod shelves;
+mod tenants;
 mod watch;
+mod write;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,7 +1,10 @@
 //! `Numbers`: the inventory.
+//!
+//! Country, area and type of what comes in, and the country of a destination, are told here by
+//! the numbering plans; see `shelves`.
 
-use control_core::replica::Replica;
-use control_core::state::NumberQuery;
+mod reads;
+
 use proto::control::allocate_number_request::Which;
 use proto::control::numbers_server::Numbers;
 use proto::control::{
@@ -11,24 +14,21 @@ use proto::control::{
     GetReservationRequest, ImportBlocksRequest, ImportNumbersRequest, ImportNumbersResponse,
     ListAvailableRequest, ListAvailableResponse, ListBlocksRequest, ListBlocksResponse,
     ListNumbersRequest, ListNumbersResponse, ListPoolsRequest, ListPoolsResponse,
-    ListReservationsRequest, ListReservationsResponse, NumberResponse, NumberState,
+    ListReservationsRequest, ListReservationsResponse, NumberPick, NumberResponse,
     NumbersChangedResponse, RejectNumberRequest, ReleaseNumberRequest, ReleaseNumberResponse,
     ReservationResponse, ReserveNumbersRequest, ResumeNumberRequest, SelectCallerIdRequest,
     SelectCallerIdResponse, SuspendNumberRequest, TransferNumberRequest, UnblockNumbersRequest,
     UpdateNumberRequest,
 };
-use proto::e164::E164;
 use proto::raft::{
-    AllocateNumber, ImportNumbers, ReleaseNumber, allocate_number, command, outcome,
+    ActivateNumber, AllocateNumber, AllocateNumbers, BlockNumbers, CancelReservation,
+    DecommissionNumbers, ExtendReservation, ImportBlocks, ImportNumbers, RejectNumber,
+    ReleaseNumber, ReserveNumbers, ResumeNumber, SuspendNumber, TransferNumber, UnblockNumbers,
+    UpdateNumber, allocate_number, command,
 };
 use tonic::Request;
 
-use super::{Answer, Api, Failure, answer, authorise};
-
-/// Numbers of a page, unless asked otherwise.
-const PAGE: usize = 1_000;
-/// Numbers of a page at most.
-const PAGE_MAX: usize = 10_000;
+use super::{Answer, Api, Failure, answer, authorise, shelves};
 
 #[tonic::async_trait]
 impl Numbers for Api {
@@ -37,13 +37,25 @@ impl Numbers for Api {
         request: Request<ImportNumbersRequest>,
     ) -> Answer<ImportNumbersResponse> {
         answer("Numbers.Import", async {
-            let (caller, request) = authorise(request)?;
-            let ImportNumbersRequest { options, pool, e164, .. } = request;
-            let kind = command::Kind::ImportNumbers(ImportNumbers { pool, e164 });
-            let (outcome, header) = self.0.cluster.write(&caller, options, kind).await?;
-            let outcome::Kind::Imported(imported) = outcome else {
-                return Err(Failure::internal("an import came to something else"));
-            };
+            let (caller, r) = authorise(request)?;
+            let kind = ImportNumbers { pool: r.pool, e164: r.e164 };
+            let kind = command::Kind::ImportNumbers(kind);
+            let (header, imported) = self.write_import(&caller, r.options, kind).await?;
+            Ok(ImportNumbersResponse { header: Some(header), imported })
+        })
+        .await
+    }
+
+    async fn import_blocks(
+        &self,
+        request: Request<ImportBlocksRequest>,
+    ) -> Answer<ImportNumbersResponse> {
+        answer("Numbers.ImportBlocks", async {
+            let (caller, r) = authorise(request)?;
+            let blocks = tokio::task::spawn_blocking(move || shelves::blocks(r.blocks)).await;
+            let blocks = blocks.map_err(|_| Failure::internal("the blocks were not read"))??;
+            let kind = command::Kind::ImportBlocks(ImportBlocks { blocks });
+            let (header, imported) = self.write_import(&caller, r.options, kind).await?;
             Ok(ImportNumbersResponse { header: Some(header), imported })
         })
         .await
@@ -54,22 +66,97 @@ impl Numbers for Api {
         request: Request<AllocateNumberRequest>,
     ) -> Answer<AllocateNumberResponse> {
         answer("Numbers.Allocate", async {
-            let (caller, request) = authorise(request)?;
-            let which = match request.which {
-                Some(Which::E164(e164)) => allocate_number::Which::E164(e164),
-                Some(Which::AnyOfPool(pool)) => allocate_number::Which::AnyOfPool(pool),
-                Some(Which::Any(_)) | None => {
-                    return Err(Failure::invalid("name a number or a pool"));
-                }
-            };
-            let (tenant, candidates) = (request.tenant, request.candidates);
-            let allocate = AllocateNumber { tenant, which: Some(which), candidates };
-            let kind = command::Kind::AllocateNumber(allocate);
-            let (outcome, header) = self.0.cluster.write(&caller, request.options, kind).await?;
-            let outcome::Kind::Number(number) = outcome else {
-                return Err(Failure::internal("an allocation came to something else"));
-            };
-            Ok(AllocateNumberResponse { header: Some(header), number: Some(number) })
+            let (caller, mut r) = authorise(request)?;
+            let options = r.options.take();
+            let done = self.write_number(&caller, options, allocation(r)?).await?;
+            Ok(AllocateNumberResponse { header: done.header, number: done.number })
+        })
+        .await
+    }
+
+    async fn batch_allocate(
+        &self,
+        request: Request<BatchAllocateRequest>,
+    ) -> Answer<BatchAllocateResponse> {
+        answer("Numbers.BatchAllocate", async {
+            let (caller, r) = authorise(request)?;
+            let kind = command::Kind::AllocateNumbers(AllocateNumbers {
+                tenant: r.tenant,
+                pick: r.pick,
+                reservation_id: r.reservation_id,
+                candidates: r.candidates,
+                tags: r.tags,
+                compliance: r.compliance,
+                expect: None,
+            });
+            let (header, numbers) = self.write_numbers(&caller, r.options, kind).await?;
+            Ok(BatchAllocateResponse { header: Some(header), numbers })
+        })
+        .await
+    }
+
+    async fn reserve(
+        &self,
+        request: Request<ReserveNumbersRequest>,
+    ) -> Answer<ReservationResponse> {
+        answer("Numbers.Reserve", async {
+            let (caller, r) = authorise(request)?;
+            let (tenant, pick, duration_ms) = (r.tenant, r.pick, r.duration_ms);
+            let kind = command::Kind::ReserveNumbers(ReserveNumbers { tenant, pick, duration_ms });
+            self.write_reservation(&caller, r.options, kind).await
+        })
+        .await
+    }
+
+    async fn extend_reservation(
+        &self,
+        request: Request<ExtendReservationRequest>,
+    ) -> Answer<ReservationResponse> {
+        answer("Numbers.ExtendReservation", async {
+            let (caller, r) = authorise(request)?;
+            let kind = command::Kind::ExtendReservation(ExtendReservation {
+                reservation_id: r.reservation_id,
+                tenant: r.tenant,
+                duration_ms: r.duration_ms,
+            });
+            self.write_reservation(&caller, r.options, kind).await
+        })
+        .await
+    }
+
+    async fn cancel_reservation(
+        &self,
+        request: Request<CancelReservationRequest>,
+    ) -> Answer<ReservationResponse> {
+        answer("Numbers.CancelReservation", async {
+            let (caller, r) = authorise(request)?;
+            let (reservation_id, tenant) = (r.reservation_id, r.tenant);
+            let kind = CancelReservation { reservation_id, tenant };
+            let kind = command::Kind::CancelReservation(kind);
+            self.write_reservation(&caller, r.options, kind).await
+        })
+        .await
+    }
+
+    async fn activate(&self, request: Request<ActivateNumberRequest>) -> Answer<NumberResponse> {
+        answer("Numbers.Activate", async {
+            let (caller, r) = authorise(request)?;
+            let kind = command::Kind::ActivateNumber(ActivateNumber {
+                e164: r.e164,
+                tenant: r.tenant,
+                compliance: r.compliance,
+                expect: r.expect,
+            });
+            self.write_number(&caller, r.options, kind).await
+        })
+        .await
+    }
+
+    async fn reject(&self, request: Request<RejectNumberRequest>) -> Answer<NumberResponse> {
+        answer("Numbers.Reject", async {
+            let (caller, r) = authorise(request)?;
+            let kind = RejectNumber { e164: r.e164, expect: r.expect };
+            self.write_number(&caller, r.options, command::Kind::RejectNumber(kind)).await
         })
         .await
     }
@@ -79,178 +166,216 @@ impl Numbers for Api {
         request: Request<ReleaseNumberRequest>,
     ) -> Answer<ReleaseNumberResponse> {
         answer("Numbers.Release", async {
-            let (caller, request) = authorise(request)?;
-            let ReleaseNumberRequest { options, e164, tenant, expect } = request;
-            let kind = command::Kind::ReleaseNumber(ReleaseNumber { e164, tenant, expect });
-            let (outcome, header) = self.0.cluster.write(&caller, options, kind).await?;
-            let outcome::Kind::Number(number) = outcome else {
-                return Err(Failure::internal("a release came to something else"));
-            };
-            Ok(ReleaseNumberResponse { header: Some(header), number: Some(number) })
+            let (caller, r) = authorise(request)?;
+            let kind = ReleaseNumber { e164: r.e164, tenant: r.tenant, expect: r.expect };
+            let kind = command::Kind::ReleaseNumber(kind);
+            let done = self.write_number(&caller, r.options, kind).await?;
+            Ok(ReleaseNumberResponse { header: done.header, number: done.number })
+        })
+        .await
+    }
+
+    async fn suspend(&self, request: Request<SuspendNumberRequest>) -> Answer<NumberResponse> {
+        answer("Numbers.Suspend", async {
+            let (caller, r) = authorise(request)?;
+            let kind = SuspendNumber { e164: r.e164, reason: r.reason, expect: r.expect };
+            self.write_number(&caller, r.options, command::Kind::SuspendNumber(kind)).await
+        })
+        .await
+    }
+
+    async fn resume(&self, request: Request<ResumeNumberRequest>) -> Answer<NumberResponse> {
+        answer("Numbers.Resume", async {
+            let (caller, r) = authorise(request)?;
+            let kind = ResumeNumber { e164: r.e164, expect: r.expect };
+            self.write_number(&caller, r.options, command::Kind::ResumeNumber(kind)).await
+        })
+        .await
+    }
+
+    async fn transfer(&self, request: Request<TransferNumberRequest>) -> Answer<NumberResponse> {
+        answer("Numbers.Transfer", async {
+            let (caller, r) = authorise(request)?;
+            let kind = command::Kind::TransferNumber(TransferNumber {
+                e164: r.e164,
+                from_tenant: r.from_tenant,
+                to_tenant: r.to_tenant,
+                expect: r.expect,
+            });
+            self.write_number(&caller, r.options, kind).await
+        })
+        .await
+    }
+
+    async fn update(&self, request: Request<UpdateNumberRequest>) -> Answer<NumberResponse> {
+        answer("Numbers.Update", async {
+            let (caller, r) = authorise(request)?;
+            let kind = command::Kind::UpdateNumber(UpdateNumber {
+                e164: r.e164,
+                tenant: r.tenant,
+                candidates: r.candidates,
+                tags: r.tags,
+                expect: r.expect,
+            });
+            self.write_number(&caller, r.options, kind).await
+        })
+        .await
+    }
+
+    async fn block(&self, request: Request<BlockNumbersRequest>) -> Answer<NumbersChangedResponse> {
+        answer("Numbers.Block", async {
+            let (caller, r) = authorise(request)?;
+            let first = shelves::parse("e164", &r.e164)?;
+            let shelf = r.shelf.map(|given| shelves::filled(&given, &first)).transpose()?;
+            let kind = command::Kind::BlockNumbers(BlockNumbers {
+                e164: r.e164,
+                count: r.count,
+                reason: r.reason,
+                shelf,
+                expect: r.expect,
+            });
+            self.write_range(&caller, r.options, kind).await
+        })
+        .await
+    }
+
+    async fn unblock(
+        &self,
+        request: Request<UnblockNumbersRequest>,
+    ) -> Answer<NumbersChangedResponse> {
+        answer("Numbers.Unblock", async {
+            let (caller, r) = authorise(request)?;
+            let kind = UnblockNumbers { e164: r.e164, count: r.count, expect: r.expect };
+            self.write_range(&caller, r.options, command::Kind::UnblockNumbers(kind)).await
+        })
+        .await
+    }
+
+    async fn decommission(
+        &self,
+        request: Request<DecommissionNumbersRequest>,
+    ) -> Answer<NumbersChangedResponse> {
+        answer("Numbers.Decommission", async {
+            let (caller, r) = authorise(request)?;
+            let kind = DecommissionNumbers { e164: r.e164, count: r.count, expect: r.expect };
+            self.write_range(&caller, r.options, command::Kind::DecommissionNumbers(kind)).await
         })
         .await
     }
 
     async fn get(&self, request: Request<GetNumberRequest>) -> Answer<GetNumberResponse> {
         answer("Numbers.Get", async {
-            let (_, request) = authorise(request)?;
-            let consistency = request.consistency();
-            let e164 = E164::parse(&request.e164)
-                .map_err(|error| Failure::invalid(format!("e164 {error}")))?;
-            let look = move |replica: &Replica| replica.state().number(e164.as_str());
-            let (number, header) = self.0.cluster.read(consistency, look).await?;
-            let number = number.ok_or_else(|| {
-                Failure::not_found("this number is not in the inventory: import it first")
-            })?;
-            Ok(GetNumberResponse { header: Some(header), number: Some(number) })
+            let (_, r) = authorise(request)?;
+            self.get_number(r).await
         })
         .await
     }
 
     async fn list(&self, request: Request<ListNumbersRequest>) -> Answer<ListNumbersResponse> {
         answer("Numbers.List", async {
-            let (_, request) = authorise(request)?;
-            let (consistency, state) = (request.consistency(), request.state());
-            let limit = page(request.page_size)?;
-            let look = move |replica: &Replica| {
-                let query = NumberQuery {
-                    pool: given(&request.pool),
-                    state: (state != NumberState::Unspecified).then_some(state),
-                    after: given(&request.page_token),
-                    limit,
-                };
-                replica.state().numbers(query)
-            };
-            let (numbers, header) = self.0.cluster.read(consistency, look).await?;
-            // A full page may be the last one; then the next is empty.
-            let last = numbers.last().filter(|_| numbers.len() >= limit);
-            let next_page_token = last.map(|number| number.e164.clone()).unwrap_or_default();
-            Ok(ListNumbersResponse { header: Some(header), numbers, next_page_token })
+            let (_, r) = authorise(request)?;
+            self.list_numbers(r).await
         })
         .await
     }
 
-    async fn import_blocks(
-        &self,
-        _: Request<ImportBlocksRequest>,
-    ) -> Answer<ImportNumbersResponse> {
-        later()
+    async fn list_blocks(&self, request: Request<ListBlocksRequest>) -> Answer<ListBlocksResponse> {
+        answer("Numbers.ListBlocks", async {
+            let (_, r) = authorise(request)?;
+            self.blocks_page(r).await
+        })
+        .await
     }
 
-    async fn list_blocks(&self, _: Request<ListBlocksRequest>) -> Answer<ListBlocksResponse> {
-        later()
-    }
-
-    async fn list_pools(&self, _: Request<ListPoolsRequest>) -> Answer<ListPoolsResponse> {
-        later()
-    }
-
-    async fn batch_allocate(
-        &self,
-        _: Request<BatchAllocateRequest>,
-    ) -> Answer<BatchAllocateResponse> {
-        later()
-    }
-
-    async fn reserve(&self, _: Request<ReserveNumbersRequest>) -> Answer<ReservationResponse> {
-        later()
-    }
-
-    async fn extend_reservation(
-        &self,
-        _: Request<ExtendReservationRequest>,
-    ) -> Answer<ReservationResponse> {
-        later()
-    }
-
-    async fn cancel_reservation(
-        &self,
-        _: Request<CancelReservationRequest>,
-    ) -> Answer<ReservationResponse> {
-        later()
-    }
-
-    async fn get_reservation(
-        &self,
-        _: Request<GetReservationRequest>,
-    ) -> Answer<ReservationResponse> {
-        later()
-    }
-
-    async fn list_reservations(
-        &self,
-        _: Request<ListReservationsRequest>,
-    ) -> Answer<ListReservationsResponse> {
-        later()
-    }
-
-    async fn activate(&self, _: Request<ActivateNumberRequest>) -> Answer<NumberResponse> {
-        later()
-    }
-
-    async fn reject(&self, _: Request<RejectNumberRequest>) -> Answer<NumberResponse> {
-        later()
-    }
-
-    async fn suspend(&self, _: Request<SuspendNumberRequest>) -> Answer<NumberResponse> {
-        later()
-    }
-
-    async fn resume(&self, _: Request<ResumeNumberRequest>) -> Answer<NumberResponse> {
-        later()
-    }
-
-    async fn transfer(&self, _: Request<TransferNumberRequest>) -> Answer<NumberResponse> {
-        later()
-    }
-
-    async fn update(&self, _: Request<UpdateNumberRequest>) -> Answer<NumberResponse> {
-        later()
-    }
-
-    async fn block(&self, _: Request<BlockNumbersRequest>) -> Answer<NumbersChangedResponse> {
-        later()
-    }
-
-    async fn unblock(&self, _: Request<UnblockNumbersRequest>) -> Answer<NumbersChangedResponse> {
-        later()
-    }
-
-    async fn decommission(
-        &self,
-        _: Request<DecommissionNumbersRequest>,
-    ) -> Answer<NumbersChangedResponse> {
-        later()
+    async fn list_pools(&self, request: Request<ListPoolsRequest>) -> Answer<ListPoolsResponse> {
+        answer("Numbers.ListPools", async {
+            let (_, r) = authorise(request)?;
+            self.pools(r).await
+        })
+        .await
     }
 
     async fn list_available(
         &self,
-        _: Request<ListAvailableRequest>,
+        request: Request<ListAvailableRequest>,
     ) -> Answer<ListAvailableResponse> {
-        later()
+        answer("Numbers.ListAvailable", async {
+            let (_, r) = authorise(request)?;
+            self.available(r).await
+        })
+        .await
+    }
+
+    async fn get_reservation(
+        &self,
+        request: Request<GetReservationRequest>,
+    ) -> Answer<ReservationResponse> {
+        answer("Numbers.GetReservation", async {
+            let (_, r) = authorise(request)?;
+            self.reservation(r).await
+        })
+        .await
+    }
+
+    async fn list_reservations(
+        &self,
+        request: Request<ListReservationsRequest>,
+    ) -> Answer<ListReservationsResponse> {
+        answer("Numbers.ListReservations", async {
+            let (_, r) = authorise(request)?;
+            self.reservations(r).await
+        })
+        .await
     }
 
     async fn select_caller_id(
         &self,
-        _: Request<SelectCallerIdRequest>,
+        request: Request<SelectCallerIdRequest>,
     ) -> Answer<SelectCallerIdResponse> {
-        later()
+        answer("Numbers.SelectCallerId", async {
+            let (_, r) = authorise(request)?;
+            self.caller_id(r).await
+        })
+        .await
     }
 }
 
-/// The schema is ahead of this shell.
-fn later<T>() -> Answer<T> {
-    Err(tonic::Status::unimplemented("this version does not offer it yet"))
-}
-
-fn given(text: &str) -> Option<&str> {
-    (!text.is_empty()).then_some(text)
-}
-
-fn page(asked: u32) -> Result<usize, Failure> {
-    match usize::try_from(asked).unwrap_or(usize::MAX) {
-        0 => Ok(PAGE),
-        asked if asked <= PAGE_MAX => Ok(asked),
-        _ => Err(Failure::invalid(format!("page_size is more than {PAGE_MAX}"))),
-    }
+/// The command that says least: nodes of the version before know the first one.
+fn allocation(r: AllocateNumberRequest) -> Result<command::Kind, Failure> {
+    let AllocateNumberRequest { tenant, which, candidates, tags, compliance, expect, .. } = r;
+    let which = which.ok_or_else(|| {
+        Failure::invalid("which is not set: name a number (e164), a pool (any_of_pool) or any")
+    })?;
+    let plain = tags.is_empty() && compliance.is_none() && expect.is_none();
+    let pick = match which {
+        Which::E164(e164) if plain => {
+            let which = Some(allocate_number::Which::E164(e164));
+            return Ok(command::Kind::AllocateNumber(AllocateNumber { tenant, which, candidates }));
+        }
+        Which::AnyOfPool(pool) if plain => {
+            let which = Some(allocate_number::Which::AnyOfPool(pool));
+            return Ok(command::Kind::AllocateNumber(AllocateNumber { tenant, which, candidates }));
+        }
+        Which::E164(e164) => NumberPick { e164: vec![e164], ..<_>::default() },
+        Which::AnyOfPool(pool) => {
+            let shelf = Some(proto::control::Shelf { pool, ..<_>::default() });
+            NumberPick { shelf, ..<_>::default() }
+        }
+        Which::Any(pick) if !pick.e164.is_empty() => {
+            return Err(Failure::invalid("any.e164 names numbers: name one in e164 instead"));
+        }
+        Which::Any(pick) if pick.count > 1 => {
+            return Err(Failure::invalid("any.count is above 1: use BatchAllocate for several"));
+        }
+        Which::Any(pick) => pick,
+    };
+    Ok(command::Kind::AllocateNumbers(AllocateNumbers {
+        tenant,
+        pick: Some(pick),
+        reservation_id: String::new(),
+        candidates,
+        tags,
+        compliance,
+        expect,
+    }))
 }

@@ -16,6 +16,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 
+use super::read::Reads;
 use super::{Answer, Api, Failure, answer, authorise, caller};
 use crate::telemetry;
 
@@ -68,7 +69,7 @@ impl Pops for Api {
             let pops = |replica: &control_core::replica::Replica| {
                 replica.state().pops().collect::<Vec<Pop>>()
             };
-            let (pops, header) = self.0.cluster.read(request.consistency(), pops).await?;
+            let (pops, header) = self.0.cluster.read(request.freshness()?, pops).await?;
             let now = Instant::now();
             let pops = pops.into_iter().map(|pop| self.entry(pop, now)).collect();
             Ok(ListPopsResponse { header: Some(header), pops })

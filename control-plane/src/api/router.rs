@@ -6,9 +6,12 @@ use std::task::{Context, Poll};
 use control_core::replica::PEER_MESSAGE_BYTES_MAX;
 use proto::control::access_server::{AccessServer, SERVICE_NAME as ACCESS};
 use proto::control::admin_server::{AdminServer, SERVICE_NAME as ADMIN};
+use proto::control::compliance_server::{ComplianceServer, SERVICE_NAME as COMPLIANCE};
 use proto::control::numbers_server::{NumbersServer, SERVICE_NAME as NUMBERS};
 use proto::control::pops_server::{PopsServer, SERVICE_NAME as POPS};
+use proto::control::porting_server::{PortingServer, SERVICE_NAME as PORTING};
 use proto::control::routing_server::{RoutingServer, SERVICE_NAME as ROUTING};
+use proto::control::tenants_server::{SERVICE_NAME as TENANTS, TenantsServer};
 use proto::control::watch_server::{SERVICE_NAME as WATCH, WatchServer};
 use proto::raft::peer_server::{PeerServer, SERVICE_NAME as PEER};
 use tokio::sync::watch::Receiver;
@@ -27,10 +30,13 @@ const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 #[derive(Clone)]
 pub(super) struct Router {
     admin: AdminServer<Api>,
+    compliance: ComplianceServer<Api>,
     numbers: NumbersServer<Api>,
     peer: PeerServer<Api>,
     pops: PopsServer<Api>,
+    porting: PortingServer<Api>,
     routing: RoutingServer<Api>,
+    tenants: TenantsServer<Api>,
     watch: WatchServer<Api>,
     access: AccessServer<Api>,
     progress: Receiver<Progress>,
@@ -42,10 +48,13 @@ impl Router {
         let bytes = REQUEST_BYTES_MAX;
         Self {
             admin: AdminServer::new(api.clone()).max_decoding_message_size(bytes),
+            compliance: ComplianceServer::new(api.clone()).max_decoding_message_size(bytes),
             numbers: NumbersServer::new(api.clone()).max_decoding_message_size(bytes),
             peer: PeerServer::new(api.clone()).max_decoding_message_size(peer_bytes),
             pops: PopsServer::new(api.clone()).max_decoding_message_size(bytes),
+            porting: PortingServer::new(api.clone()).max_decoding_message_size(bytes),
             routing: RoutingServer::new(api.clone()).max_decoding_message_size(bytes),
+            tenants: TenantsServer::new(api.clone()).max_decoding_message_size(bytes),
             watch: WatchServer::new(api.clone()).max_decoding_message_size(bytes),
             access: AccessServer::new(api.clone()).max_decoding_message_size(bytes),
             progress: api.0.cluster.driver().progress(),
@@ -82,11 +91,14 @@ impl Service<http::Request<Body>> for Router {
         let service = request.uri().path().trim_start_matches('/').split('/').next();
         match service.unwrap_or_default() {
             ADMIN => self.admin.call(request),
+            COMPLIANCE => self.compliance.call(request),
             NUMBERS => self.numbers.call(request),
             PEER => self.peer.call(request),
             ACCESS => self.access.call(request),
             POPS => self.pops.call(request),
+            PORTING => self.porting.call(request),
             ROUTING => self.routing.call(request),
+            TENANTS => self.tenants.call(request),
             WATCH => self.watch.call(request),
             _ => {
                 let message = "this node has no such service";

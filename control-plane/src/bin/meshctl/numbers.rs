@@ -48,7 +48,8 @@ pub(crate) async fn run(command: Numbers, mesh: &Mesh, printer: &Printer) -> Res
             show(mesh.call(request, ask).await?.number, printer)
         }
         Numbers::Get { number, read } => {
-            let request = GetNumberRequest { consistency: consistency(read), e164: number };
+            let request =
+                GetNumberRequest { consistency: consistency(read), e164: number, read: None };
             let ask = async |channel, request| NumbersClient::new(channel).get(request).await;
             show(mesh.call(request, ask).await?.number, printer)
         }

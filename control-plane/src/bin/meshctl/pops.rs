@@ -10,7 +10,7 @@ use crate::docs::PopDoc;
 use crate::table::{Printer, or_dash};
 
 pub(crate) async fn list(read: Read, mesh: &Mesh, printer: &Printer) -> Result<()> {
-    let request = ListPopsRequest { consistency: consistency(read) };
+    let request = ListPopsRequest { consistency: consistency(read), read: None };
     let ask = async |channel, request| {
         let client = PopsClient::new(channel);
         client.max_decoding_message_size(LIST_BYTES_MAX).list(request).await

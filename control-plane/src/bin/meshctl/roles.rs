@@ -145,7 +145,7 @@ struct BindingDoc {
 }
 
 async fn list(read: Read, mesh: &Mesh, printer: &Printer) -> Result<()> {
-    let request = ListAccessRequest { consistency: consistency(read) };
+    let request = ListAccessRequest { consistency: consistency(read), read: None };
     let ask = async |channel, request| AccessClient::new(channel).list(request).await;
     let answer = mesh.call(request, ask).await?;
     let roles = answer.roles.into_iter().map(|role| RoleDoc {

@@ -19,7 +19,7 @@ pub(crate) async fn run(command: Trunks, mesh: &Mesh, printer: &Printer) -> Resu
 }
 
 async fn list(read: Read, mesh: &Mesh, printer: &Printer) -> Result<()> {
-    let request = ListRequest { consistency: consistency(read) };
+    let request = ListRequest { consistency: consistency(read), ..<_>::default() };
     let ask = async |channel, request| {
         let client = RoutingClient::new(channel);
         client.max_decoding_message_size(LIST_BYTES_MAX).list_trunks(request).await

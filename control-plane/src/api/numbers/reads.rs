@@ -1,0 +1,96 @@
+//! Reading the inventory.
+#![expect(clippy::unused_async, reason = "until the state can be asked for all of it")]
+
+use super::super::read::{Reads, given, later, page};
+use super::super::{Api, Failure, shelves};
+use control_core::replica::Replica;
+use control_core::state::NumberQuery;
+use proto::control::{
+    GetNumberRequest, GetNumberResponse, GetReservationRequest, ListAvailableRequest,
+    ListAvailableResponse, ListBlocksRequest, ListBlocksResponse, ListNumbersRequest,
+    ListNumbersResponse, ListPoolsRequest, ListPoolsResponse, ListReservationsRequest,
+    ListReservationsResponse, NumberState, ReservationResponse, SelectCallerIdRequest,
+    SelectCallerIdResponse,
+};
+
+/// Numbers and blocks of a page, unless asked otherwise.
+const PAGE: u32 = 1_000;
+/// Numbers and blocks of a page at most.
+const PAGE_MAX: u32 = 10_000;
+
+impl Api {
+    pub(super) async fn get_number(
+        &self,
+        r: GetNumberRequest,
+    ) -> Result<GetNumberResponse, Failure> {
+        let (freshness, e164) = (r.freshness()?, shelves::parse("e164", &r.e164)?);
+        let look = move |replica: &Replica| replica.state().number(e164.as_str());
+        let (number, header) = self.0.cluster.read(freshness, look).await?;
+        let number = number.ok_or_else(|| {
+            Failure::not_found("this number is not in the inventory: import it first")
+        })?;
+        Ok(GetNumberResponse { header: Some(header), number: Some(number) })
+    }
+
+    pub(super) async fn list_numbers(
+        &self,
+        r: ListNumbersRequest,
+    ) -> Result<ListNumbersResponse, Failure> {
+        let (freshness, limit) = (r.freshness()?, page(r.page_size, PAGE, PAGE_MAX)?);
+        let state = NumberState::try_from(r.state)
+            .map_err(|_| Failure::invalid(format!("state {} is unknown", r.state)))?;
+        let look = move |replica: &Replica| {
+            let query = NumberQuery {
+                pool: given(&r.pool),
+                state: (state != NumberState::Unspecified).then_some(state),
+                after: given(&r.page_token),
+                limit,
+            };
+            replica.state().numbers(query)
+        };
+        let (numbers, header) = self.0.cluster.read(freshness, look).await?;
+        // A full page may be the last one; then the next is empty.
+        let last = numbers.last().filter(|_| numbers.len() >= limit);
+        let next_page_token = last.map(|number| number.e164.clone()).unwrap_or_default();
+        Ok(ListNumbersResponse { header: Some(header), numbers, next_page_token })
+    }
+
+    pub(super) async fn blocks_page(
+        &self,
+        _: ListBlocksRequest,
+    ) -> Result<ListBlocksResponse, Failure> {
+        later()
+    }
+
+    pub(super) async fn pools(&self, _: ListPoolsRequest) -> Result<ListPoolsResponse, Failure> {
+        later()
+    }
+
+    pub(super) async fn available(
+        &self,
+        _: ListAvailableRequest,
+    ) -> Result<ListAvailableResponse, Failure> {
+        later()
+    }
+
+    pub(super) async fn reservation(
+        &self,
+        _: GetReservationRequest,
+    ) -> Result<ReservationResponse, Failure> {
+        later()
+    }
+
+    pub(super) async fn reservations(
+        &self,
+        _: ListReservationsRequest,
+    ) -> Result<ListReservationsResponse, Failure> {
+        later()
+    }
+
+    pub(super) async fn caller_id(
+        &self,
+        _: SelectCallerIdRequest,
+    ) -> Result<SelectCallerIdResponse, Failure> {
+        later()
+    }
+}
