@@ -164,7 +164,7 @@ impl Session for OurSession {
     }
 
     async fn read(&self, key: u64) -> Result<(), Status> {
-        let request = GetNumberRequest { consistency: 0, e164: e164(0, key) };
+        let request = GetNumberRequest { e164: e164(0, key), ..<_>::default() };
         match self.numbers.clone().get(request).await {
             Ok(_) => Ok(()),
             Err(status) if status.code() == Code::NotFound => Ok(()),
