@@ -1,11 +1,13 @@
 //! What the whole-mesh tests share.
 //!
 //! - [`bench`]: benchmarks, run by `tests/bench`.
+//! - [`linear`]: judges recorded histories of clients and watchers.
 //! - [`peers`]: sipp and baresip as children of ours, and PESQ.
 //! - [`scene`]: a mesh of the lab, provisioned for a test.
 //! - [`sim`]: the whole mesh in one thread, in virtual time.
 
 pub mod bench;
+pub mod linear;
 pub mod peers;
 pub mod scene;
 pub mod sim;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use control_core::replica::{
     LogEntry, Persist, Position, Replica, ReplicaCommand, ReplicaConfig, Restored, Role,
 };
+use control_core::state::State;
 use control_core::watch::WatchLog;
 use pop_core::view::ViewUpdate;
 use proto::id::{NodeId, Revision};
@@ -35,7 +36,7 @@ pub struct Disk {
 
 impl Disk {
     /// A whole transaction, durable from now on.
-    fn write(&mut self, persist: Persist) {
+    pub fn write(&mut self, persist: Persist) {
         self.writes += 1;
         if self.writes == EARLY_WRITES {
             self.early = Some((self.durable.clone(), self.tables.clone()));
@@ -68,7 +69,8 @@ impl Disk {
         self.durable.base = base;
     }
 
-    fn restore(&self) -> Restored {
+    /// What a new start finds.
+    pub fn restore(&self) -> Restored {
         let tables = self.tables.clone().into_iter().collect();
         Restored { tables, ..self.durable.clone() }
     }
@@ -173,26 +175,36 @@ impl ControlNode {
     /// What a watcher that holds `revision` of `cluster_id` is sent first. `None`: this node is
     /// behind the watcher.
     pub fn begin_watch(&self, cluster_id: &str, revision: Revision) -> Option<Vec<ViewUpdate>> {
-        let state = self.replica.as_ref()?.state();
-        if state.cluster_id().is_empty() {
+        begin_watch(self.replica.as_ref()?.state(), &self.watch, cluster_id, revision)
+    }
+}
+
+/// What a node with this state and history sends first to a watcher that holds `revision` of
+/// `cluster_id`. `None`: the node is behind the watcher.
+pub fn begin_watch(
+    state: &State,
+    watch: &WatchLog,
+    cluster_id: &str,
+    revision: Revision,
+) -> Option<Vec<ViewUpdate>> {
+    if state.cluster_id().is_empty() {
+        return None;
+    }
+    if cluster_id == state.cluster_id() {
+        if revision > state.revision() {
             return None;
         }
-        if cluster_id == state.cluster_id() {
-            if revision > state.revision() {
-                return None;
-            }
-            if revision > Revision(0)
-                && let Ok(events) = self.watch.since(revision)
-            {
-                return Some(events.map(|e| ViewUpdate::Event(e.as_ref().clone())).collect());
-            }
+        if revision > Revision(0)
+            && let Ok(events) = watch.since(revision)
+        {
+            return Some(events.map(|e| ViewUpdate::Event(e.as_ref().clone())).collect());
         }
-        Some(vec![ViewUpdate::Snapshot {
-            cluster_id: state.cluster_id(),
-            revision: state.revision(),
-            resources: state.resources().collect(),
-        }])
     }
+    Some(vec![ViewUpdate::Snapshot {
+        cluster_id: state.cluster_id(),
+        revision: state.revision(),
+        resources: state.resources().collect(),
+    }])
 }
 
 /// Ids count from 1.

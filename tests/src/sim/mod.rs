@@ -4,6 +4,7 @@
 //! - [`World`]: the clock, the queue of what is under way, and the loop.
 //! - [`net`]: who reaches whom, how late, and what gets lost.
 //! - [`control`]: a control node: replica, disk (that loses what was not synced), watchers.
+//! - [`control_cluster`]: control nodes without POPs, under more faults and judged more closely.
 //! - [`pop`]: a POP: `Pop` and `Media`, as the shell drives them.
 //! - [`carrier`]: the callers and callees beside a POP.
 //! - [`operator`]: provisions the mesh through raft and remembers what was acknowledged.
@@ -17,6 +18,7 @@
 pub mod carrier;
 pub mod check;
 pub mod control;
+pub mod control_cluster;
 pub mod net;
 pub mod operator;
 mod phone;

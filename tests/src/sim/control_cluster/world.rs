@@ -1,0 +1,530 @@
+//! The clock, the queue of what is under way, and the loop.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use chaos::rng::Rng;
+use control_core::replica::{Persist, ProposeError, ReadError, Replica, ReplicaCommand, Role};
+use proto::id::NodeId;
+use proto::raft::{Outcome, outcome};
+
+use super::client::{self, Attempt, Client};
+use super::links::Links;
+use super::node::Node;
+use super::observe::Observed;
+use super::plan::{Fault, MS, Micros, Mutant, Plan, SECOND};
+use super::trace::{Trace, sum};
+use super::watchers::{Item, Watcher};
+use super::{Counts, Report};
+use crate::linear::{Answer, Complaint, History, Rule, judge};
+use crate::sim::control::{index_of, node_id};
+
+/// Grain of raft's time.
+const TICK: Micros = 25 * MS;
+/// Unix time at the beginning.
+const EPOCH_MS: u64 = 1_790_000_000_000;
+/// After everything healed, all is answered within this.
+const PATIENCE: Micros = 40 * SECOND;
+/// More is a run that never ends.
+const STEPS_MAX: u64 = 2_000_000;
+
+/// Something that will happen.
+#[derive(Debug)]
+pub enum Due {
+    Tick {
+        node: usize,
+        life: u64,
+    },
+    Peer {
+        from: usize,
+        to: usize,
+        message: Bytes,
+    },
+    Synced {
+        node: usize,
+        life: u64,
+    },
+    /// A client's try arrives.
+    Asked {
+        node: usize,
+        attempt: u64,
+    },
+    /// Its answer arrives; `None`: try again.
+    Told {
+        attempt: u64,
+        answer: Option<(Answer, u64, u64)>,
+    },
+    /// A client's timer.
+    Wake {
+        client: usize,
+        timer: u64,
+    },
+    /// A client repeats a request that was answered.
+    Echo {
+        operation: usize,
+    },
+    /// A watcher gets something of this connection.
+    Watch {
+        watcher: usize,
+        connection: u64,
+        item: Item,
+    },
+    WatchAgain {
+        watcher: usize,
+        connection: u64,
+    },
+    Begin(usize),
+    End(usize),
+    Start(usize),
+    Heal,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Clients ask, things break.
+    Load,
+    /// Everything is well; what is open gets answered.
+    Healing,
+    /// Everything is read.
+    Reading,
+    Done,
+}
+
+/// A run.
+pub struct World {
+    pub plan: Plan,
+    pub now: Micros,
+    pub phase: Phase,
+    pub nodes: Vec<Node>,
+    pub links: Links,
+    pub clients: Vec<Client>,
+    pub watchers: Vec<Watcher>,
+    pub history: History,
+    pub attempts: BTreeMap<u64, Attempt>,
+    pub(super) trace: Trace,
+    pub observed: Observed,
+    /// All wall clocks are so much ahead, ms.
+    pub passed_ms: u64,
+    /// About to pass, once nobody waits: longer than a request id is remembered.
+    pub passes_ms: Option<u64>,
+    /// Operations before it are from before time passed; nobody asks for them again.
+    pub era: usize,
+    pub complaints: Vec<Complaint>,
+    pub rng: Rng,
+    pub to_read: Vec<crate::linear::Request>,
+    pub counts: Counts,
+    /// Tries so far.
+    pub tries: u64,
+    queue: BTreeMap<(Micros, u64), Due>,
+    sequence: u64,
+    steps: u64,
+}
+
+impl World {
+    pub fn new(plan: Plan, verbose: bool) -> Self {
+        let mut world = Self {
+            now: 0,
+            phase: Phase::Load,
+            nodes: (0..plan.nodes).map(|index| Node::new(index, plan.mutant)).collect(),
+            links: Links::new(plan.seed, plan.conditions),
+            clients: Vec::new(),
+            watchers: (0..plan.watchers).map(|_| Watcher::default()).collect(),
+            history: History::default(),
+            attempts: BTreeMap::new(),
+            trace: Trace::new(verbose),
+            observed: Observed::default(),
+            passed_ms: 0,
+            passes_ms: None,
+            era: 0,
+            complaints: Vec::new(),
+            rng: Rng::split(plan.seed, "world"),
+            to_read: Vec::new(),
+            counts: Counts::default(),
+            tries: 0,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            steps: 0,
+            plan,
+        };
+        world.open();
+        world
+    }
+
+    fn open(&mut self) {
+        for node in 0..self.plan.nodes {
+            self.start(node);
+        }
+        for client in 0..self.plan.clients {
+            self.clients.push(Client { open: None, tries: 0, timer: 0 });
+            let at = 300 * MS + self.rng.below(200 * MS);
+            self.push(at, Due::Wake { client, timer: 0 });
+        }
+        for watcher in 0..self.plan.watchers {
+            self.push(400 * MS, Due::WatchAgain { watcher, connection: 0 });
+        }
+        for (at, (when, _)) in self.plan.faults.clone().into_iter().enumerate() {
+            self.push(when, Due::Begin(at));
+        }
+        self.push(self.plan.load, Due::Heal);
+    }
+
+    pub fn push(&mut self, at: Micros, due: Due) {
+        self.sequence += 1;
+        self.queue.insert((at, self.sequence), due);
+    }
+
+    /// To the end, or to the first thing that cannot go on.
+    pub fn run(&mut self) {
+        while self.phase != Phase::Done
+            && self.complaints.is_empty()
+            && let Some(((at, _), due)) = self.queue.pop_first()
+        {
+            self.now = self.now.max(at);
+            self.steps += 1;
+            if self.now > self.plan.load + PATIENCE || self.steps > STEPS_MAX {
+                self.complain(Rule::Progress, self.what_is_open());
+                return;
+            }
+            self.happen(due);
+        }
+    }
+
+    pub fn complain(&mut self, rule: Rule, what: String) {
+        self.trace.note(self.now, &[], || format!("BROKEN [{rule:?}] {what}"));
+        self.complaints.push(rule.broken(what));
+    }
+
+    fn what_is_open(&self) -> String {
+        let open: Vec<_> = self.clients.iter().filter_map(|client| client.open).collect();
+        let roles: Vec<_> =
+            self.nodes.iter().map(|n| n.replica.as_ref().map(|r| r.status())).collect();
+        let open: Vec<_> = open.iter().map(|at| &self.history.operations[*at].request).collect();
+        format!("{:?} still; unanswered {open:?}; nodes {roles:?}", self.phase)
+    }
+
+    fn happen(&mut self, due: Due) {
+        let Some(due) = self.or_kept(due) else { return };
+        match due {
+            Due::Tick { node, life } => self.tick(node, life),
+            Due::Peer { from, to, message } => self.peer(from, to, &message),
+            Due::Synced { node, life } => self.synced(node, life),
+            Due::Asked { node, attempt } => self.asked(node, attempt),
+            Due::Told { attempt, answer } => self.told(attempt, answer),
+            Due::Wake { client, timer } => self.wake(client, timer),
+            Due::Echo { operation } if operation >= self.era => self.send(operation),
+            Due::Echo { .. } => {}
+            Due::Watch { watcher, connection, item } => self.watched(watcher, connection, item),
+            Due::WatchAgain { watcher, connection } => self.watch_again(watcher, connection),
+            Due::Begin(fault) => self.begin(fault),
+            Due::End(fault) => self.end(fault),
+            Due::Start(node) => self.start(node),
+            Due::Heal => self.heal(),
+        }
+    }
+
+    /// A stopped process gets nothing; it is there when it goes on. Time it did not live through
+    /// is not made up for, as in the shell.
+    fn or_kept(&mut self, due: Due) -> Option<Due> {
+        let node = match &due {
+            Due::Tick { node, .. } | Due::Synced { node, .. } | Due::Asked { node, .. } => *node,
+            Due::Peer { to, .. } => *to,
+            _ => return Some(due),
+        };
+        match &mut self.nodes[node].stopped {
+            None => Some(due),
+            Some(kept) => {
+                let tick = matches!(due, Due::Tick { .. });
+                if !tick || !kept.iter().any(|due| matches!(due, Due::Tick { .. })) {
+                    kept.push(due);
+                }
+                None
+            }
+        }
+    }
+
+    // ------------------------------------------------------------ nodes
+
+    pub fn start(&mut self, node: usize) {
+        if self.nodes[node].replica.is_some() {
+            return;
+        }
+        if let Err(why) = self.nodes[node].start(&self.plan, &mut self.rng) {
+            return self.complain(Rule::Halt, format!("node {node} does not start: {why}"));
+        }
+        let life = self.nodes[node].life;
+        self.trace.note(self.now, &[1, node as u64], || format!("node {node} starts"));
+        let phase = self.rng.below(TICK);
+        self.push(self.now + phase, Due::Tick { node, life });
+        self.drain(node);
+    }
+
+    pub fn wall_ms(&self, node: usize) -> u64 {
+        let wall = EPOCH_MS + self.passed_ms + self.now / MS;
+        wall.saturating_add_signed(self.nodes[node].clock_ms)
+    }
+
+    fn tick(&mut self, node: usize, life: u64) {
+        let wall_ms = self.wall_ms(node);
+        let place = &mut self.nodes[node];
+        if place.life != life {
+            return;
+        }
+        let Some(replica) = &mut place.replica else { return };
+        replica.handle_tick(wall_ms);
+        self.push(self.now + TICK, Due::Tick { node, life });
+        self.drain(node);
+        self.go_on();
+    }
+
+    fn peer(&mut self, from: usize, to: usize, message: &Bytes) {
+        let Some(replica) = &mut self.nodes[to].replica else { return };
+        let taken = replica.handle_peer(node_id(from), message);
+        let facts = [2, from as u64, to as u64, sum(message), u64::from(taken.is_ok())];
+        self.trace.note(self.now, &facts, || {
+            format!("{from} → {to}: {}", super::observe::describe(message))
+        });
+        if let Err(why) = taken {
+            self.complain(Rule::Halt, format!("node {to} refused its honest peer {from}: {why}"));
+        }
+        self.drain(to);
+    }
+
+    fn synced(&mut self, node: usize, life: u64) {
+        let place = &mut self.nodes[node];
+        if place.life != life || place.replica.is_none() {
+            return;
+        }
+        if place.stalled_until > self.now {
+            let at = place.stalled_until;
+            return self.push(at, Due::Synced { node, life });
+        }
+        let Some(number) = place.synced() else { return };
+        let early = self.plan.mutant == Some(Mutant::AckBeforeDurable);
+        if let Some(replica) = place.replica.as_mut().filter(|_| !early) {
+            replica.handle_persisted(number);
+        }
+        self.trace.note(self.now, &[3, node as u64, number], || {
+            format!("node {node} has write {number} on its disk")
+        });
+        self.drain(node);
+    }
+
+    /// Everything the replica wants, then everybody it can answer.
+    pub fn drain(&mut self, node: usize) {
+        while let Some(command) = self.nodes[node].replica.as_mut().and_then(Replica::poll_command)
+        {
+            self.execute(node, command);
+        }
+        self.serve_applied(node);
+        if let Some(replica) = self.nodes[node].replica.as_ref().filter(|_| !self.plan.blind) {
+            self.observed.state(node, replica, &mut self.complaints);
+        }
+    }
+
+    fn execute(&mut self, node: usize, command: ReplicaCommand) {
+        match command {
+            ReplicaCommand::Send { to, message } => self.transmit(node, index_of(to), message),
+            ReplicaCommand::Persist(persist) => self.write(node, persist),
+            ReplicaCommand::Event(event) => self.publish(node, event),
+            ReplicaCommand::StateReplaced { revision } => {
+                self.counts.snapshots += 1;
+                self.nodes[node].watch.reset(revision);
+                self.drop_watchers(node);
+            }
+            ReplicaCommand::Outcome { proposal, outcome, .. } => {
+                self.outcome(node, proposal, outcome);
+            }
+            ReplicaCommand::ProposalLost { proposal } => {
+                let attempt = self.nodes[node].proposals.remove(&proposal);
+                self.reply(node, attempt, None);
+            }
+            ReplicaCommand::ReadReady { read, index } => {
+                if let Some(attempt) = self.nodes[node].reads.remove(&read) {
+                    self.nodes[node].applying.push((index, attempt));
+                }
+            }
+            ReplicaCommand::ReadLost { read } => {
+                let attempt = self.nodes[node].reads.remove(&read);
+                self.reply(node, attempt, None);
+            }
+            ReplicaCommand::Role { term, role, .. } => {
+                self.trace.note(self.now, &[4, node as u64, term], || {
+                    format!("node {node} is {} of term {term}", role.as_str())
+                });
+                if role == Role::Leader && !self.plan.blind {
+                    self.observed.leader(node, term, &mut self.complaints);
+                }
+            }
+            ReplicaCommand::Halt { reason } => {
+                self.complain(Rule::Halt, format!("node {node} stops itself: {reason}"));
+            }
+        }
+    }
+
+    fn transmit(&mut self, from: usize, to: usize, message: Bytes) {
+        let message = match self.plan.mutant {
+            Some(Mutant::LocalPick) if to + 1 == self.plan.nodes => {
+                super::observe::pick_another(&message, self.nodes[to].replica.as_ref())
+            }
+            _ => message,
+        };
+        for at in self.links.between(from, to, self.now) {
+            self.push(at, Due::Peer { from, to, message: message.clone() });
+        }
+    }
+
+    fn write(&mut self, node: usize, persist: Persist) {
+        let takes = 50 + self.rng.below(self.plan.conditions.disk);
+        let place = &mut self.nodes[node];
+        let (life, number) = (place.life, persist.number);
+        place.writing.push_back(persist);
+        if self.plan.mutant == Some(Mutant::AckBeforeDurable) {
+            if let Some(replica) = &mut place.replica {
+                replica.handle_persisted(number);
+            }
+        } else {
+            assert_eq!(place.writing.len(), 1, "two writes at once");
+        }
+        self.push(self.now + takes, Due::Synced { node, life });
+    }
+
+    // ------------------------------------------------------------ clients' tries at a node
+
+    fn asked(&mut self, node: usize, attempt: u64) {
+        let Some(known) = self.attempts.get(&attempt).copied() else { return };
+        if self.nodes[node].replica.is_none() || known.operation < self.era {
+            return;
+        }
+        let operation = &self.history.operations[known.operation];
+        let (request, request_id) = (operation.request.clone(), operation.request_id.clone());
+        self.trace.note(self.now, &[5, node as u64, attempt], || {
+            format!("node {node} is asked (try {attempt}): {request:?}")
+        });
+        let id = match self.plan.mutant {
+            Some(Mutant::NoDedupe) => format!("{request_id}-{attempt}"),
+            _ => request_id,
+        };
+        match client::command(&request, &id) {
+            Some(command) => self.propose(node, attempt, command),
+            None if request.is_local() || self.plan.mutant == Some(Mutant::ReadsAskNobody) => {
+                self.serve(node, attempt);
+            }
+            None => self.read(node, attempt),
+        }
+        self.drain(node);
+    }
+
+    fn propose(&mut self, node: usize, attempt: u64, command: proto::raft::Command) {
+        let wall_ms = self.wall_ms(node);
+        let place = &mut self.nodes[node];
+        let name = place.name();
+        let Some(replica) = &mut place.replica else { return };
+        match replica.propose(name, command, wall_ms) {
+            Ok(()) => _ = place.proposals.insert(name, attempt),
+            Err(ProposeError::NotLeader { leader }) => self.pass_on(node, attempt, leader),
+            Err(_) => self.reply(node, Some(attempt), None),
+        }
+    }
+
+    fn read(&mut self, node: usize, attempt: u64) {
+        let place = &mut self.nodes[node];
+        let name = place.name();
+        let Some(replica) = &mut place.replica else { return };
+        match replica.read_index(name) {
+            Ok(()) => _ = place.reads.insert(name, attempt),
+            Err(ReadError::NotLeader { leader }) => self.pass_on(node, attempt, leader),
+            Err(_) => self.reply(node, Some(attempt), None),
+        }
+    }
+
+    /// A follower hands it to the leader, as the shell does; the answer goes back directly.
+    fn pass_on(&mut self, node: usize, attempt: u64, leader: Option<NodeId>) {
+        let known = self.attempts.get_mut(&attempt);
+        match (leader.map(index_of), known) {
+            (Some(leader), Some(known)) if leader != node && known.passed_on < 3 => {
+                known.passed_on += 1;
+                for at in self.links.between(node, leader, self.now) {
+                    self.push(at, Due::Asked { node: leader, attempt });
+                }
+            }
+            _ => self.reply(node, Some(attempt), None),
+        }
+    }
+
+    fn outcome(&mut self, node: usize, proposal: u64, outcome: Outcome) {
+        let Some(attempt) = self.nodes[node].proposals.remove(&proposal) else { return };
+        let Some(replica) = &self.nodes[node].replica else { return };
+        let log_time_ms = replica.state().log_time_ms();
+        let mut kind = outcome.kind;
+        if self.plan.mutant == Some(Mutant::CrossedAnswers)
+            && let Some(outcome::Kind::Number(number)) = &mut kind
+            && self.rng.below(2) == 0
+        {
+            number.e164 = client::number(super::plan::below(&mut self.rng, self.plan.numbers));
+        }
+        let answer = (client::answer(kind), outcome.revision, log_time_ms);
+        self.reply(node, Some(attempt), Some(answer));
+    }
+
+    fn serve_applied(&mut self, node: usize) {
+        let place = &mut self.nodes[node];
+        let Some(replica) = &place.replica else { return };
+        let applied = replica.applied();
+        let (ready, waiting) = std::mem::take(&mut place.applying)
+            .into_iter()
+            .partition(|(index, _)| *index <= applied);
+        place.applying = waiting;
+        let ready: Vec<(u64, u64)> = ready;
+        for (_, attempt) in ready {
+            self.serve(node, attempt);
+        }
+    }
+
+    /// Reads the state as it is here.
+    fn serve(&mut self, node: usize, attempt: u64) {
+        let Some(known) = self.attempts.get(&attempt) else { return };
+        let Some(replica) = &self.nodes[node].replica else { return };
+        let request = &self.history.operations[known.operation].request;
+        let state = replica.state();
+        let answer = (client::look(state, request), state.revision().0, state.log_time_ms());
+        self.reply(node, Some(attempt), Some(answer));
+    }
+
+    fn reply(&mut self, node: usize, attempt: Option<u64>, answer: Option<(Answer, u64, u64)>) {
+        let Some(attempt) = attempt else { return };
+        self.trace.note(self.now, &[6, node as u64, attempt], || {
+            format!("node {node} answers try {attempt}: {answer:?}")
+        });
+        if let Some(at) = self.links.client(self.now) {
+            self.push(at, Due::Told { attempt, answer });
+        }
+    }
+
+    // ------------------------------------------------------------ the end
+
+    /// What is wrong, after the run.
+    pub fn report(mut self) -> Report {
+        let mut complaints = std::mem::take(&mut self.complaints);
+        self.observed.end(&mut complaints);
+        let feeds: Vec<_> = self.watchers.iter().map(|watcher| watcher.feed.clone()).collect();
+        complaints.extend(judge(&self.history, &feeds));
+        self.counts.leaders = self.observed.leaders();
+        self.counts.virtual_ms = self.now / MS;
+        for complaint in &complaints {
+            self.trace.note(self.now, &[], || format!("BROKEN {complaint}"));
+        }
+        Report {
+            complaints,
+            digest: self.trace.digest(),
+            answered: self.history.answered().count(),
+            counts: self.counts,
+            lines: self.trace.take(),
+        }
+    }
+
+    /// The fault of this number.
+    pub fn fault(&self, at: usize) -> Fault {
+        self.plan.faults[at].1
+    }
+}
