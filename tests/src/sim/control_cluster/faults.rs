@@ -4,6 +4,7 @@ use super::client::last_reads;
 use super::plan::{Fault, MS, Micros};
 use super::world::{Due, Phase, World};
 use crate::linear::Rule;
+use crate::sim::control::node_id;
 
 impl World {
     pub fn begin(&mut self, at: usize) {
@@ -34,6 +35,7 @@ impl World {
             }
             Fault::Stall(node, lasts) => self.nodes[node].stalled_until = self.now + lasts,
             Fault::ClockStep(node, by) => self.nodes[node].clock_ms += by,
+            Fault::Transfer => self.transfer(),
             Fault::TimePasses(by) => self.passes_ms = Some(by),
         }
     }
@@ -77,7 +79,41 @@ impl World {
         self.nodes[node].crash(&mut rng);
         self.rng = rng;
         self.drop_watchers(node);
+        self.tell_gone(node);
         self.push(self.now + down, Due::Start(node));
+    }
+
+    /// Whoever believes to lead hands over.
+    fn transfer(&mut self) {
+        for node in 0..self.plan.nodes {
+            if let Some(replica) = self.nodes[node].replica.as_mut()
+                && replica.transfer_leader(None).is_ok()
+            {
+                self.drain(node);
+            }
+        }
+    }
+
+    /// The others see a connection refused, soon, unless they cannot see anything.
+    fn tell_gone(&mut self, gone: usize) {
+        let life = self.nodes[gone].life;
+        for node in (0..self.plan.nodes).filter(|node| *node != gone) {
+            if self.rng.below(2) == 0 {
+                for at in self.links.between(gone, node, self.now) {
+                    self.push(at, Due::Gone { node, gone, life });
+                }
+            }
+        }
+    }
+
+    pub fn gone(&mut self, node: usize, gone: usize, life: u64) {
+        // A new life takes connections: nobody is refused any more.
+        if self.nodes[gone].life == life
+            && let Some(replica) = &mut self.nodes[node].replica
+        {
+            replica.handle_peer_gone(node_id(gone));
+            self.drain(node);
+        }
     }
 
     /// Everything is well from now on.

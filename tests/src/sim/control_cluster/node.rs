@@ -36,8 +36,6 @@ pub struct Node {
     pub proposals: BTreeMap<u64, u64>,
     /// Attempts of clients that wait for the read of this name.
     pub reads: BTreeMap<u64, u64>,
-    /// Attempts that wait until this index is applied.
-    pub applying: Vec<(u64, u64)>,
     pub names: u64,
     mutant: Option<Mutant>,
     /// For [`Mutant::SkipSync`].
@@ -60,7 +58,6 @@ impl Node {
             clock_ms: 0,
             proposals: BTreeMap::new(),
             reads: BTreeMap::new(),
-            applying: Vec::new(),
             names: 0,
             mutant,
             unsynced: VecDeque::new(),
@@ -87,6 +84,7 @@ impl Node {
             log_entries_max: 20,
             log_entries_kept: 5,
             hash_every: if plan.blind { u64::MAX } else { 8 },
+            reads_ask_nobody: self.mutant == Some(Mutant::ReadsAskNobody),
             ..Limits::default()
         });
         self.watch = WatchLog::new(WATCH_EVENTS, replica.state().revision());
@@ -106,7 +104,6 @@ impl Node {
         self.hard_state = None;
         self.proposals.clear();
         self.reads.clear();
-        self.applying.clear();
     }
 
     /// The oldest write is on the disk.

@@ -31,6 +31,8 @@ pub enum Fault {
     DiskError(usize, Micros),
     /// The wall clock jumps, by ms.
     ClockStep(usize, i64),
+    /// The leader is told to hand over.
+    Transfer,
     /// Nobody asks for long: all clocks jump, by ms. Quarantines end, requests are forgotten.
     TimePasses(u64),
 }
@@ -185,7 +187,7 @@ fn fault(rng: &mut Rng, nodes: usize) -> Fault {
     let node = below(rng, nodes);
     let other = (node + 1 + below(rng, nodes - 1)) % nodes;
     let lasts = MS * (50 + rng.below(1_500));
-    match rng.below(14) {
+    match rng.below(15) {
         0..=2 => Fault::Crash(node, lasts),
         3 => Fault::CrashAll(lasts / 2),
         4 | 5 => Fault::Pause(node, lasts),
@@ -196,6 +198,7 @@ fn fault(rng: &mut Rng, nodes: usize) -> Fault {
         10 => Fault::Stall(node, lasts),
         11 => Fault::DiskError(node, lasts / 2),
         12 => Fault::ClockStep(node, step(rng)),
+        13 => Fault::Transfer,
         // Half of the quarantine the product knows, or more.
         _ => Fault::TimePasses(24 * 3_600_000 * (20 + rng.below(40))),
     }

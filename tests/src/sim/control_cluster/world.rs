@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chaos::rng::Rng;
-use control_core::replica::{Persist, ProposeError, ReadError, Replica, ReplicaCommand, Role};
+use control_core::replica::{Persist, Position, ProposeError, Replica, ReplicaCommand, Role};
 use proto::id::NodeId;
 use proto::raft::{Outcome, outcome};
 
@@ -44,6 +44,20 @@ pub enum Due {
         node: usize,
         life: u64,
     },
+    /// A reader asks another node where its log ends.
+    Question {
+        from: usize,
+        to: usize,
+        round: u64,
+        life: u64,
+    },
+    LogEnd {
+        from: usize,
+        to: usize,
+        round: u64,
+        life: u64,
+        end: Position,
+    },
     /// A client's try arrives.
     Asked {
         node: usize,
@@ -72,6 +86,12 @@ pub enum Due {
     WatchAgain {
         watcher: usize,
         connection: u64,
+    },
+    /// A node is refused a connection by one that died in that life.
+    Gone {
+        node: usize,
+        gone: usize,
+        life: u64,
     },
     Begin(usize),
     End(usize),
@@ -209,6 +229,11 @@ impl World {
             Due::Tick { node, life } => self.tick(node, life),
             Due::Peer { from, to, message } => self.peer(from, to, &message),
             Due::Synced { node, life } => self.synced(node, life),
+            Due::Question { from, to, round, life } => self.questioned(from, to, round, life),
+            Due::LogEnd { from, to, round, life, end } if self.nodes[to].life == life => {
+                self.log_end(from, to, round, end);
+            }
+            Due::LogEnd { .. } => {}
             Due::Asked { node, attempt } => self.asked(node, attempt),
             Due::Told { attempt, answer } => self.told(attempt, answer),
             Due::Wake { client, timer } => self.wake(client, timer),
@@ -216,6 +241,7 @@ impl World {
             Due::Echo { .. } => {}
             Due::Watch { watcher, connection, item } => self.watched(watcher, connection, item),
             Due::WatchAgain { watcher, connection } => self.watch_again(watcher, connection),
+            Due::Gone { node, gone, life } => self.gone(node, gone, life),
             Due::Begin(fault) => self.begin(fault),
             Due::End(fault) => self.end(fault),
             Due::Start(node) => self.start(node),
@@ -228,7 +254,8 @@ impl World {
     fn or_kept(&mut self, due: Due) -> Option<Due> {
         let node = match &due {
             Due::Tick { node, .. } | Due::Synced { node, .. } | Due::Asked { node, .. } => *node,
-            Due::Peer { to, .. } => *to,
+            Due::Gone { node, .. } => *node,
+            Due::Peer { to, .. } | Due::Question { to, .. } | Due::LogEnd { to, .. } => *to,
             _ => return Some(due),
         };
         match &mut self.nodes[node].stopped {
@@ -316,7 +343,6 @@ impl World {
         {
             self.execute(node, command);
         }
-        self.serve_applied(node);
         if let Some(replica) = self.nodes[node].replica.as_ref().filter(|_| !self.plan.blind) {
             self.observed.state(node, replica, &mut self.complaints);
         }
@@ -339,9 +365,10 @@ impl World {
                 let attempt = self.nodes[node].proposals.remove(&proposal);
                 self.reply(node, attempt, None);
             }
-            ReplicaCommand::ReadReady { read, index } => {
+            ReplicaCommand::Ask { to, round } => self.question(node, index_of(to), round),
+            ReplicaCommand::ReadReady { read } => {
                 if let Some(attempt) = self.nodes[node].reads.remove(&read) {
-                    self.nodes[node].applying.push((index, attempt));
+                    self.serve(node, attempt);
                 }
             }
             ReplicaCommand::ReadLost { read } => {
@@ -407,9 +434,7 @@ impl World {
         };
         match client::command(&request, &id) {
             Some(command) => self.propose(node, attempt, command),
-            None if request.is_local() || self.plan.mutant == Some(Mutant::ReadsAskNobody) => {
-                self.serve(node, attempt);
-            }
+            None if request.is_local() => self.serve(node, attempt),
             None => self.read(node, attempt),
         }
         self.drain(node);
@@ -431,11 +456,37 @@ impl World {
         let place = &mut self.nodes[node];
         let name = place.name();
         let Some(replica) = &mut place.replica else { return };
-        match replica.read_index(name) {
+        match replica.read(name) {
             Ok(()) => _ = place.reads.insert(name, attempt),
-            Err(ReadError::NotLeader { leader }) => self.pass_on(node, attempt, leader),
             Err(_) => self.reply(node, Some(attempt), None),
         }
+    }
+
+    /// A reader asks where another log ends; question and answer travel like messages, and the
+    /// answer finds the life that asked, or nobody.
+    fn question(&mut self, from: usize, to: usize, round: u64) {
+        let life = self.nodes[from].life;
+        for at in self.links.between(from, to, self.now) {
+            self.push(at, Due::Question { from, to, round, life });
+        }
+    }
+
+    fn questioned(&mut self, from: usize, to: usize, round: u64, life: u64) {
+        let Some(replica) = &self.nodes[to].replica else { return };
+        let end = replica.log_end();
+        self.trace.note(self.now, &[14, from as u64, to as u64, end.index], || {
+            format!("node {to} tells {from} for round {round} that its log ends at {end:?}")
+        });
+        for at in self.links.between(to, from, self.now) {
+            self.push(at, Due::LogEnd { from: to, to: from, round, life, end });
+        }
+    }
+
+    fn log_end(&mut self, from: usize, to: usize, round: u64, end: Position) {
+        if let Some(replica) = &mut self.nodes[to].replica {
+            replica.handle_log_end(node_id(from), round, end);
+        }
+        self.drain(to);
     }
 
     /// A follower hands it to the leader, as the shell does; the answer goes back directly.
@@ -465,20 +516,6 @@ impl World {
         }
         let answer = (client::answer(kind), outcome.revision, log_time_ms);
         self.reply(node, Some(attempt), Some(answer));
-    }
-
-    fn serve_applied(&mut self, node: usize) {
-        let place = &mut self.nodes[node];
-        let Some(replica) = &place.replica else { return };
-        let applied = replica.applied();
-        let (ready, waiting) = std::mem::take(&mut place.applying)
-            .into_iter()
-            .partition(|(index, _)| *index <= applied);
-        place.applying = waiting;
-        let ready: Vec<(u64, u64)> = ready;
-        for (_, attempt) in ready {
-            self.serve(node, attempt);
-        }
     }
 
     /// Reads the state as it is here.
