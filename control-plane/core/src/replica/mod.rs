@@ -27,6 +27,8 @@ mod cluster_tests;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
+mod refused_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

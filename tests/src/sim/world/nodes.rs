@@ -40,6 +40,8 @@ impl World {
                     self.schedule(at, Due::Raft { from: index, to, life: there, bytes: message });
                 }
             }
+            // Nobody reads here.
+            ReplicaCommand::Ask { .. } => {}
             ReplicaCommand::Persist(persist) => {
                 let after = Duration::from_micros(200 + self.sync.below(4_000));
                 if let Some(node) = self.control.get_mut(index) {

@@ -14,6 +14,10 @@ pub(in super::super) const TICK_MS: u64 = 25;
 pub(in super::super) struct Rng(u64);
 
 impl Rng {
+    pub(in super::super) const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     pub(in super::super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
