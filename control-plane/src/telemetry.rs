@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use proto::control::NumberState;
 
 enum Kind {
     Counter,
@@ -33,6 +34,7 @@ table! {
         "Age of the durable write under way, 0 without one";
     HEARTBEATS = "control_heartbeats_total", Counter, "Heartbeats of POPs";
     NUMBERS = "control_numbers", Gauge, "Numbers of the inventory by state";
+    POOL_NUMBERS = "control_pool_numbers", Gauge, "Numbers by pool and state, of the first 100 pools";
     PEER_FRAMES = "control_peer_frames_total", Counter, "Raft messages by direction";
     PEER_DROPPED = "control_peer_dropped_frames_total", Counter,
         "Raft messages dropped before sending or refused on arrival, by reason";
@@ -228,10 +230,35 @@ pub fn replica(replica: &control_core::replica::Replica) {
     gauge!(RAFT_LOG).set(entries as f64);
     gauge!(RAFT_TERM).set(status.term as f64);
     gauge!(REVISION).set(replica.state().revision().0 as f64);
-    gauge!(NUMBERS, "state" => "available").set(counts.available as f64);
-    gauge!(NUMBERS, "state" => "active").set(counts.active as f64);
-    gauge!(NUMBERS, "state" => "quarantine").set(counts.quarantine as f64);
+    for (state, name) in NUMBER_STATES {
+        gauge!(NUMBERS, "state" => name).set(counts.of(state) as f64);
+    }
+    // A gauge of a pool stays for ever: pools are few, and they stay too.
+    for (pool, counts) in replica.state().pool_counts().into_iter().take(POOLS_MAX) {
+        for (state, name) in NUMBER_STATES {
+            let labels = [("pool", pool.clone()), ("state", name.to_owned())];
+            gauge!(POOL_NUMBERS, &labels).set(counts.of(state) as f64);
+        }
+    }
 }
+
+/// Pools with gauges of their own.
+const POOLS_MAX: usize = 100;
+
+/// As the label says them.
+const NUMBER_STATES: [(NumberState, &str); 11] = [
+    (NumberState::Active, "active"),
+    (NumberState::Available, "available"),
+    (NumberState::Blocked, "blocked"),
+    (NumberState::Decommissioned, "decommissioned"),
+    (NumberState::Pending, "pending"),
+    (NumberState::PortedOut, "ported_out"),
+    (NumberState::PortingIn, "porting_in"),
+    (NumberState::PortingOut, "porting_out"),
+    (NumberState::Quarantine, "quarantine"),
+    (NumberState::Reserved, "reserved"),
+    (NumberState::Suspended, "suspended"),
+];
 
 /// Watches opened (1) or closed (-1).
 pub fn watchers(change: f64) {

@@ -5,6 +5,8 @@
 //! certificates), and whether it can be done (the state knows).
 
 mod access;
+mod numbers;
+mod rules;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,9 +16,7 @@ use proto::control::{DigestCredentials, Pop, Route, RouteCandidate, Transport, T
 use proto::e164::{E164, redact};
 use proto::id::{PopId, RouteId, TrunkId};
 use proto::raft::command::Kind;
-use proto::raft::{
-    AllocateNumber, Command, ImportNumbers, Reason, Rejected, ReleaseNumber, allocate_number,
-};
+use proto::raft::{Command, Reason, Rejected};
 
 /// Largest encoded command.
 pub const COMMAND_BYTES_MAX: usize = 1024 * 1024;
@@ -55,16 +55,13 @@ fn check(command: &Command) -> Check {
         Some(Kind::DeleteTrunk(id)) => check_trunk_id(id),
         Some(Kind::PutRoute(route)) => check_route(route),
         Some(Kind::DeleteRoute(id)) => check_route_id(id),
-        Some(Kind::ImportNumbers(import)) => check_import(import),
-        Some(Kind::AllocateNumber(allocate)) => check_allocate(allocate),
-        Some(Kind::ReleaseNumber(release)) => check_release(release),
         Some(Kind::PutRole(role)) => access::check_role(role),
         Some(Kind::DeleteRole(id)) => access::check_role_id(id),
         Some(Kind::Bind(binding) | Kind::Unbind(binding)) => access::check_binding(binding),
         Some(Kind::AdvanceClock(_) | Kind::HashCheck(_) | Kind::InitCluster(_)) => {
             Err("this command is internal".into())
         }
-        Some(_) => Err("this command needs a later step".into()),
+        Some(kind) => numbers::check(kind),
         None => Err("the request names nothing to do".into()),
     }
 }
@@ -167,33 +164,6 @@ fn check_candidates(candidates: &[RouteCandidate]) -> Check {
     candidates.iter().try_for_each(|c| check_trunk_id(&c.trunk_id))
 }
 
-fn check_import(import: &ImportNumbers) -> Check {
-    label("pool", &import.pool)?;
-    let count = import.e164.len();
-    if count == 0 || count > IMPORT_MAX {
-        return Err(format!("{count} numbers in one import: 1 to {IMPORT_MAX}"));
-    }
-    for (at, e164) in import.e164.iter().enumerate() {
-        number(e164).map_err(|message| format!("number {} {message}", at + 1))?;
-    }
-    Ok(())
-}
-
-fn check_allocate(allocate: &AllocateNumber) -> Check {
-    label("tenant", &allocate.tenant)?;
-    match &allocate.which {
-        Some(allocate_number::Which::E164(e164)) => number(e164)?,
-        Some(allocate_number::Which::AnyOfPool(pool)) => label("pool", pool)?,
-        None => return Err("name a number (e164) or a pool (any_of_pool)".into()),
-    }
-    check_candidates(&allocate.candidates)
-}
-
-fn check_release(release: &ReleaseNumber) -> Check {
-    label("tenant", &release.tenant)?;
-    number(&release.e164)
-}
-
 fn number(e164: &str) -> Check {
     E164::parse(e164).map(|_| ()).map_err(|e| format!("{} {e}", redact(e164, 4)))
 }
@@ -274,6 +244,8 @@ fn cidr(value: &str) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use proto::raft::{AllocateNumber, ImportNumbers, allocate_number};
+
     use super::*;
 
     fn command(kind: Kind) -> Command {

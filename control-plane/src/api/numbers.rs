@@ -201,6 +201,7 @@ impl Numbers for Api {
                 from_tenant: r.from_tenant,
                 to_tenant: r.to_tenant,
                 expect: r.expect,
+                compliance: r.compliance,
             });
             self.write_number(&caller, r.options, kind).await
         })

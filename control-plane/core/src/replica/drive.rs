@@ -122,7 +122,8 @@ impl Replica {
             Some((_, state)) => state,
             None => snapshot::open(&ready.snapshot().data)?,
         };
-        let tables = state.entries().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let tables =
+            state.entries().map(|(k, v)| (k.to_vec(), Bytes::copy_from_slice(v))).collect();
         self.state = state;
         self.applied = position;
         self.dirty.clear();

@@ -31,8 +31,10 @@ struct ImageEntry {
 
 /// A snapshot for raft to send.
 pub(super) fn take(state: &State, at: Position, conf_state: &ConfState) -> Snapshot {
-    let entry =
-        |(key, value): (&Vec<u8>, &Bytes)| ImageEntry { key: key.clone(), value: value.clone() };
+    let entry = |(key, value): (&[u8], &[u8])| ImageEntry {
+        key: key.to_vec(),
+        value: Bytes::copy_from_slice(value),
+    };
     let image = Image {
         version: VERSION,
         hash: Bytes::copy_from_slice(&state.hash()),

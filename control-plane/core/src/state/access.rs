@@ -183,7 +183,9 @@ mod tests {
             Some(Reason::AlreadyExists)
         );
         assert_eq!(reason(apply(&mut s, "6", Kind::Unbind(binding("pop/*", "pop")))), None);
-        let copy = State::from_tables(s.tables.entries().map(|(k, v)| (k.clone(), v.clone())));
+        let copy = State::from_tables(
+            s.tables.entries().map(|(k, v)| (k.to_vec(), bytes::Bytes::copy_from_slice(v))),
+        );
         let copy = copy.unwrap();
         assert_eq!(copy.policy(), s.policy());
         assert!(copy.policy().check("pop/fra1", "register", "pops/fra1").is_none());

@@ -12,32 +12,51 @@
 //! permissions (the API's, by certificate).
 
 mod access;
+mod compliance;
 mod hash;
+pub mod limits;
 mod numbers;
+mod packed;
 mod pops;
+mod porting;
+mod quarantine;
 mod read;
 mod requests;
+mod reservations;
 mod routes;
 mod tables;
+mod tenants;
 mod trunks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proto::control::{Change, Event, Number, Pop, Resource, ResourceKey, Role, Route, Trunk};
+use prost::Message as _;
+use proto::control::{
+    Change, ComplianceRecord, Event, NumberPolicy, Pop, Requirement, Resource, ResourceKey, Role,
+    Route, Trunk,
+};
 use proto::control::{change, resource_key};
 use proto::raft::command::Kind;
 use proto::raft::{Command, Done, Outcome, Reason, Rejected, outcome};
 
-pub use read::{NumberCounts, NumberQuery};
+pub use numbers::caller_id::CallerIdQuery;
+pub use numbers::counts::NumberCounts;
+pub use numbers::search::{NumberPage, NumberQuery};
 pub use tables::{TableChange, TableError};
 
 use crate::access::Policy;
 
 use access::BindingRecord;
-use requests::{RequestRecord, Seen};
-use tables::{META_TABLE, Meta, Record, Tables};
+use numbers::index::NumberIndex;
+use numbers::key;
+use numbers::record::{BlockRecord, NumberRecord, ShelfRecord};
+use porting::PortRecord;
+use requests::{RequestName, RequestRecord, Seen};
+use reservations::ReservationRecord;
+use tables::{META_TABLE, Meta, Record, Row, Tables};
+use tenants::TenantRecord;
 
 /// Most expiries one command carries out. More wait for the next command.
 const EXPIRIES_PER_COMMAND: usize = 1_000;
@@ -65,18 +84,18 @@ pub struct State {
 
 /// What is derived from the tables, for speed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Index {
-    /// Pool → numbers that are AVAILABLE.
-    free: BTreeMap<String, BTreeSet<String>>,
-    /// Numbers that are ACTIVE: what watchers see of a large inventory.
-    active: BTreeSet<String>,
+pub(crate) struct Index {
+    numbers: NumberIndex,
     /// By log time.
     expiries: BTreeSet<(u64, Expiry)>,
     /// Principal → request ids remembered.
     requests: BTreeMap<String, u64>,
     /// Trunk → routes and numbers that leave through it.
     trunk_uses: BTreeMap<String, u64>,
-    counts: NumberCounts,
+    /// Tenant → compliance records.
+    compliance_owners: BTreeMap<String, u64>,
+    compliance_records: u64,
+    port_orders: u64,
     pops: usize,
     trunks: usize,
     routes: usize,
@@ -85,16 +104,20 @@ struct Index {
 }
 
 /// What ends at its time.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Expiry {
-    /// Of this number.
-    Quarantine(String),
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Expiry {
+    /// Rest or deadline of this number.
+    Number(u64),
+    /// The wait for the agreed date of this port order.
+    Port(u64),
+    /// What is held by this reservation.
+    Reservation(u64),
     /// Record of this name.
-    Request(String),
+    Request(RequestName),
 }
 
 /// What a command comes to.
-type Answer = Result<outcome::Kind, Rejected>;
+pub(crate) type Answer = Result<outcome::Kind, Rejected>;
 
 /// Whether a command is carried out.
 enum Once {
@@ -107,7 +130,7 @@ enum Once {
 
 /// Resource changes of one command.
 #[derive(Debug, Default)]
-struct Step {
+pub(crate) struct Step {
     changes: Vec<Change>,
     changed: bool,
 }
@@ -146,12 +169,7 @@ impl State {
         entries: impl IntoIterator<Item = (Vec<u8>, Bytes)>,
     ) -> Result<Self, TableError> {
         let tables = Tables::load(entries);
-        let mut index = Index::default();
-        for (entry, (key, value)) in tables.entries().enumerate() {
-            index
-                .load(key, value)
-                .ok_or(TableError { table: key.first().copied().map_or('?', char::from), entry })?;
-        }
+        let index = Index::load(&tables)?;
         Ok(Self { tables, index })
     }
 
@@ -226,9 +244,6 @@ impl State {
             Some(Kind::DeleteTrunk(trunk_id)) => self.delete_trunk(trunk_id, step),
             Some(Kind::PutRoute(route)) => self.put_route(route, step),
             Some(Kind::DeleteRoute(route_id)) => self.delete_route(route_id, step),
-            Some(Kind::ImportNumbers(import)) => self.import_numbers(import, step),
-            Some(Kind::AllocateNumber(allocate)) => self.allocate_number(allocate, now_ms, step),
-            Some(Kind::ReleaseNumber(release)) => self.release_number(release, now_ms, step),
             Some(Kind::PutRole(role)) => self.put_role(role, step),
             Some(Kind::DeleteRole(role_id)) => self.delete_role(role_id, step),
             Some(Kind::Bind(binding)) => self.bind(binding, step),
@@ -236,8 +251,42 @@ impl State {
             Some(Kind::InitCluster(id)) => self.init_cluster(id),
             // Log time moved on already; the hash is compared by the replica.
             Some(Kind::AdvanceClock(_) | Kind::HashCheck(_)) => Ok(outcome::Kind::Done(Done {})),
-            Some(_) => refuse(Reason::Invalid, "this command needs a later step"),
+            Some(kind) => self.execute_number(kind, now_ms, step),
             None => refuse(Reason::Invalid, "the command is empty"),
+        }
+    }
+
+    /// Numbers, tenants, porting, compliance.
+    fn execute_number(&mut self, kind: &Kind, now_ms: u64, step: &mut Step) -> Answer {
+        match kind {
+            Kind::ImportNumbers(import) => self.import_numbers(import, now_ms, step),
+            Kind::ImportBlocks(import) => self.import_blocks(import, now_ms, step),
+            Kind::AllocateNumber(allocate) => self.allocate_number(allocate, now_ms, step),
+            Kind::AllocateNumbers(allocate) => self.allocate_numbers(allocate, now_ms, step),
+            Kind::ReserveNumbers(reserve) => self.reserve_numbers(reserve, now_ms, step),
+            Kind::ExtendReservation(extend) => self.extend_reservation(extend, now_ms, step),
+            Kind::CancelReservation(cancel) => self.cancel_reservation(cancel, now_ms, step),
+            Kind::ActivateNumber(activate) => self.activate_number(activate, now_ms, step),
+            Kind::RejectNumber(reject) => self.reject_number(reject, now_ms, step),
+            Kind::ReleaseNumber(release) => self.release_number(release, now_ms, step),
+            Kind::SuspendNumber(suspend) => self.suspend_number(suspend, now_ms, step),
+            Kind::ResumeNumber(resume) => self.resume_number(resume, now_ms, step),
+            Kind::TransferNumber(transfer) => self.transfer_number(transfer, now_ms, step),
+            Kind::UpdateNumber(update) => self.update_number(update, now_ms, step),
+            Kind::BlockNumbers(block) => self.block_numbers(block, now_ms, step),
+            Kind::UnblockNumbers(unblock) => self.unblock_numbers(unblock, now_ms, step),
+            Kind::DecommissionNumbers(numbers) => self.decommission_numbers(numbers, now_ms, step),
+            Kind::CreatePortOrder(create) => self.create_port_order(create, now_ms, step),
+            Kind::RecordPortEvent(event) => self.record_port_event(event, now_ms, step),
+            Kind::PutTenant(put) => self.put_tenant(put, step),
+            Kind::DeleteTenant(delete) => self.delete_tenant(delete, step),
+            Kind::PutRequirement(put) => self.put_requirement(put, step),
+            Kind::DeleteRequirement(key) => self.delete_requirement(key, step),
+            Kind::PutNumberPolicy(put) => self.put_number_policy(put, step),
+            Kind::DeleteNumberPolicy(key) => self.delete_number_policy(key, step),
+            Kind::PutComplianceRecord(put) => self.put_compliance_record(put, now_ms, step),
+            Kind::DeleteComplianceRecord(id) => self.delete_compliance_record(id, step),
+            _ => refuse(Reason::Invalid, "this version does not know the command"),
         }
     }
 
@@ -251,18 +300,27 @@ impl State {
 
     /// Ends what is due, oldest first, ties by name.
     fn expire(&mut self, now_ms: u64, step: &mut Step) {
-        for _ in 0..EXPIRIES_PER_COMMAND {
-            let Some((due_ms, expiry)) = self.index.expiries.first().cloned() else { return };
+        let mut work = 0;
+        while work < EXPIRIES_PER_COMMAND {
+            let Some((due_ms, expiry)) = self.index.expiries.first().copied() else { return };
             if due_ms > now_ms {
                 return;
             }
-            match &expiry {
-                Expiry::Quarantine(e164) => self.end_quarantine(e164, step),
-                Expiry::Request(name) => self.forget(name),
-            }
+            work += self.end(&expiry, now_ms, step).max(1);
             // Gone with its record; said again so that this loop ends whatever the tables hold.
             self.index.expiries.remove(&(due_ms, expiry));
         }
+    }
+
+    /// Ends one thing; says how many records it touched.
+    fn end(&mut self, expiry: &Expiry, now_ms: u64, step: &mut Step) -> usize {
+        match expiry {
+            Expiry::Number(number) => self.end_number(*number, step),
+            Expiry::Port(order) => return self.end_port(*order, now_ms, step),
+            Expiry::Reservation(seq) => return self.end_reservation(*seq, step),
+            Expiry::Request(name) => self.forget(name),
+        }
+        1
     }
 
     fn commit(&mut self, step: Step) -> Option<Event> {
@@ -277,19 +335,51 @@ impl State {
 }
 
 impl Index {
+    /// From the tables alone.
+    fn load(tables: &Tables) -> Result<Self, TableError> {
+        let mut index = Self::default();
+        let mut due = Vec::new();
+        for (entry, (key, value)) in tables.entries().enumerate() {
+            let table = key.first().copied().map_or('?', char::from);
+            index.load_entry(key, value, &mut due).ok_or(TableError { table, entry })?;
+        }
+        index.load_numbers(tables, &mut due)?;
+        index.expiries = due.into_iter().collect();
+        Ok(index)
+    }
+
     /// Takes one stored entry in; `None` when it does not decode or is not under its own name.
-    fn load(&mut self, key: &[u8], value: &Bytes) -> Option<()> {
+    /// What ends by itself goes to `due`.
+    fn load_entry(&mut self, key: &[u8], value: &[u8], due: &mut Vec<(u64, Expiry)>) -> Option<()> {
         let (table, name) = key.split_first()?;
         match *table {
             META_TABLE => {}
-            Number::TABLE => self.add_number(&record(name, value)?),
+            // See `load_numbers`.
+            BlockRecord::BYTE | NumberRecord::BYTE | ShelfRecord::BYTE | TenantRecord::BYTE => {}
+            ComplianceRecord::TABLE => self.add_compliance_record(&record(name, value)?),
+            NumberPolicy::TABLE => drop(record::<NumberPolicy>(name, value)?),
+            Requirement::TABLE => drop(record::<Requirement>(name, value)?),
+            PortRecord::BYTE => {
+                let seq = key::from_bytes(name)?;
+                self.port_orders += 1;
+                due.extend(PortRecord::decode(value).ok()?.expiry(seq));
+            }
+            ReservationRecord::BYTE => {
+                let seq = key::from_bytes(name)?;
+                let until_ms = ReservationRecord::decode(value).ok()?.until_ms;
+                due.push((until_ms, Expiry::Reservation(seq)));
+            }
             Pop::TABLE => {
                 record::<Pop>(name, value)?;
                 self.pops += 1;
             }
             Role::TABLE => self.load_role(&record(name, value)?),
             BindingRecord::TABLE => self.load_binding(&record(name, value)?),
-            RequestRecord::TABLE => self.add_request(&record(name, value)?),
+            RequestRecord::BYTE => {
+                let request = RequestRecord::decode(value).ok()?;
+                due.push((request.kept_until_ms, Expiry::Request(name.try_into().ok()?)));
+                self.count_request(&request.principal);
+            }
             Route::TABLE => {
                 self.use_trunks(&record::<Route>(name, value)?.candidates);
                 self.routes += 1;
@@ -304,8 +394,8 @@ impl Index {
     }
 }
 
-fn record<R: Record>(name: &[u8], value: &Bytes) -> Option<R> {
-    R::decode(value.clone()).ok().filter(|record| record.name().as_bytes() == name)
+fn record<R: Record>(name: &[u8], value: &[u8]) -> Option<R> {
+    R::decode(value).ok().filter(|record| record.name().as_bytes() == name)
 }
 
 fn rejected(reason: Reason, message: impl Into<String>) -> Rejected {

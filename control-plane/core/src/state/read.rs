@@ -1,35 +1,12 @@
 //! Reading the state.
 
-use bytes::Bytes;
-use proto::control::{Number, NumberState, Pop, Resource, Route, Trunk, resource};
+use proto::control::{Pop, Resource, Route, Trunk, resource};
 use proto::id::Revision;
 
 use super::State;
+use super::numbers::key::HIGHEST;
+use super::numbers::record::takes_calls;
 use super::tables::Meta;
-
-/// Which numbers to list, in order of E.164.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct NumberQuery<'a> {
-    /// Only this pool.
-    pub pool: Option<&'a str>,
-    /// Only this state.
-    pub state: Option<NumberState>,
-    /// Only numbers after this one ("+" and digits).
-    pub after: Option<&'a str>,
-    /// At most so many.
-    pub limit: usize,
-}
-
-/// Numbers by state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct NumberCounts {
-    /// Free to allocate.
-    pub available: u64,
-    /// Owned.
-    pub active: u64,
-    /// Resting.
-    pub quarantine: u64,
-}
 
 impl State {
     /// Position in the history of resource changes.
@@ -83,33 +60,17 @@ impl State {
         self.tables.scan(None)
     }
 
-    /// A number ("+" and digits).
-    pub fn number(&self, e164: &str) -> Option<Number> {
-        self.tables.get(e164)
-    }
-
-    /// Numbers, by E.164.
-    pub fn numbers(&self, query: NumberQuery<'_>) -> Vec<Number> {
-        self.tables
-            .scan::<Number>(query.after)
-            .filter(|number| query.pool.is_none_or(|pool| number.pool == pool))
-            .filter(|number| query.state.is_none_or(|state| number.state() == state))
-            .take(query.limit)
-            .collect()
-    }
-
-    /// How many numbers are in each state.
-    pub fn number_counts(&self) -> NumberCounts {
-        self.index.counts
-    }
-
-    /// Every resource that watchers see: POPs, trunks, routes, ACTIVE numbers.
+    /// Every resource that watchers see: POPs, trunks, routes, numbers that take calls.
     pub fn resources(&self) -> impl Iterator<Item = Resource> + '_ {
         let pops = self.pops().map(resource::Kind::Pop);
         let trunks = self.trunks().map(resource::Kind::Trunk);
         let routes = self.routes().map(resource::Kind::Route);
-        let active = self.index.active.iter().filter_map(|e164| self.number(e164));
-        let kinds = pops.chain(trunks).chain(routes).chain(active.map(resource::Kind::Number));
+        let numbers = self.touched_in(1, HIGHEST);
+        let numbers = numbers.filter(|(_, record)| takes_calls(record.state()));
+        let numbers = numbers.filter_map(|(number, record)| {
+            Some(self.view(number, self.block_of(number)?.record.shelf, &record))
+        });
+        let kinds = pops.chain(trunks).chain(routes).chain(numbers.map(resource::Kind::Number));
         kinds.map(|kind| Resource { kind: Some(kind) })
     }
 
@@ -124,7 +85,7 @@ impl State {
     }
 
     /// All tables by key, as storage and snapshots hold them.
-    pub fn entries(&self) -> impl ExactSizeIterator<Item = (&Vec<u8>, &Bytes)> {
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
         self.tables.entries()
     }
 }

@@ -8,10 +8,10 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use prost::Message;
-use proto::control::{Number, Pop, Route, Trunk};
+use proto::control::{Pop, Route, Trunk};
 
 use super::hash::TableHash;
-use super::requests::RequestRecord;
+use super::packed::Packed;
 
 /// One changed key of the tables; `None` deletes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,31 +32,26 @@ pub struct TableError {
     pub entry: usize,
 }
 
-/// What a table holds. Adding one: a `TABLE` byte never used before, and a line in `State::load`.
+/// What a table holds. Adding one: a byte never used before, and a line in `Index::load`.
 pub(crate) trait Record: Message + Default {
     const TABLE: u8;
     /// Unique in its table.
     fn name(&self) -> String;
 }
 
-impl Record for Number {
-    const TABLE: u8 = b'n';
-    fn name(&self) -> String {
-        self.e164.clone()
-    }
+/// The same, when the name is not in the record: millions of them would say everything twice.
+pub(crate) trait Row: Message + Default {
+    const BYTE: u8;
+}
+
+impl<R: Record> Row for R {
+    const BYTE: u8 = R::TABLE;
 }
 
 impl Record for Pop {
     const TABLE: u8 = b'p';
     fn name(&self) -> String {
         self.pop_id.clone()
-    }
-}
-
-impl Record for RequestRecord {
-    const TABLE: u8 = b'q';
-    fn name(&self) -> String {
-        super::requests::name(&self.principal, &self.request_id)
     }
 }
 
@@ -81,8 +76,12 @@ pub(crate) const META_TABLE: u8 = b'm';
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Meta {
     Cluster,
+    /// The highest generation of a number that left the inventory.
+    Generation,
     LogTime,
     Revision,
+    /// Names reservations and port orders.
+    Sequence,
     Voters,
 }
 
@@ -90,8 +89,10 @@ impl Meta {
     const fn key(self) -> &'static [u8] {
         match self {
             Self::Cluster => b"mcluster",
+            Self::Generation => b"mgeneration",
             Self::LogTime => b"mtime",
             Self::Revision => b"mrevision",
+            Self::Sequence => b"msequence",
             Self::Voters => b"mvoters",
         }
     }
@@ -100,50 +101,93 @@ impl Meta {
 /// The map, its hash, and what changed since [`Tables::take_changes`].
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tables {
-    map: BTreeMap<Vec<u8>, Bytes>,
+    map: BTreeMap<Packed, Packed>,
     hash: TableHash,
     changed: BTreeMap<Vec<u8>, Option<Bytes>>,
 }
 
 impl Tables {
-    /// From storage or a snapshot; nothing counts as changed.
+    /// From storage or a snapshot; nothing counts as changed. Of one key, the last value counts.
     pub(crate) fn load(entries: impl IntoIterator<Item = (Vec<u8>, Bytes)>) -> Self {
-        let mut tables = Self::default();
-        for (key, value) in entries {
-            tables.hash.add(&key, &value);
-            if let Some(old) = tables.map.insert(key.clone(), value) {
-                tables.hash.remove(&key, &old);
-            }
-        }
-        tables
+        // In order of keys, as entries usually come, this builds full nodes.
+        let packed = |(key, value): (Vec<u8>, Bytes)| (Packed::from(&*key), Packed::from(&*value));
+        let map: BTreeMap<Packed, Packed> = entries.into_iter().map(packed).collect();
+        let mut hash = TableHash::default();
+        map.iter().for_each(|(key, value)| hash.add(key.as_slice(), value.as_slice()));
+        Self { map, hash, changed: BTreeMap::new() }
     }
 
-    pub(crate) fn get<R: Record>(&self, name: &str) -> Option<R> {
+    pub(crate) fn get<R: Row>(&self, name: impl AsRef<[u8]>) -> Option<R> {
         // Every record was decoded once when it was loaded or was encoded here.
-        self.map.get(&key::<R>(name)).and_then(|bytes| R::decode(bytes.clone()).ok())
+        self.map.get(key::<R>(&name).as_slice()).and_then(|bytes| R::decode(bytes.as_slice()).ok())
     }
 
-    pub(crate) fn contains<R: Record>(&self, name: &str) -> bool {
-        self.map.contains_key(&key::<R>(name))
+    pub(crate) fn contains<R: Row>(&self, name: impl AsRef<[u8]>) -> bool {
+        self.map.contains_key(key::<R>(&name).as_slice())
     }
 
     /// Records of one table by name, after `after`.
-    pub(crate) fn scan<R: Record>(&self, after: Option<&str>) -> impl Iterator<Item = R> + '_ {
-        let from = after.map_or(Bound::Included(vec![R::TABLE]), |n| Bound::Excluded(key::<R>(n)));
-        let to = Bound::Excluded(vec![R::TABLE + 1]);
-        self.map.range((from, to)).filter_map(|(_, bytes)| R::decode(bytes.clone()).ok())
+    pub(crate) fn scan<'a, R: Row>(
+        &'a self,
+        after: Option<&[u8]>,
+    ) -> impl Iterator<Item = R> + use<'a, R> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.range::<R>(from, Bound::Unbounded).map(|(_, record)| record)
+    }
+
+    /// Records of one table between two names, by name. Nothing when the bounds are crossed.
+    pub(crate) fn range<'a, R: Row>(
+        &'a self,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+    ) -> impl DoubleEndedIterator<Item = (&'a [u8], R)> + use<'a, R> {
+        let from = from.map(|name| key::<R>(&name));
+        let to = to.map(|name| key::<R>(&name));
+        let from = match &from {
+            Bound::Unbounded => Bound::Included([R::BYTE].as_slice().into()),
+            Bound::Included(key) => Bound::Included(Packed::from(key.as_slice())),
+            Bound::Excluded(key) => Bound::Excluded(Packed::from(key.as_slice())),
+        };
+        let to = match &to {
+            Bound::Unbounded => Bound::Excluded([R::BYTE + 1].as_slice().into()),
+            Bound::Included(key) => Bound::Included(Packed::from(key.as_slice())),
+            Bound::Excluded(key) => Bound::Excluded(Packed::from(key.as_slice())),
+        };
+        let crossed = match (&from, &to) {
+            (Bound::Included(a), Bound::Included(b)) => a > b,
+            (Bound::Included(a) | Bound::Excluded(a), Bound::Included(b) | Bound::Excluded(b)) => {
+                a >= b
+            }
+            _ => false,
+        };
+        let found = (!crossed).then(|| self.map.range((from, to)));
+        found.into_iter().flatten().filter_map(|(key, bytes)| {
+            Some((key.as_slice().get(1..)?, R::decode(bytes.as_slice()).ok()?))
+        })
+    }
+
+    /// Everything of one table, as stored.
+    pub(crate) fn raw<R: Row>(&self) -> impl Iterator<Item = (&[u8], &[u8])> + '_ {
+        let from: Packed = [R::BYTE].as_slice().into();
+        let to: Packed = [R::BYTE + 1].as_slice().into();
+        let entries = self.map.range((Bound::Included(from), Bound::Excluded(to)));
+        entries.map(|(key, value)| (key.as_slice().get(1..).unwrap_or_default(), value.as_slice()))
     }
 
     pub(crate) fn put<R: Record>(&mut self, record: &R) {
-        self.write(key::<R>(&record.name()), Some(record.encode_to_vec().into()));
+        self.put_at(record.name(), record);
     }
 
-    pub(crate) fn delete<R: Record>(&mut self, name: &str) {
-        self.write(key::<R>(name), None);
+    pub(crate) fn put_at<R: Row>(&mut self, name: impl AsRef<[u8]>, record: &R) {
+        self.write(key::<R>(&name), Some(record.encode_to_vec().into()));
+    }
+
+    pub(crate) fn delete<R: Row>(&mut self, name: impl AsRef<[u8]>) {
+        self.write(key::<R>(&name), None);
     }
 
     pub(crate) fn meta(&self, meta: Meta) -> &[u8] {
-        self.map.get(meta.key()).map_or(&[], |bytes| bytes)
+        self.map.get(meta.key()).map_or(&[], Packed::as_slice)
     }
 
     pub(crate) fn meta_u64(&self, meta: Meta) -> u64 {
@@ -162,12 +206,12 @@ impl Tables {
         let old = match &value {
             Some(bytes) => {
                 self.hash.add(&key, bytes);
-                self.map.insert(key.clone(), bytes.clone())
+                self.map.insert(key.as_slice().into(), Packed::from(&**bytes))
             }
-            None => self.map.remove(&key),
+            None => self.map.remove(key.as_slice()),
         };
         if let Some(old) = old {
-            self.hash.remove(&key, &old);
+            self.hash.remove(&key, old.as_slice());
         }
         self.changed.insert(key, value);
     }
@@ -182,16 +226,17 @@ impl Tables {
         self.hash.to_bytes()
     }
 
-    /// Everything, by key. Values are shared, not copied.
-    pub(crate) fn entries(&self) -> impl ExactSizeIterator<Item = (&Vec<u8>, &Bytes)> {
-        self.map.iter()
+    /// Everything, by key.
+    pub(crate) fn entries(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
+        self.map.iter().map(|(key, value)| (key.as_slice(), value.as_slice()))
     }
 }
 
-fn key<R: Record>(name: &str) -> Vec<u8> {
+fn key<R: Row>(name: &impl AsRef<[u8]>) -> Vec<u8> {
+    let name = name.as_ref();
     let mut key = Vec::with_capacity(1 + name.len());
-    key.push(R::TABLE);
-    key.extend_from_slice(name.as_bytes());
+    key.push(R::BYTE);
+    key.extend_from_slice(name);
     key
 }
 
@@ -235,7 +280,9 @@ mod tests {
             tables.put(&Route { route_id: id.into(), ..Route::default() });
             tables.put(&Pop { pop_id: id.into(), ..Pop::default() });
         }
-        let ids = |after| tables.scan::<Trunk>(after).map(|t| t.trunk_id).collect::<Vec<_>>();
+        let ids = |after: Option<&str>| {
+            tables.scan::<Trunk>(after.map(str::as_bytes)).map(|t| t.trunk_id).collect::<Vec<_>>()
+        };
         assert_eq!(ids(None), ["a", "b", "c"]);
         assert_eq!(ids(Some("a")), ["b", "c"]);
         assert_eq!(ids(Some("c")), Vec::<String>::new());

@@ -1,13 +1,17 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use proto::control::{Number, NumberState, Pop, Route, RouteCandidate, Trunk};
 use proto::id::Revision;
 use proto::raft::{AdvanceClock, AllocateNumber, ImportNumbers, ReleaseNumber, allocate_number};
 
-use super::numbers::QUARANTINE_MS;
+use super::quarantine::QUARANTINE_MS;
 use super::requests::REQUEST_KEPT_MS;
 use super::*;
+
+mod reads;
+mod rules;
+mod walk;
 
 const DAY: u64 = 24 * 3_600_000;
 
@@ -250,224 +254,23 @@ fn log_time_never_goes_back_and_damage_is_noticed() {
     run.clock(400);
     assert_eq!(run.state.log_time_ms(), 500);
     run.apply(import("p", &["+1"]));
-    let mut entries: Vec<_> = run.state.entries().map(|(k, v)| (k.clone(), v.clone())).collect();
+    run.apply(allocate("acme", "+1"));
+    run.apply(trunk("t"));
+    let owned = |(k, v): (&[u8], &[u8])| (k.to_vec(), Bytes::copy_from_slice(v));
+    let entries: Vec<_> = run.state.entries().map(owned).collect();
     assert_eq!(State::from_tables(entries.clone()).unwrap().hash(), run.state.hash());
-    entries.push((b"n+2".to_vec(), entries.last().unwrap().1.clone()));
-    assert!(State::from_tables(entries).is_err(), "a record under another's name");
+    let with = |key: &[u8], like: &[u8]| {
+        let value = entries.iter().find(|(k, _)| k.starts_with(like)).unwrap().1.clone();
+        State::from_tables(entries.iter().cloned().chain([(key.to_vec(), value)]))
+    };
+    assert!(with(b"tu", b"tt").is_err(), "a record under another's name");
+    assert!(with(b"n\0\0\0\0\0\0\0\x09", b"n").is_err(), "a number in no block");
+    assert!(with(b"n1", b"n").is_err(), "no number");
+    assert!(with(b"b1", b"b").is_err(), "no block");
     assert!(State::from_tables([(b"zz".to_vec(), Bytes::new())]).is_err(), "a newer table");
 }
 
-// ---------------------------------------------------------------- against a model
-
-/// The inventory as a child would write it down.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Known {
-    Free,
-    Owned(String),
-    Resting(String, u64),
-}
-
-#[derive(Debug, Clone)]
-enum Op {
-    Import(Vec<u8>, u8),
-    Specific(u8, u8),
-    Any(u8, u8),
-    Release(u8, u8),
-    Wait(u64),
-    /// Sends the request made so many requests ago again.
-    Again(usize),
-}
-
-fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let number = 0u8..12;
-    let op = prop_oneof![
-        2 => (proptest::collection::vec(number.clone(), 1..4), 0u8..2)
-            .prop_map(|(n, p)| Op::Import(n, p)),
-        4 => (0u8..3, number.clone()).prop_map(|(t, n)| Op::Specific(t, n)),
-        4 => (0u8..3, 0u8..2).prop_map(|(t, p)| Op::Any(t, p)),
-        4 => (0u8..3, number).prop_map(|(t, n)| Op::Release(t, n)),
-        2 => prop_oneof![Just(1), Just(DAY), Just(44 * DAY), Just(QUARANTINE_MS)].prop_map(Op::Wait),
-        2 => (1usize..6).prop_map(Op::Again),
-    ];
-    proptest::collection::vec(op, 1..60)
-}
-
-fn e164(n: u8) -> String {
-    format!("+49301{n:02}")
-}
-
-fn tenant(t: u8) -> String {
-    format!("tenant-{t}")
-}
-
-fn pool(p: u8) -> String {
-    format!("pool-{p}")
-}
-
-#[derive(Debug, Clone, Default)]
-struct Model {
-    now: u64,
-    numbers: BTreeMap<String, (Known, String)>,
-}
-
-impl Model {
-    fn advance(&mut self, now: u64) {
-        self.now = now;
-        for (known, _) in self.numbers.values_mut() {
-            if matches!(known, Known::Resting(_, until) if *until <= now) {
-                *known = Known::Free;
-            }
-        }
-    }
-
-    /// What it comes to: a number, or why not.
-    fn act(&mut self, op: &Op) -> Result<Option<String>, Reason> {
-        match op {
-            Op::Import(numbers, p) => {
-                let all: BTreeSet<_> = numbers.iter().map(|n| e164(*n)).collect();
-                // In order of the request, whichever fault comes first.
-                let mut seen = BTreeSet::new();
-                for n in numbers {
-                    if self.numbers.contains_key(&e164(*n)) {
-                        return Err(Reason::AlreadyExists);
-                    }
-                    if !seen.insert(n) {
-                        return Err(Reason::Invalid);
-                    }
-                }
-                self.numbers.extend(all.into_iter().map(|n| (n, (Known::Free, pool(*p)))));
-                Ok(None)
-            }
-            Op::Specific(t, n) => {
-                let e164 = e164(*n);
-                match self.numbers.get_mut(&e164) {
-                    None => Err(Reason::NotFound),
-                    Some((Known::Owned(_), _)) => Err(Reason::NumberAllocated),
-                    Some((Known::Resting(last, _), _)) if *last != tenant(*t) => {
-                        Err(Reason::IllegalTransition)
-                    }
-                    Some((known, _)) => {
-                        *known = Known::Owned(tenant(*t));
-                        Ok(Some(e164))
-                    }
-                }
-            }
-            Op::Any(t, p) => {
-                let free = |(_, (known, in_pool)): &(&String, &mut (Known, String))| {
-                    *known == Known::Free && *in_pool == pool(*p)
-                };
-                let (e164, entry) =
-                    self.numbers.iter_mut().find(free).ok_or(Reason::PoolExhausted)?;
-                entry.0 = Known::Owned(tenant(*t));
-                Ok(Some(e164.clone()))
-            }
-            Op::Release(t, n) => match self.numbers.get_mut(&e164(*n)) {
-                None => Err(Reason::NotFound),
-                Some((Known::Owned(owner), _)) if *owner != tenant(*t) => Err(Reason::NotOwner),
-                Some((known @ Known::Owned(_), _)) => {
-                    *known = Known::Resting(tenant(*t), self.now + QUARANTINE_MS);
-                    Ok(Some(e164(*n)))
-                }
-                Some(_) => Err(Reason::IllegalTransition),
-            },
-            Op::Wait(_) | Op::Again(_) => Ok(None),
-        }
-    }
-}
-
-fn kind(op: &Op) -> Option<Kind> {
-    match op {
-        Op::Import(numbers, p) => {
-            let e164 = numbers.iter().map(|n| e164(*n)).collect();
-            Some(Kind::ImportNumbers(ImportNumbers { pool: pool(*p), e164 }))
-        }
-        Op::Specific(t, n) => Some(allocate(&tenant(*t), &e164(*n))),
-        Op::Any(t, p) => Some(allocate_any(&tenant(*t), &pool(*p))),
-        Op::Release(t, n) => Some(release(&tenant(*t), &e164(*n))),
-        Op::Wait(_) | Op::Again(_) => None,
-    }
-}
-
-fn compare(state: &State, model: &Model) {
-    let numbers = state.numbers(NumberQuery { limit: usize::MAX, ..NumberQuery::default() });
-    assert_eq!(numbers.len(), model.numbers.len());
-    for number in numbers {
-        let (known, in_pool) = &model.numbers[&number.e164];
-        let is = match number.state() {
-            NumberState::Available => Known::Free,
-            NumberState::Active => Known::Owned(number.tenant),
-            NumberState::Quarantine => Known::Resting(number.tenant, number.quarantine_until_ms),
-            other => panic!("a number in {other:?}"),
-        };
-        assert_eq!((&is, &number.pool), (known, in_pool));
-    }
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
-    /// The state does what the model says, twice the same, and its indices, hash and stored form
-    /// agree with its tables after every step.
-    #[test]
-    fn apply_follows_the_model(ops in ops()) {
-        let mut state = State::bootstrap(&[1]);
-        let mut stored: BTreeMap<Vec<u8>, Bytes> = BTreeMap::new();
-        stored.extend(state.take_changes().into_iter().filter_map(|c| Some((c.key, c.value?))));
-        let mut twin = state.clone();
-        let mut model = Model { now: 1_000, ..Model::default() };
-        let mut made: Vec<(Command, Outcome, u64)> = Vec::new();
-        for (at, op) in ops.iter().enumerate() {
-            let wait = if let Op::Wait(ms) = op { *ms } else { 1 };
-            model.advance(model.now + wait);
-            let again = if let Op::Again(back) = op {
-                made.len().checked_sub(*back).map(|i| made[i].clone())
-            } else {
-                None
-            };
-            let command = match &again {
-                Some((command, _, _)) => command.clone(),
-                None => Command {
-                    request_id: if kind(op).is_some() { format!("r{at}") } else { String::new() },
-                    principal: "operator/anna".into(),
-                    kind: kind(op).or(Some(Kind::AdvanceClock(AdvanceClock {}))),
-                },
-            };
-            let applied = state.apply(model.now, &command);
-            prop_assert_eq!(&twin.apply(model.now, &command), &applied);
-            prop_assert_eq!(state.hash(), twin.hash());
-            match &again {
-                Some((_, first, when)) if when + REQUEST_KEPT_MS > model.now => {
-                    prop_assert!(applied.repeated);
-                    prop_assert_eq!(reason(&applied.outcome), reason(first));
-                    prop_assert_eq!(applied.outcome.revision, first.revision);
-                }
-                Some(_) => return Ok(()), // forgotten: the model does not know what it was
-                None => {
-                    let expected = model.act(op);
-                    prop_assert_eq!(reason(&applied.outcome), expected.clone().err());
-                    if let (Ok(Some(e164)), Some(outcome::Kind::Number(n))) =
-                        (expected, &applied.outcome.kind)
-                    {
-                        prop_assert_eq!(&n.e164, &e164);
-                    }
-                    if kind(op).is_some() {
-                        made.push((command, applied.outcome.clone(), model.now));
-                    }
-                }
-            }
-            for change in applied.changes {
-                match change.value {
-                    Some(value) => stored.insert(change.key, value),
-                    None => stored.remove(&change.key),
-                };
-            }
-            compare(&state, &model);
-            let copy = State::from_tables(stored.clone()).expect("what was stored loads");
-            prop_assert_eq!(copy.hash(), state.hash());
-            prop_assert_eq!(&copy.index, &state.index);
-        }
-    }
-
     /// Whatever is in the log, apply answers.
     #[test]
     fn apply_is_total(commands in proptest::collection::vec(arbitrary_command(), 1..40)) {

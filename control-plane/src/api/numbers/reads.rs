@@ -9,7 +9,7 @@ use proto::control::{
     GetNumberRequest, GetNumberResponse, GetReservationRequest, ListAvailableRequest,
     ListAvailableResponse, ListBlocksRequest, ListBlocksResponse, ListNumbersRequest,
     ListNumbersResponse, ListPoolsRequest, ListPoolsResponse, ListReservationsRequest,
-    ListReservationsResponse, NumberState, ReservationResponse, SelectCallerIdRequest,
+    ListReservationsResponse, NumberState, NumberType, ReservationResponse, SelectCallerIdRequest,
     SelectCallerIdResponse,
 };
 
@@ -43,15 +43,20 @@ impl Api {
             let query = NumberQuery {
                 pool: given(&r.pool),
                 state: (state != NumberState::Unspecified).then_some(state),
+                country: given(&r.country),
+                area: given(&r.area),
+                kind: NumberType::try_from(r.r#type).ok().filter(|kind| *kind as i32 != 0),
+                carrier: given(&r.carrier),
+                prefix: given(&r.prefix),
+                tenant: given(&r.tenant),
+                tag: r.tag.as_ref(),
                 after: given(&r.page_token),
                 limit,
             };
             replica.state().numbers(query)
         };
-        let (numbers, header) = self.0.cluster.read(freshness, look).await?;
-        // A full page may be the last one; then the next is empty.
-        let last = numbers.last().filter(|_| numbers.len() >= limit);
-        let next_page_token = last.map(|number| number.e164.clone()).unwrap_or_default();
+        let (page, header) = self.0.cluster.read(freshness, look).await?;
+        let (numbers, next_page_token) = (page.numbers, page.next.unwrap_or_default());
         Ok(ListNumbersResponse { header: Some(header), numbers, next_page_token })
     }
 

@@ -53,8 +53,9 @@ pub fn candidates(view: &View, to: &E164, local: &PopId, random: u64) -> Vec<Can
     found
 }
 
+/// ACTIVE, and PORTING_OUT until it left.
 fn is_active(number: &Number) -> bool {
-    number.state == i32::from(NumberState::Active)
+    [NumberState::Active, NumberState::PortingOut].contains(&number.state())
 }
 
 fn longest_prefix<'a>(view: &'a View, digits: &str) -> Option<&'a [RouteCandidate]> {

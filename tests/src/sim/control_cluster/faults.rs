@@ -177,7 +177,7 @@ impl World {
         for node in &self.nodes {
             let Some(replica) = &node.replica else { continue };
             let counts = replica.state().number_counts();
-            let total = counts.available + counts.active + counts.quarantine;
+            let total = counts.total();
             if !imported.contains(&total) {
                 wrong.push(format!("node {}: {counts:?} of {imported:?} numbers", node.index));
             }

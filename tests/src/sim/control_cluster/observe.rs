@@ -101,10 +101,10 @@ pub fn pick_another(bytes: &Bytes, replica: Option<&Replica>) -> Bytes {
         let query = NumberQuery {
             pool: Some(pool),
             state: Some(NumberState::Available),
-            after: None,
             limit: usize::MAX,
+            ..NumberQuery::default()
         };
-        if let Some(last) = replica.state().numbers(query).pop() {
+        if let Some(last) = replica.state().numbers(query).numbers.pop() {
             allocate.which = Some(Which::E164(last.e164));
             entry.data = record.encode_to_vec();
         }

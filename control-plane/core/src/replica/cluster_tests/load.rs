@@ -84,7 +84,7 @@ pub(super) fn check(sim: &mut Sim) {
     // Each tenant asked once: more than one number would be a request carried out twice.
     let mut held: BTreeMap<String, usize> = BTreeMap::new();
     let query = crate::state::NumberQuery { limit: usize::MAX, ..Default::default() };
-    for number in state.numbers(query).into_iter().filter(|n| !n.tenant.is_empty()) {
+    for number in state.numbers(query).numbers.into_iter().filter(|n| !n.tenant.is_empty()) {
         *held.entry(number.tenant).or_default() += 1;
     }
     assert!(held.values().all(|count| *count == 1), "carried out twice: {held:?}");

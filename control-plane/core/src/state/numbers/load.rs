@@ -1,0 +1,97 @@
+//! The indices of blocks and numbers from their tables, in one walk over both.
+
+use std::collections::BTreeSet;
+
+use prost::Message;
+
+use super::index::{OwnerKey, expiry, state_place};
+use super::key;
+use super::record::{Block, BlockRecord, NumberRecord, ShelfRecord};
+use crate::state::tables::{Row, Tables};
+use crate::state::tenants::TenantRecord;
+use crate::state::{Expiry, Index, TableError};
+
+impl Index {
+    /// Fills what depends on shelves, tenants, blocks and numbers. `due` takes their expiries.
+    pub(crate) fn load_numbers(
+        &mut self,
+        tables: &Tables,
+        due: &mut Vec<(u64, Expiry)>,
+    ) -> Result<(), TableError> {
+        for (at, (name, value)) in tables.raw::<ShelfRecord>().enumerate() {
+            self.load_shelf(name, value).ok_or(damaged::<ShelfRecord>(at))?;
+        }
+        for (at, (name, value)) in tables.raw::<TenantRecord>().enumerate() {
+            self.load_tenant(name, value).ok_or(damaged::<TenantRecord>(at))?;
+        }
+        let mut numbers = tables.raw::<NumberRecord>().enumerate().peekable();
+        // In order of their keys this builds full nodes.
+        let mut owners = Vec::new();
+        for (at, (name, value)) in tables.raw::<BlockRecord>().enumerate() {
+            let block = BlockRecord::decode(value).ok().and_then(|r| Block::read(name, r));
+            let block = block.filter(|block| self.numbers.shelf(block.record.shelf).is_some());
+            let block = block.ok_or(damaged::<BlockRecord>(at))?;
+            let shelf = block.record.shelf;
+            self.numbers.blocks += 1;
+            self.numbers.grow(shelf, block.record.count);
+            let mut free = block.first;
+            let last = key::bytes(block.last);
+            while let Some((at, (name, value))) =
+                numbers.next_if(|(_, (name, _))| **name <= *last.as_slice())
+            {
+                let number = key::from_bytes(name).filter(|number| *number >= block.first);
+                let record = NumberRecord::decode(value).ok();
+                let (number, record) = number.zip(record).ok_or(damaged::<NumberRecord>(at))?;
+                self.load_number(number, shelf, &record, (&mut owners, due));
+                if state_place(record.state()) != 1 {
+                    self.load_free(shelf, free, number.saturating_sub(1));
+                    free = number + 1;
+                }
+            }
+            self.load_free(shelf, free, block.last);
+        }
+        self.numbers.owners = owners.into_iter().collect::<BTreeSet<_>>();
+        match numbers.next() {
+            // In no block.
+            Some((at, _)) => Err(damaged::<NumberRecord>(at)),
+            None => Ok(()),
+        }
+    }
+
+    fn load_shelf(&mut self, name: &[u8], value: &[u8]) -> Option<()> {
+        let id = u32::from_be_bytes(name.try_into().ok()?);
+        let shelf = ShelfRecord::decode(value).ok()?.shelf.unwrap_or_default();
+        self.numbers.add_shelf(id, &shelf);
+        Some(())
+    }
+
+    fn load_tenant(&mut self, name: &[u8], value: &[u8]) -> Option<()> {
+        let record = TenantRecord::decode(value).ok()?;
+        let name = String::from_utf8(name.to_vec()).ok()?;
+        self.numbers.tenants.insert(record.id, name);
+        Some(())
+    }
+
+    fn load_free(&mut self, shelf: u32, first: u64, last: u64) {
+        if first <= last {
+            self.numbers.free.entry(shelf).or_default().insert(first, last);
+        }
+    }
+
+    fn load_number(
+        &mut self,
+        number: u64,
+        shelf: u32,
+        record: &NumberRecord,
+        (owners, due): (&mut Vec<OwnerKey>, &mut Vec<(u64, Expiry)>),
+    ) {
+        self.count_number(shelf, record);
+        owners.extend(self.owner_key(number, shelf, record));
+        self.add_number_uses(record);
+        due.extend(expiry(number, record));
+    }
+}
+
+fn damaged<R: Row>(entry: usize) -> TableError {
+    TableError { table: char::from(R::BYTE), entry }
+}
