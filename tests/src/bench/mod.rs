@@ -3,6 +3,7 @@
 mod control;
 mod latency;
 mod load;
+mod media;
 mod memory;
 mod setup;
 mod sip;
@@ -13,10 +14,14 @@ use anyhow::Result;
 pub use table::{Figure, Table, Target};
 
 /// Name, and what it measures.
-pub const BENCHES: [(&str, &str); 2] = [
+pub const BENCHES: [(&str, &str); 3] = [
     (
         "control",
         "the control plane beside etcd: writes, allocation, reads (about 4 min; [--quick] [GROUP…])",
+    ),
+    (
+        "media",
+        "G.711 relayed beside rtpengine, and between two POPs: CPU, loss, latency, memory (about 7 min)",
     ),
     ("mesh", "set-up time, 200 calls across two POPs, added latency, idle memory (about 3 min)"),
 ];
@@ -26,6 +31,7 @@ pub async fn run(name: &str, arguments: &[String]) -> Option<Result<Table>> {
     match name {
         "control" => Some(control::control(arguments).await),
         "mesh" => Some(mesh().await),
+        "media" => Some(media::run().await),
         _ => None,
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Call {
     to: String,
     /// Where the caller sends RTP.
     pub(super) media: SocketAddr,
+    /// Where the callee sends RTP.
+    pub(super) far: Option<SocketAddr>,
 }
 
 /// The value of the first header of this name.
@@ -41,7 +43,8 @@ fn body(media: SocketAddr) -> String {
     )
 }
 
-fn media(message: &str) -> Result<SocketAddr> {
+/// The address of the first audio stream of an SDP.
+pub(super) fn media(message: &str) -> Result<SocketAddr> {
     let line = |start| message.lines().find_map(|line| line.strip_prefix(start));
     let ip: IpAddr = line("c=IN IP4 ").context("no c=")?.trim().parse()?;
     let rest = line("m=audio ").context("no m=audio")?;
@@ -93,12 +96,13 @@ impl Carriers {
             sdp.len()
         );
         self.caller.send_to(invite.as_bytes(), self.pop).await?;
-        let answer = self.until("INVITE", there).await?;
+        let (answer, far) = self.until("INVITE", there).await?;
         let call = Call {
             number: call,
             called: called.to_owned(),
             to: header(&answer, "To")?.to_owned(),
             media: media(&answer)?,
+            far,
         };
         let ack = self.request("ACK", 1, call.number, &call.called, &call.to)?;
         self.caller.send_to(format!("{ack}Content-Length: 0\r\n\r\n").as_bytes(), self.pop).await?;
@@ -113,8 +117,10 @@ impl Carriers {
         Ok(())
     }
 
-    /// Plays the callee until the caller's request has its final answer.
-    async fn until(&self, method: &str, there: SocketAddr) -> Result<String> {
+    /// Plays the callee until the caller's request has its final answer; that, and where the POP
+    /// wants the callee's media.
+    async fn until(&self, method: &str, there: SocketAddr) -> Result<(String, Option<SocketAddr>)> {
+        let mut far = None;
         let (mut at_caller, mut at_callee) = (vec![0; 4096], vec![0; 4096]);
         loop {
             tokio::select! {
@@ -123,7 +129,9 @@ impl Carriers {
                     let text = std::str::from_utf8(at_caller.get(..length).unwrap_or_default())?;
                     let ours = header(text, "CSeq")?.ends_with(method);
                     match text.split(' ').nth(1) {
-                        Some(status) if ours && status.starts_with('2') => return Ok(text.into()),
+                        Some(status) if ours && status.starts_with('2') => {
+                            return Ok((text.into(), far));
+                        }
                         Some(status) if ours && !status.starts_with('1') => bail!("{text}"),
                         _ => {}
                     }
@@ -131,6 +139,7 @@ impl Carriers {
                 got = self.callee.recv_from(&mut at_callee) => {
                     let (length, from) = got?;
                     let text = std::str::from_utf8(at_callee.get(..length).unwrap_or_default())?;
+                    far = media(text).ok().or(far);
                     self.answer(text, from, there).await?;
                 }
                 () = tokio::time::sleep(PATIENCE) => bail!("no answer to {method} in {PATIENCE:?}"),

@@ -1,0 +1,75 @@
+//! Calls through real POPs.
+
+use anyhow::{Context, Result};
+use chaos::lab::{Node, SIP_PORT};
+
+use super::cpu;
+use super::generator::{Sockets, Target};
+use crate::bench::sip::{Call, Carriers};
+use crate::scene::{FRA, IAD, Scene};
+
+/// A mesh with calls up.
+pub(super) struct Calls {
+    scene: Scene,
+    carriers: Carriers,
+    calls: Vec<Call>,
+    pub(super) sockets: Sockets,
+    pub(super) targets: Vec<Target>,
+    /// The POPs that carry them.
+    pub(super) pids: Vec<u32>,
+    /// Their memory before the first call, KiB.
+    pub(super) rss_before: f64,
+}
+
+impl Calls {
+    /// `count` calls that enter at `fra1` and leave there, or at `iad1`.
+    pub(super) async fn start(count: usize, two_pops: bool) -> Result<Self> {
+        let far = if two_pops { "iad1" } else { "fra1" };
+        let number = if two_pops { IAD } else { FRA };
+        let most = u32::try_from(count)? + 10;
+        let scene = Scene::with(|topology| topology.max_calls = most, |_| {}).await?;
+        let pids: Vec<u32> = scene
+            .mesh
+            .sites()
+            .iter()
+            .filter(|site| site.id == "fra1" || site.id == far)
+            .filter_map(|site| scene.mesh.process(&Node::pop(&site.id)))
+            .map(chaos::lab::process::Process::pid)
+            .collect();
+        pids.iter().for_each(|pid| cpu::isolate(*pid));
+        let (here, there) = (scene.carrier("fra1")?, scene.carrier(far)?);
+        let sip = scene.sip("fra1")?;
+        let carriers = Carriers::new((here, 6_070).into(), (there, SIP_PORT).into(), sip).await?;
+        let mut running = Self {
+            sockets: Sockets::bind(here, there)?,
+            carriers,
+            scene,
+            calls: Vec::new(),
+            targets: Vec::new(),
+            rss_before: 0.0,
+            pids,
+        };
+        running.rss_before = running.rss()?;
+        for call in 0..count {
+            let (caller, callee) = running.sockets.addresses(call)?;
+            let up = running.carriers.call(call, number, caller, callee).await?;
+            let callee = up.far.context("the INVITE had no SDP")?;
+            running.targets.push(Target { caller: up.media, callee });
+            running.calls.push(up);
+        }
+        Ok(running)
+    }
+
+    /// Resident memory of the POPs now, KiB.
+    pub(super) fn rss(&self) -> Result<f64> {
+        self.pids.iter().map(|pid| Ok(cpu::of(*pid)?.rss_kib)).sum()
+    }
+
+    /// Hangs up everything.
+    pub(super) async fn end(self) -> Result<()> {
+        for call in &self.calls {
+            self.carriers.hang_up(call).await?;
+        }
+        self.scene.idle(crate::scene::SOON).await
+    }
+}
