@@ -5,7 +5,7 @@
 //! one wake-up per burst; datagrams leave by `quinn::Connection::send_datagram` directly.
 //! Deliberately not here: what a packet means (the core), QUIC (`link`).
 
-mod ready;
+mod poll;
 mod sockets;
 mod thread;
 
@@ -69,7 +69,7 @@ pub struct Handle {
 
 /// One system call per burst: the flag is cleared by the thread before it reads the queues.
 struct Wake {
-    waker: mio::Waker,
+    waker: poll::Waker,
     pending: AtomicBool,
 }
 
@@ -121,8 +121,7 @@ pub fn start(
     drops: Drops,
     events: mpsc::Sender<MediaEvent>,
 ) -> io::Result<(Handle, JoinHandle<()>)> {
-    let poll = mio::Poll::new()?;
-    let waker = mio::Waker::new(poll.registry(), sockets::WAKE)?;
+    let (poll, waker) = poll::Poll::new()?;
     let wake = Arc::new(Wake { waker, pending: AtomicBool::new(false) });
     let (orders, orders_in) = sync_channel(ORDERS_MAX);
     let (datagrams, datagrams_in) = sync_channel(DATAGRAMS_MAX);

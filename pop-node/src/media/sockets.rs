@@ -2,14 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 
-use mio::net::UdpSocket;
-use mio::{Interest, Registry, Token};
 use proto::id::LegId;
 
-/// The token of the wake-up.
-pub(super) const WAKE: Token = Token(usize::MAX);
+use super::poll::Poll;
 
 /// Which of a leg's sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,14 +16,12 @@ pub(super) enum Port {
 }
 
 /// Leg and port in one number: legs count up from process start, so it never runs over.
-pub(super) fn token(leg: LegId, port: Port) -> Token {
-    let number = leg.0.saturating_mul(2).saturating_add(u64::from(port == Port::Rtcp));
-    Token(usize::try_from(number).unwrap_or(usize::MAX))
+fn token(leg: LegId, port: Port) -> u64 {
+    leg.0.saturating_mul(2).saturating_add(u64::from(port == Port::Rtcp))
 }
 
-pub(super) fn leg_of(token: Token) -> (LegId, Port) {
-    let number = token.0 as u64;
-    (LegId(number / 2), if number.is_multiple_of(2) { Port::Rtp } else { Port::Rtcp })
+pub(super) fn leg_of(token: u64) -> (LegId, Port) {
+    (LegId(token / 2), if token.is_multiple_of(2) { Port::Rtp } else { Port::Rtcp })
 }
 
 struct Pair {
@@ -40,17 +35,14 @@ pub(super) struct Sockets(BTreeMap<LegId, Pair>);
 
 impl Sockets {
     /// RTP at `local`, RTCP at the next port (RFC 3550 §11).
-    pub(super) fn open(
-        &mut self,
-        leg: LegId,
-        local: SocketAddr,
-        registry: &Registry,
-    ) -> io::Result<()> {
+    pub(super) fn open(&mut self, leg: LegId, local: SocketAddr, poll: &Poll) -> io::Result<()> {
         let next = local.port().checked_add(1).ok_or(io::ErrorKind::InvalidInput)?;
-        let mut rtp = UdpSocket::bind(local)?;
-        let mut rtcp = UdpSocket::bind(SocketAddr::new(local.ip(), next))?;
-        registry.register(&mut rtp, token(leg, Port::Rtp), Interest::READABLE)?;
-        registry.register(&mut rtcp, token(leg, Port::Rtcp), Interest::READABLE)?;
+        let rtp = UdpSocket::bind(local)?;
+        let rtcp = UdpSocket::bind(SocketAddr::new(local.ip(), next))?;
+        for (socket, port) in [(&rtp, Port::Rtp), (&rtcp, Port::Rtcp)] {
+            socket.set_nonblocking(true)?;
+            poll.add(socket, token(leg, port))?;
+        }
         self.0.insert(leg, Pair { rtp, rtcp });
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The loop of the media thread. A turn has five parts, each bounded, in this order:
 //!
-//! 1. orders (call set-up does not wait for media) · 2. packets of legs · 3. datagrams of peers ·
-//! 4. timers · 5. everything to send, then events for the calls.
+//! 1. orders (call set-up does not wait for media) · 2. packets of legs, one a socket ·
+//! 3. datagrams of peers · 4. timers · 5. everything to send, then events for the calls.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,23 +12,18 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mio::{Events, Poll, Token};
 use pop_core::media::{Media, MediaCommand, MediaConfig, MediaEvent, MediaTransmit, Verdict};
 use proto::id::{LegId, PopId};
 use proto::time::Instant;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::ready::Ready;
-use super::sockets::{Port, Sockets, WAKE, leg_of};
+use super::poll::{Events, Poll};
+use super::sockets::{Port, Sockets, leg_of};
 use super::{Order, Status, Wake};
 use crate::clock::Clock;
 use crate::drops::{Drops, Reason};
 
-/// Readiness taken from epoll at once.
-const EVENTS_MAX: usize = 1_024;
-/// Packets read from one socket before the others get their turn.
-const PACKETS_PER_SOCKET: usize = 32;
 /// Orders of one turn.
 const ORDERS_PER_TURN: usize = 256;
 /// Datagrams of one turn.
@@ -57,8 +52,8 @@ pub(super) struct Thread {
     media: Media,
     sockets: Sockets,
     links: BTreeMap<PopId, quinn::Connection>,
-    /// Sockets that may hold more packets: epoll tells each only once.
-    ready: Ready,
+    /// Sockets with a packet, of this turn.
+    ready: Vec<u64>,
     /// An event the calls had no room for.
     event: Option<MediaEvent>,
     buffer: Box<[u8; PACKET_BYTES_MAX]>,
@@ -83,7 +78,7 @@ impl Thread {
             media: Media::new(config, clock.now()),
             sockets: Sockets::default(),
             links: BTreeMap::new(),
-            ready: Ready::default(),
+            ready: Vec::new(),
             event: None,
             buffer: Box::new([0; PACKET_BYTES_MAX]),
             more: false,
@@ -92,20 +87,16 @@ impl Thread {
     }
 
     pub(super) fn run(&mut self) {
-        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut events = Events::new();
         while !self.stopped {
-            match self.poll.poll(&mut events, self.sleep()) {
+            let sleep = self.sleep();
+            match self.poll.wait(sleep, &mut events, &mut self.ready) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
                     // Without epoll there is no media; the supervisor starts a new process.
                     tracing::error!(%error, "epoll failed: the media thread cannot go on");
                     std::process::abort();
-                }
-            }
-            for event in &events {
-                if event.token() != WAKE {
-                    self.ready.push(event.token());
                 }
             }
             self.turn();
@@ -128,7 +119,7 @@ impl Thread {
     }
 
     fn sleep(&self) -> Option<Duration> {
-        if self.more || !self.ready.is_empty() {
+        if self.more {
             return Some(Duration::ZERO);
         }
         let timer = self.media.poll_timeout().map(|at| at.since(self.clock.now()));
@@ -180,7 +171,7 @@ impl Thread {
 
     fn command(&mut self, command: &MediaCommand, now: Instant) {
         if let MediaCommand::OpenLeg { leg, local } = command
-            && let Err(error) = self.sockets.open(*leg, *local, self.poll.registry())
+            && let Err(error) = self.sockets.open(*leg, *local, &self.poll)
         {
             // The call goes on without media and ends as silent.
             self.output.drops.count(Reason::MediaBindFailed);
@@ -197,29 +188,23 @@ impl Thread {
     // 2. Packets of legs.
 
     fn read_sockets(&mut self) {
-        for _ in 0..self.ready.len() {
-            let Some(token) = self.ready.pop() else { return };
-            if self.read_socket(token) {
-                self.ready.push(token);
-            }
+        let now = self.clock.now();
+        let mut ready = std::mem::take(&mut self.ready);
+        for token in ready.drain(..) {
+            self.read_socket(token, now);
         }
+        self.ready = ready;
     }
 
-    /// True if the socket may hold more.
-    fn read_socket(&mut self, token: Token) -> bool {
+    /// One packet; what more there is, epoll reports again.
+    fn read_socket(&mut self, token: u64, now: Instant) {
         let (leg, port) = leg_of(token);
-        let now = self.clock.now();
-        for _ in 0..PACKETS_PER_SOCKET {
-            // Looked up again each time: the core may close the leg in between.
-            let Some(socket) = self.sockets.get(leg, port) else { return false };
-            match socket.recv_from(self.buffer.as_mut_slice()) {
-                Ok((length, source)) => self.packet(leg, port, length, source, now),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // WouldBlock: empty. Anything else (an ICMP error) was taken off the socket.
-                Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
-            }
+        // Closed meanwhile by an order of this turn: nothing to read.
+        let Some(socket) = self.sockets.get(leg, port) else { return };
+        // An error is "empty after all", or an ICMP error, which is taken off the socket by this.
+        if let Ok((length, source)) = socket.recv_from(self.buffer.as_mut_slice()) {
+            self.packet(leg, port, length, source, now);
         }
-        true
     }
 
     fn packet(&mut self, leg: LegId, port: Port, length: usize, source: SocketAddr, now: Instant) {
