@@ -23,6 +23,8 @@ pub struct Profile {
     pub burst: f64,
     /// Packets under way at once; more are dropped.
     pub queue_packets: usize,
+    /// Bytes a second that get through; 0: as many as come.
+    pub rate: u64,
 }
 
 impl Default for Profile {
@@ -33,6 +35,7 @@ impl Default for Profile {
             loss: 0.0,
             burst: 1.0,
             queue_packets: 65_536,
+            rate: 0,
         }
     }
 }
@@ -78,6 +81,8 @@ pub struct Link<T> {
     rng: Rng,
     in_burst: bool,
     queue: VecDeque<(Instant, T)>,
+    /// When the last packet has left at the profile's rate.
+    free_at: Instant,
     counters: Counters,
 }
 
@@ -89,12 +94,19 @@ impl<T> Link<T> {
             rng: Rng::new(seed),
             in_burst: false,
             queue: VecDeque::new(),
+            free_at: Instant::from_nanos(0),
             counters: Counters::default(),
         }
     }
 
-    /// A packet enters. It comes out of [`Link::poll_deliver`] when it is due.
+    /// A packet enters. It comes out of [`Link::poll_deliver`] when it is due. Its size counts for
+    /// nothing: see [`Link::handle_sized`].
     pub fn handle_packet(&mut self, packet: T, now: Instant) -> Result<(), DropReason> {
+        self.handle_sized(packet, 0, now)
+    }
+
+    /// A packet of this many bytes enters.
+    pub fn handle_sized(&mut self, packet: T, bytes: u64, now: Instant) -> Result<(), DropReason> {
         self.counters.received += 1;
         if self.loses() {
             self.counters.lost += 1;
@@ -105,7 +117,9 @@ impl<T> Link<T> {
             return Err(DropReason::Overflow);
         }
         let jitter = self.profile.jitter.mul_f64(self.rng.next_f64());
-        let due = now + self.profile.delay + jitter;
+        let nanos = bytes.saturating_mul(1_000_000_000).checked_div(self.profile.rate);
+        self.free_at = self.free_at.max(now) + Duration::from_nanos(nanos.unwrap_or(0));
+        let due = self.free_at + self.profile.delay + jitter;
         let due = self.queue.back().map_or(due, |(last, _)| due.max(*last));
         self.queue.push_back((due, packet));
         Ok(())
@@ -223,6 +237,23 @@ mod tests {
         link.set_profile(Profile::default());
         assert_eq!(link.handle_packet((), ms(1)), Ok(()));
         assert_eq!(link.poll_deliver(ms(1)), Some(()));
+    }
+
+    #[test]
+    fn a_rate_spreads_a_burst() {
+        let profile = Profile { rate: 100_000, ..Profile::delayed(Duration::from_millis(5)) };
+        let mut link = Link::new(profile, 8);
+        for n in 0..10 {
+            link.handle_sized(n, 1_000, ms(0)).unwrap();
+        }
+        let mut arrived = Vec::new();
+        while let Some(due) = link.poll_timeout() {
+            arrived.push((due, link.poll_deliver(due).unwrap()));
+        }
+        let expected: Vec<_> = (0..10).map(|n| (ms(10 * (n + 1) + 5), n)).collect();
+        assert_eq!(arrived, expected);
+        link.handle_sized(10, 1_000, ms(500)).unwrap();
+        assert_eq!(link.poll_timeout(), Some(ms(515)), "an idle way saves nothing up");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -44,8 +45,9 @@ impl Spot {
 
 /// The ground one system stands on.
 pub(super) struct Bed {
-    // Processes end before their directory goes.
+    // Processes end before their disks and their directory go.
     processes: Vec<Process>,
+    disks: Vec<Disk>,
     pub(super) spots: Vec<Spot>,
     pub(super) certs: Vec<Files>,
     operator: Files,
@@ -69,11 +71,32 @@ impl Bed {
         let gateways = spots.iter().filter_map(|spot| gateway(spot.client));
         let ips: Vec<IpAddr> = gateways.chain([local]).collect();
         let operator = authority.issue(&identity(Kind::Operator, "bench"), "operator", ips)?;
-        Ok(Self { processes: Vec::new(), spots, certs, operator, directory })
+        for index in 0..spots.len() {
+            std::fs::create_dir(directory.path().join(format!("disk-{index}")))?;
+        }
+        let (processes, disks) = (Vec::new(), Vec::new());
+        Ok(Self { processes, disks, spots, certs, operator, directory })
     }
 
     pub(super) fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Gives each node a file system of its own, in a file beside it: one that can be frozen.
+    pub(super) fn with_disks(mut self) -> Result<Self> {
+        let disks = (0..self.spots.len()).map(|index| Disk::mount(self.disk(index)));
+        self.disks = disks.collect::<Result<_>>()?;
+        Ok(self)
+    }
+
+    /// Where a node's disk is mounted, if it has its own.
+    pub(super) fn disk(&self, node: usize) -> PathBuf {
+        self.path().join(format!("disk-{node}"))
+    }
+
+    /// Where a node keeps its data; not there yet.
+    pub(super) fn data(&self, node: usize) -> PathBuf {
+        self.disk(node).join("data")
     }
 
     /// Starts the next node.
@@ -101,6 +124,10 @@ impl Bed {
         let name = format!("{program_text} {}", index + 1);
         self.processes.push(Process::start(Recipe { name, program, args, env, log })?);
         Ok(())
+    }
+
+    pub(super) fn process(&mut self, node: usize) -> Result<&mut Process> {
+        self.processes.get_mut(node).context("no such node")
     }
 
     /// CPU time of all nodes, theirs alone.
@@ -133,6 +160,47 @@ impl Bed {
             .initial_connection_window_size(4 << 20)
             .connect_lazy())
     }
+}
+
+/// A file system in a file.
+struct Disk(PathBuf);
+
+/// Sparse; more than a benchmark writes.
+const DISK_BYTES: u64 = 1 << 30;
+
+impl Disk {
+    fn mount(on: PathBuf) -> Result<Self> {
+        let image = on.with_extension("img");
+        let name = image.display().to_string();
+        std::fs::File::create(&image)?.set_len(DISK_BYTES)?;
+        run("mkfs.ext4", &["-q", "-F", &name])?;
+        run("mount", &["-o", "loop", &name, &on.display().to_string()])?;
+        Ok(Self(on))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let on = self.0.display().to_string();
+        // It is frozen only if a measurement failed.
+        let _thawed = run("fsfreeze", &["-u", &on]);
+        let _gone = run("umount", &[&on]);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.with_context(|| format!("{program} is missing"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    bail!("{program} {} (as root?): {}", arguments.join(" "), said.trim())
+}
+
+/// Freezes a mounted file system, or thaws it.
+pub(super) fn freeze(disk: &Path, frozen: bool) -> Result<()> {
+    run("fsfreeze", &[if frozen { "-f" } else { "-u" }, &disk.display().to_string()])
 }
 
 fn identity(kind: Kind, name: &str) -> Identity {

@@ -50,7 +50,15 @@ pub(super) struct Etcd(Bed);
 
 impl Etcd {
     pub(super) async fn start(spots: Vec<Spot>) -> Result<Self> {
-        let mut bed = Bed::new("etcd-", spots)?;
+        Self::launch(Bed::new("etcd-", spots)?).await
+    }
+
+    /// Each node on a file system of its own.
+    pub(super) async fn start_on_disks(spots: Vec<Spot>) -> Result<Self> {
+        Self::launch(Bed::new("etcd-", spots)?.with_disks()?).await
+    }
+
+    async fn launch(mut bed: Bed) -> Result<Self> {
         let cluster: Vec<String> = bed
             .spots
             .iter()
@@ -79,7 +87,7 @@ fn arguments(bed: &Bed, index: usize, cluster: &str) -> Result<Vec<String>> {
     let mut args: Vec<String> = Vec::new();
     let mut add = |name: &str, value: &str| args.push(format!("--{name}={value}"));
     add("name", &format!("n{index}"));
-    add("data-dir", &file(&bed.path().join(format!("data-{index}"))));
+    add("data-dir", &file(&bed.data(index)));
     add("listen-client-urls", &client);
     add("advertise-client-urls", &client);
     add("listen-peer-urls", &peer);

@@ -6,6 +6,7 @@
 
 mod bed;
 mod etcd;
+mod failover;
 mod load;
 mod ours;
 mod system;
@@ -18,7 +19,7 @@ use anyhow::{Result, bail};
 use super::Table;
 
 /// Groups of figures, in the order they run.
-const GROUPS: [&str; 3] = ["writes", "allocate", "reads"];
+const GROUPS: [&str; 4] = ["writes", "allocate", "reads", "leader"];
 
 /// What was asked for.
 #[derive(Debug, Clone)]
@@ -62,6 +63,7 @@ pub(super) async fn control(arguments: &[String]) -> Result<Table> {
         match *group {
             "writes" => throughput::writes(&mut table, &options).await?,
             "allocate" => throughput::allocate(&mut table, &options).await?,
+            "leader" => failover::leader(&mut table, &options).await?,
             _ => throughput::reads(&mut table, &options).await?,
         }
     }

@@ -31,7 +31,15 @@ pub(super) struct Ours(Bed);
 
 impl Ours {
     pub(super) async fn start(spots: Vec<Spot>) -> Result<Self> {
-        let mut bed = Bed::new("voxmesh-", spots)?;
+        Self::launch(Bed::new("voxmesh-", spots)?).await
+    }
+
+    /// Each node on a file system of its own.
+    pub(super) async fn start_on_disks(spots: Vec<Spot>) -> Result<Self> {
+        Self::launch(Bed::new("voxmesh-", spots)?.with_disks()?).await
+    }
+
+    async fn launch(mut bed: Bed) -> Result<Self> {
         let program = chaos::lab::bin_dir()?.join("control-plane");
         for index in 0..bed.spots.len() {
             let file = configuration(&bed, index)?;
@@ -49,7 +57,7 @@ impl Ours {
 fn configuration(bed: &Bed, index: usize) -> Result<PathBuf> {
     let spot = bed.spots.get(index).context("no such spot")?;
     let certs = bed.certs.get(index).context("no such certificate")?;
-    let dir = bed.path().join(format!("data-{index}"));
+    let dir = bed.data(index);
     let show = |path: &Path| path.display().to_string();
     // Clients and members may come by different networks.
     let listen = if spot.client == spot.peer { spot.client.to_string() } else { "0.0.0.0".into() };
