@@ -4,12 +4,14 @@
 //! - [`linear`]: judges recorded histories of clients and watchers.
 //! - [`peers`]: sipp and baresip as children of ours, and PESQ.
 //! - [`scene`]: a mesh of the lab, provisioned for a test.
+//! - [`siege`]: real control nodes under attack, judged by [`linear`].
 //! - [`sim`]: the whole mesh in one thread, in virtual time.
 
 pub mod bench;
 pub mod linear;
 pub mod peers;
 pub mod scene;
+pub mod siege;
 pub mod sim;
 
 use std::path::{Path, PathBuf};

@@ -9,6 +9,9 @@ pub type Time = u64;
 /// Of an operation without answer.
 pub const NEVER: Time = Time::MAX;
 
+/// The revision of an answer that names none.
+pub const UNSEEN: u64 = u64::MAX;
+
 /// What a client asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
@@ -109,7 +112,7 @@ impl From<Number> for Held {
             state: number.state,
             tenant: number.tenant,
             generation: number.generation,
-            until_ms: number.quarantine_until_ms,
+            until_ms: number.quarantine_until_ms.max(number.until_ms),
         }
     }
 }
@@ -142,7 +145,7 @@ pub struct Operation {
     pub request: Request,
     /// What was answered; `None`: nobody knows whether it happened.
     pub answer: Option<Answer>,
-    /// Revision of the state the answer speaks of, or a later one.
+    /// Revision of the state the answer speaks of, or a later one; or [`UNSEEN`].
     pub revision: u64,
     /// Log time when it was answered, or later.
     pub log_time_ms: u64,

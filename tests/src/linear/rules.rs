@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proto::control::NumberState;
 use proto::raft::Reason;
 
-use super::history::{Answer, Held, History, NEVER, Operation, Request};
+use super::history::{Answer, Held, History, NEVER, Operation, Request, UNSEEN};
 use super::judge::{Complaint, Rule};
 
 /// All of them.
@@ -91,7 +91,8 @@ fn generations(history: &History, found: &mut Vec<Complaint>) {
 /// Revisions follow real time over all registers: what is answered before another is asked has no
 /// higher revision.
 fn revisions(history: &History, found: &mut Vec<Complaint>) {
-    let counted = || history.operations.iter().filter(|o| o.answer.is_some());
+    let counted =
+        || history.operations.iter().filter(|o| o.answer.is_some() && o.revision != UNSEEN);
     let mut by_return: Vec<&Operation> = counted().collect();
     by_return.sort_by_key(|operation| operation.returned);
     let mut by_return = by_return.into_iter().peekable();

@@ -96,12 +96,12 @@ fn entry(after: &Message, kind: i32, data: Vec<u8>) -> Entry {
 
 #[test]
 fn types_no_peer_sends() {
+    use MessageType::*;
     let mut scene = Scene::new(1);
     for unknown in [-1, 19, 20, 1_000, i32::MAX, i32::MIN] {
-        let why = scene.lie(MessageType::MsgHeartbeat, |m| m.msg_type = unknown);
+        let why = scene.lie(MsgHeartbeat, |m| m.msg_type = unknown);
         assert_eq!(why, PeerMisbehaved::MessageType(unknown));
     }
-    use MessageType::*;
     for local in [
         MsgHup,
         MsgBeat,
