@@ -190,7 +190,7 @@ impl Loop {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
                 () = tick.as_mut() => {
-                    self.tick();
+                    self.tick()?;
                     // From now on: after a pause of the process, time that nobody lived through
                     // must not elect leaders.
                     tick.as_mut().reset(tokio::time::Instant::now() + self.pace.tick());
@@ -210,7 +210,8 @@ impl Loop {
         Ok(self.wal.flush()?)
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self) -> Result<(), DriverError> {
+        self.wal.tick()?;
         let now = Instant::now();
         let wall_ms = self.wall_ms();
         self.replica.handle_tick(wall_ms);
@@ -220,6 +221,7 @@ impl Loop {
             telemetry::replica(&self.replica);
             self.hub.forget_old_snapshot(now);
         }
+        Ok(())
     }
 
     fn peer_turn(
@@ -361,6 +363,10 @@ impl Loop {
         self.writing.ends();
         telemetry::persisted(began.elapsed());
         self.replica.handle_persisted(persist.number);
+        if self.replica.take_repaired() {
+            self.wal.repaired()?;
+            tracing::warn!("what this node had lost came back: it votes again");
+        }
         Ok(())
     }
 

@@ -25,7 +25,7 @@ use crate::pace::Pace;
 use crate::peer::{Outboxes, Peers, Sender};
 use crate::problem::Problem;
 use crate::tls::Credentials;
-use crate::wal::{Opened, Owner, Wal, WalError};
+use crate::wal::{Health, Opened, Options, Owner, Wal, WalError};
 use crate::{accept, admin};
 
 /// Open requests get this long to end.
@@ -96,6 +96,7 @@ struct Restored {
     wal: Wal,
     incarnation: String,
     others: BTreeMap<NodeId, String>,
+    health: Arc<Health>,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -120,7 +121,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
 impl Ready {
     async fn run(self, signals: impl Future<Output = ()>) -> Result<(), RunError> {
-        let Restored { replica, wal, incarnation, others } = restore(&self.config)?;
+        let Restored { replica, wal, incarnation, others, health } = restore(&self.config)?;
         let hub = Arc::new(Hub::new(replica.state().revision()));
         let outboxes = Outboxes::default();
         let pace = Pace::new(self.config.timers);
@@ -144,7 +145,7 @@ impl Ready {
         };
         tokio::spawn(admin::serve(self.admin, page));
         let api = Api::new(api::Parts {
-            cluster: Cluster::new(driver.clone(), peers),
+            cluster: Cluster::new(driver.clone(), peers, health),
             hub,
             liveness,
             members: self.config.members.clone(),
@@ -217,8 +218,13 @@ fn failed(ended: Result<Result<(), DriverError>, oneshot::error::RecvError>) -> 
 
 fn restore(config: &Config) -> Result<Restored, RunError> {
     let owner = Owner { mesh: config.node.mesh.clone(), node: config.node.id };
-    let opened = Wal::open(&config.node.data_dir, &owner, &random_id())?;
-    let Opened { wal, restored, incarnation } = opened;
+    let options = Options {
+        low_bytes: config.storage.low_water_bytes,
+        alone: config.members.len() == 1,
+        segment_bytes: None,
+    };
+    let opened = Wal::open(&config.node.data_dir, &owner, &random_id(), options)?;
+    let Opened { wal, restored, repair, incarnation } = opened;
     let mut others = BTreeMap::new();
     for member in config.peers() {
         if let Some(known) = wal.known_incarnation(member.id)? {
@@ -233,7 +239,16 @@ fn restore(config: &Config) -> Result<Restored, RunError> {
         priority: config.node.priority,
         incarnation: incarnation.clone(),
     };
-    Ok(Restored { replica: Replica::new(replica, restored)?, wal, incarnation, others })
+    let mut replica = Replica::new(replica, restored)?;
+    if let Some(lost) = repair {
+        tracing::warn!(
+            index = lost.index,
+            "this node lost what it had acknowledged: it votes again when that came back"
+        );
+        replica.begin_repair(lost);
+    }
+    let health = wal.health();
+    Ok(Restored { replica, wal, incarnation, others, health })
 }
 
 /// 128 random bits, for names that must never meet.

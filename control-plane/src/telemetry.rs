@@ -9,6 +9,8 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use proto::control::NumberState;
 
+use crate::wal::Health;
+
 enum Kind {
     Counter,
     Gauge,
@@ -28,11 +30,15 @@ table! {
     CONNECTIONS = "control_connections", Gauge, "Open TLS connections of clients and peers";
     CONNECTIONS_REFUSED = "control_connections_refused_total", Counter,
         "Connections refused, by reason";
+    DISK_FREE = "control_disk_free_bytes", Gauge, "Free bytes of the disk with the data directory";
+    DISK_LOW = "control_disk_low", Gauge, "1 while growth is refused for want of disk space";
     DISK_STALLS = "control_disk_stalls_total", Counter,
         "Writes that took longer than an election: this node could not lead";
     DISK_WRITE_AGE = "control_disk_write_age_seconds", Gauge,
         "Age of the durable write under way, 0 without one";
+    FSYNC_SECONDS = "control_fsync_seconds", Histogram, "Time of one write and sync of the log";
     HEARTBEATS = "control_heartbeats_total", Counter, "Heartbeats of POPs";
+    LOG_BYTES = "control_log_bytes", Gauge, "Bytes of the log on disk";
     NUMBERS = "control_numbers", Gauge, "Numbers of the inventory by state";
     POOL_NUMBERS = "control_pool_numbers", Gauge, "Numbers by pool and state, of the first 100 pools";
     PEER_FRAMES = "control_peer_frames_total", Counter, "Raft messages by direction";
@@ -52,6 +58,10 @@ table! {
     READ_SECONDS = "control_read_round_seconds", Histogram,
         "Time until a linearizable read may look at the state";
     REVISION = "control_revision", Gauge, "Revision of the replicated state";
+    TABLES_BYTES = "control_tables_bytes", Gauge, "Bytes of the tables on disk";
+    TABLES_MERGE_BYTES = "control_tables_merge_bytes", Gauge, "Size of the last merged table file";
+    TABLES_MERGE_SECONDS = "control_tables_merge_seconds", Histogram,
+        "Time to merge table files";
     WATCHERS = "control_watchers", Gauge, "Open watches";
     WATCHERS_CUT = "control_watchers_cut_total", Counter, "Watches ended by this node, by reason";
 }
@@ -259,6 +269,25 @@ const NUMBER_STATES: [(NumberState, &str); 11] = [
     (NumberState::Reserved, "reserved"),
     (NumberState::Suspended, "suspended"),
 ];
+
+/// The log wrote and synced.
+pub fn synced(took: Duration) {
+    histogram!(FSYNC_SECONDS).record(took);
+}
+
+/// Files of tables became one.
+pub fn tables_merged(took: Duration, bytes: u64) {
+    histogram!(TABLES_MERGE_SECONDS).record(took);
+    gauge!(TABLES_MERGE_BYTES).set(bytes as f64);
+}
+
+/// The disk, and what is on it.
+pub fn disk(health: &Health, log_bytes: u64, tables_bytes: u64) {
+    gauge!(DISK_FREE).set(health.free_bytes() as f64);
+    gauge!(DISK_LOW).set(f64::from(u8::from(health.is_low())));
+    gauge!(LOG_BYTES).set(log_bytes as f64);
+    gauge!(TABLES_BYTES).set(tables_bytes as f64);
+}
 
 /// Watches opened (1) or closed (-1).
 pub fn watchers(change: f64) {

@@ -1,394 +1,454 @@
-//! Log and state on disk: one redb file, one transaction for each `Persist`.
+//! What a control node keeps: a log that is synced before anything is promised, and tables that
+//! follow behind it.
 //!
-//! Entries, HardState, tables and the applied index change together or not at all (Raft §5:
-//! persisted before answering). A transaction is synced unless it only moves `applied` and the
-//! commit index on: those follow from the log again after a crash. Every value carries a CRC-32 of
-//! key and value, checked when the node starts. Damage is never cut away silently: the node says
-//! what is damaged and stays down. Any error while writing ends the process.
+//! `owner` says whose directory it is, `log/` holds the entries of raft in segments (`wal/log.rs`),
+//! `vote` and `acked` what must survive damage of the log, `state/` the tables as sorted runs
+//! (`wal/runs.rs`), written by a thread beside the log. The state in memory is the truth; what the
+//! runs lack the log has, so segments go only when the runs are past them. A torn last write is
+//! cut if it was never acknowledged; damage never is (`wal/assess.rs`). Opening changes nothing in
+//! a directory that is refused. Any error while writing ends the process.
 
-mod checksum;
+mod assess;
+mod error;
+mod files;
+mod flusher;
+mod frame;
+mod health;
+mod log;
+mod owner;
+mod runs;
+mod scan;
+mod slots;
 
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use control_core::replica::{HardState, InstallSnapshot, LogEntry, Persist, Position, Restored};
+use control_core::replica::{HardState, InstallSnapshot, Persist, Position, Repair, Restored};
 use control_core::state::TableChange;
 use proto::id::NodeId;
-use redb::{
-    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition,
-    WriteTransaction,
-};
 
-const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const STATE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("state");
+pub use error::WalError;
+pub use flusher::Tables;
+pub use health::{Health, Marks};
+pub use owner::Owner;
 
-const APPLIED: &str = "applied";
-const BASE: &str = "base";
-const FORMAT: &str = "format";
-const HARD_STATE: &str = "hard_state";
-const INCARNATION: &str = "incarnation";
-const MESH: &str = "mesh";
-const NODE: &str = "node";
-/// The layout described here.
-const FORMAT_NOW: u64 = 1;
+use assess::{Evidence, Image, Verdict, assess};
+use error::{Named as _, damaged};
+use flusher::{Flusher, Job, Turn};
+use log::{Append, Log, acked_path, log_dir, vote_path};
+use owner::Deed;
+use runs::{Merge, state_dir};
+use scan::Scanned;
 
-/// The state is in memory; the pages of this file need no large cache of their own.
-const CACHE_BYTES: usize = 8 * 1024 * 1024;
+use crate::telemetry;
 
-/// Why the disk cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum WalError {
-    /// Bytes differ from what was written.
-    #[error(
-        "{file}: {what} is damaged: keep the file for analysis and restore this node from a copy of its data_dir"
-    )]
-    Damaged {
-        /// The file.
-        file: PathBuf,
-        /// The record.
-        what: String,
-    },
-    /// Written by a later version.
-    #[error(
-        "{file} has format {format}, this version reads {FORMAT_NOW}: run the version that wrote it"
-    )]
-    Format {
-        /// The file.
-        file: PathBuf,
-        /// Its format.
-        format: u64,
-    },
-    /// Another process has it open.
-    #[error(
-        "{file} is in use: stop the other control-plane process, or give this node its own node.data_dir"
-    )]
-    InUse {
-        /// The file.
-        file: PathBuf,
-    },
-    /// Belongs to someone else.
-    #[error(
-        "{file} belongs to {stored}, but the configuration says {configured}: correct node.data_dir, node.id or node.mesh"
-    )]
-    Owner {
-        /// The file.
-        file: PathBuf,
-        /// In the file.
-        stored: String,
-        /// In the configuration.
-        configured: String,
-    },
-    /// The disk or redb failed.
-    #[error("{file} cannot be used ({source}): check the disk and its free space")]
-    Storage {
-        /// The file.
-        file: PathBuf,
-        /// Cause.
-        source: Box<redb::Error>,
-    },
-}
+/// Changes of tables are written when there are so many,
+const FLUSH_CHANGES: usize = 50_000;
+/// or after this time: what is not written yet is applied again at the next start.
+const FLUSH_AFTER: Duration = Duration::from_secs(2);
+/// How often the disk is looked at, and marks are synced when nothing else is.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const MIB: u64 = 1024 * 1024;
+/// A segment of the log, on a disk that has room.
+const SEGMENT_BYTES_MAX: u64 = 16 * MIB;
+/// On the smallest disk.
+const SEGMENT_BYTES_MIN: u64 = MIB / 4;
 
-/// Whose data it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
-    /// Name of the mesh.
-    pub mesh: String,
-    /// The node.
-    pub node: NodeId,
+/// How to open a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// The low-water mark of free space; `None`: by the size of the disk.
+    pub low_bytes: Option<u64>,
+    /// This node is the only voter: nobody else has what it loses.
+    pub alone: bool,
+    /// Size of a segment; `None`: by the size of the disk.
+    pub segment_bytes: Option<u64>,
 }
 
 /// What was found at start.
 pub struct Opened {
-    /// The open file.
+    /// The open directory.
     pub wal: Wal,
     /// For the replica.
     pub restored: Restored,
+    /// Something this node promised is lost: it must not vote before that came back.
+    pub repair: Option<Repair>,
     /// Made with the data directory; a wiped one comes back with another.
     pub incarnation: String,
 }
 
-/// The open file.
+/// The open directory.
 pub struct Wal {
-    database: Database,
-    file: PathBuf,
+    dir: PathBuf,
+    log: Log,
+    flusher: Flusher,
+    tables: Tables,
+    health: Arc<Health>,
     hard_state: HardState,
+    /// Goes with the next frame.
+    reset: Option<Position>,
+    /// Not handed to the flusher yet, in order, and since when.
+    pending: Vec<TableChange>,
+    pending_since: Option<Instant>,
+    applied: u64,
+    flushing: u64,
+    /// Replicas may be behind up to here.
+    compact_to: u64,
+    looked: Instant,
+    peers: BTreeMap<NodeId, String>,
+    _lock: File,
 }
 
-type Fallible<T> = Result<T, redb::Error>;
+/// An accepted directory, before anything in it is changed.
+struct Place<'a> {
+    dir: &'a Path,
+    deed: Deed,
+    options: Options,
+    /// Where the log goes on.
+    place: Scanned,
+    lock: File,
+    peers: BTreeMap<NodeId, String>,
+}
 
 impl Wal {
-    /// Opens or makes `control.redb` in `dir`. `new_incarnation` names a new data directory.
-    pub fn open(dir: &Path, owner: &Owner, new_incarnation: &str) -> Result<Opened, WalError> {
-        let file = dir.join("control.redb");
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(&file);
-        let database = database.map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => WalError::InUse { file: file.clone() },
-            DatabaseError::Storage(redb::StorageError::Corrupted(what)) => {
-                WalError::Damaged { file: file.clone(), what }
-            }
-            other => storage(&file, other.into()),
-        })?;
-        let mut wal = Self { database, file, hard_state: HardState::default() };
-        wal.found(owner, new_incarnation)?;
-        let restored = wal.restore()?;
-        wal.hard_state = restored.hard_state;
-        let incarnation = wal.text(INCARNATION)?.unwrap_or_default();
-        Ok(Opened { wal, restored, incarnation })
+    /// Opens `dir`, or makes it the directory of `owner`, under the name `new_incarnation`.
+    pub fn open(
+        dir: &Path,
+        owner: &Owner,
+        new_incarnation: &str,
+        options: Options,
+    ) -> Result<Opened, WalError> {
+        let deed = match owner::read(dir)? {
+            Some(deed) => deed,
+            None => found(dir, owner, new_incarnation)?,
+        };
+        owner::check(dir, &deed, owner)?;
+        let lock = owner::lock(dir)?;
+        let peers = read_peers(dir)?;
+        let evidence = evidence(dir, &deed, options.alone)?;
+        let fresh = evidence.log.frames == 0 && evidence.log.damage.is_empty();
+        let mut place = place_of(&evidence.log);
+        let acked = evidence.acked.values.map_or(0, |[sequence, _]| sequence);
+        let verdict = assess(dir, evidence)?;
+        let tables_fresh = verdict.restored.tables.is_empty();
+        if fresh && tables_fresh && !verdict.discard_tables {
+            let restored = Restored::default();
+            let verdict = Verdict { restored, ..verdict };
+            return Self::begin(Place { dir, deed, options, place, lock, peers }, verdict);
+        }
+        if let Some(repair) = verdict.repair {
+            write_repair(dir, repair)?;
+        }
+        for what in &verdict.said {
+            tracing::error!(dir = %dir.display(), %what, "damaged: kept aside");
+        }
+        if verdict.rewrite_log {
+            place = Scanned { sequence: place.sequence.max(acked), ..Scanned::default() };
+            set_aside(dir, verdict.discard_tables)?;
+        }
+        Self::begin(Place { dir, deed, options, place, lock, peers }, verdict)
     }
 
-    /// Writes one transaction; durable (where that matters) when it returns.
+    fn begin(begin: Place<'_>, verdict: Verdict) -> Result<Opened, WalError> {
+        let Place { dir, deed, options, place, lock, peers } = begin;
+        let health = Arc::new(Health::new(dir, options.low_bytes));
+        health.look();
+        let segment_bytes = options.segment_bytes.unwrap_or_else(|| segment_bytes(&health));
+        let Verdict { restored, repair, reset, rewrite_log, .. } = verdict;
+        let entries = if rewrite_log { &[] } else { restored.entries.as_slice() };
+        let found = log::Found { place: &place, base: restored.base, entries };
+        let mut log = Log::open(dir, &deed.incarnation, segment_bytes, &found, health.clone())?;
+        if rewrite_log && !restored.tables.is_empty() {
+            let reset = Some(restored.base);
+            let (hard_state, entries) = (restored.hard_state, restored.entries.as_slice());
+            log.append(Append { hard_state, reset, entries })?;
+        }
+        let (chain, _) = runs::list(&state_dir(dir))?;
+        let tables = Tables::new(chain);
+        let flusher = Flusher::start(&state_dir(dir), tables.clone(), health.clone())?;
+        let wal = Self {
+            dir: dir.to_owned(),
+            log,
+            flusher,
+            tables,
+            health,
+            hard_state: restored.hard_state,
+            reset: reset.filter(|_| !rewrite_log),
+            pending: Vec::new(),
+            pending_since: None,
+            applied: restored.applied,
+            flushing: restored.applied,
+            compact_to: restored.base.index,
+            looked: Instant::now(),
+            peers,
+            _lock: lock,
+        };
+        Ok(Opened { wal, restored, repair, incarnation: deed.incarnation })
+    }
+
+    /// Makes durable what `persist` promises. Tables follow later: the log has them.
     pub fn persist(&mut self, persist: &Persist) -> Result<(), WalError> {
-        self.write(persist).map_err(|error| storage(&self.file, error))?;
+        let first = self.tables.applied() == 0;
+        if let Some(snapshot) = &persist.snapshot {
+            self.install(snapshot)?;
+        } else if first {
+            self.install_first(persist)?;
+        }
+        if self.must_sync(persist) || self.reset.is_some() {
+            self.log.append(Append {
+                hard_state: persist.hard_state,
+                reset: self.reset,
+                entries: &persist.entries,
+            })?;
+            self.reset = None;
+        }
         self.hard_state = persist.hard_state;
+        if !persist.changes.is_empty() && (!first || persist.snapshot.is_some()) {
+            self.pending.extend(persist.changes.iter().cloned());
+            self.pending_since.get_or_insert_with(Instant::now);
+        }
+        self.applied = self.applied.max(persist.applied);
+        if let Some(position) = persist.compact_to {
+            self.compact_to = self.compact_to.max(position.index);
+        }
+        self.flush_if_due(false)
+    }
+
+    /// To be called often: writes what has waited, looks at the disk.
+    pub fn tick(&mut self) -> Result<(), WalError> {
+        self.flush_if_due(false)?;
+        if self.looked.elapsed() >= LOOK_EVERY {
+            self.looked = Instant::now();
+            self.health.look();
+            self.log.sync_marks()?;
+            telemetry::disk(&self.health, self.log.bytes(), self.tables.bytes());
+        }
         Ok(())
     }
 
     /// Makes everything durable, at the end.
-    pub fn flush(&self) -> Result<(), WalError> {
-        let commit = || Fallible::Ok(self.database.begin_write()?.commit()?);
-        commit().map_err(|error| storage(&self.file, error))
+    pub fn flush(&mut self) -> Result<(), WalError> {
+        // The one under way, then the rest; without space it stays in the log.
+        for _ in 0..2 {
+            if let Turn::Full(job) = self.flusher.wait()? {
+                self.take_back(job);
+                break;
+            }
+            self.flush_if_due(true)?;
+        }
+        if let Turn::Full(job) = self.flusher.wait()? {
+            self.take_back(job);
+        }
+        self.log.sync_marks()
+    }
+
+    /// How the disk is.
+    pub fn health(&self) -> Arc<Health> {
+        self.health.clone()
+    }
+
+    /// The tables on disk, for backups.
+    pub fn tables(&self) -> Tables {
+        self.tables.clone()
+    }
+
+    /// What was lost came back: this node votes again.
+    pub fn repaired(&mut self) -> Result<(), WalError> {
+        let path = repair_path(&self.dir);
+        fs::remove_file(&path).named(&path, "removed")?;
+        files::sync_dir(&self.dir).named(&self.dir, "synced")
     }
 
     /// Who may vote as which node was fixed when the other nodes first met it; see `remember`.
     pub fn known_incarnation(&self, node: NodeId) -> Result<Option<String>, WalError> {
-        self.text(&peer_key(node))
+        Ok(self.peers.get(&node).cloned())
     }
 
     /// Remembers the data directory another node came with.
-    pub fn remember_incarnation(&self, node: NodeId, incarnation: &str) -> Result<(), WalError> {
-        let write = || {
-            let txn = self.database.begin_write()?;
-            put_meta(&txn, &peer_key(node), incarnation.as_bytes())?;
-            Fallible::Ok(txn.commit()?)
-        };
-        write().map_err(|error| storage(&self.file, error))
-    }
-
-    fn write(&self, persist: &Persist) -> Fallible<()> {
-        let mut txn = self.database.begin_write()?;
-        if !self.must_sync(persist) {
-            txn.set_durability(Durability::None)?;
-        }
-        if let Some(snapshot) = &persist.snapshot {
-            install(&txn, snapshot)?;
-        }
-        append(&txn, &persist.entries)?;
-        change(&txn, &persist.changes)?;
-        put_meta(&txn, HARD_STATE, &encode_hard_state(persist.hard_state))?;
-        put_meta(&txn, APPLIED, &persist.applied.to_le_bytes())?;
-        if let Some(position) = persist.compact_to {
-            txn.open_table(LOG)?.retain_in(..=position.index, |_, _| false)?;
-            put_meta(&txn, BASE, &encode_position(position))?;
-        }
-        Ok(txn.commit()?)
+    pub fn remember_incarnation(
+        &mut self,
+        node: NodeId,
+        incarnation: &str,
+    ) -> Result<(), WalError> {
+        self.peers.insert(node, incarnation.to_owned());
+        let names: Vec<(String, String)> =
+            self.peers.iter().map(|(node, name)| (node.to_string(), name.clone())).collect();
+        let lines: Vec<(&str, String)> =
+            names.iter().map(|(node, name)| (node.as_str(), name.clone())).collect();
+        let text = files::seal_lines(PEERS_TITLE, &lines);
+        files::replace(&peers_path(&self.dir), text.as_bytes())
     }
 
     /// Entries, votes and terms are promises to other nodes. `applied` and `commit` are not: the
-    /// log brings them back, and the state they belong to is in the same transaction.
+    /// log brings them back.
     fn must_sync(&self, persist: &Persist) -> bool {
         let HardState { term, vote, commit: _ } = self.hard_state;
         persist.snapshot.is_some()
             || !persist.entries.is_empty()
-            || persist.compact_to.is_some()
             || (persist.hard_state.term, persist.hard_state.vote) != (term, vote)
     }
 
-    /// Makes the tables and names the owner, or checks who owns them.
-    fn found(&self, owner: &Owner, new_incarnation: &str) -> Result<(), WalError> {
-        let found = || {
-            let txn = self.database.begin_write()?;
-            txn.open_table(LOG)?;
-            txn.open_table(STATE)?;
-            let is_new = txn.open_table(META)?.get(FORMAT)?.is_none();
-            if is_new {
-                put_meta(&txn, FORMAT, &FORMAT_NOW.to_le_bytes())?;
-                put_meta(&txn, INCARNATION, new_incarnation.as_bytes())?;
-                put_meta(&txn, MESH, owner.mesh.as_bytes())?;
-                put_meta(&txn, NODE, &owner.node.0.to_le_bytes())?;
-            }
-            Fallible::Ok(txn.commit()?)
-        };
-        found().map_err(|error| storage(&self.file, error))?;
-        let format = self.number(FORMAT)?.unwrap_or_default();
-        if format != FORMAT_NOW {
-            return Err(WalError::Format { file: self.file.clone(), format });
-        }
-        let node = NodeId(self.number(NODE)?.unwrap_or_default());
-        let stored = Owner { mesh: self.text(MESH)?.unwrap_or_default(), node };
-        if stored != *owner {
-            let name = |owner: &Owner| format!("node {} of mesh \"{}\"", owner.node, owner.mesh);
-            let (stored, configured) = (name(&stored), name(owner));
-            return Err(WalError::Owner { file: self.file.clone(), stored, configured });
-        }
+    /// The first tables of a node come before its first promise.
+    fn install_first(&mut self, persist: &Persist) -> Result<(), WalError> {
+        let base = persist.compact_to.unwrap_or_default();
+        let position = Position { index: persist.applied, term: base.term };
+        let rows: Vec<_> = persist
+            .changes
+            .iter()
+            .filter_map(|c| Some((c.key.clone(), c.value.clone()?)))
+            .collect();
+        flusher::replace_all(&state_dir(&self.dir), &self.tables, position, &rows)?;
+        self.reset = Some(base);
+        self.flushing = persist.applied;
         Ok(())
     }
 
-    fn restore(&self) -> Result<Restored, WalError> {
-        let hard_state = self.meta(HARD_STATE)?.map(|b| decode_hard_state(&b));
-        let base = self.meta(BASE)?.map(|b| decode_position(&b));
-        Ok(Restored {
-            hard_state: self.decoded(hard_state, HARD_STATE)?,
-            base: self.decoded(base, BASE)?,
-            entries: self.entries()?,
-            tables: self.tables()?,
-            applied: self.number(APPLIED)?.unwrap_or_default(),
-        })
+    /// First the tables, durable, then the log that begins behind them: a crash in between leaves
+    /// tables beyond the log, which then begins there.
+    fn install(&mut self, snapshot: &InstallSnapshot) -> Result<(), WalError> {
+        self.flusher.wait()?;
+        self.pending.clear();
+        self.pending_since = None;
+        let dir = state_dir(&self.dir);
+        flusher::replace_all(&dir, &self.tables, snapshot.position, &snapshot.tables)?;
+        flusher::tidy(&dir)?;
+        self.reset = Some(snapshot.position);
+        self.applied = snapshot.position.index;
+        self.flushing = self.applied;
+        self.compact_to = self.applied;
+        Ok(())
     }
 
-    fn entries(&self) -> Result<Vec<LogEntry>, WalError> {
-        let read = || {
-            let txn = self.database.begin_read()?;
-            let table = txn.open_table(LOG)?;
-            let mut entries = Vec::new();
-            for row in table.iter()? {
-                let (index, value) = row?;
-                entries.push((index.value(), open_entry(index.value(), value.value())));
-            }
-            Fallible::Ok(entries)
-        };
-        let entries = read().map_err(|error| storage(&self.file, error))?;
-        let judged = entries
-            .into_iter()
-            .map(|(index, entry)| entry.ok_or_else(|| self.damaged(format!("log entry {index}"))));
-        judged.collect()
+    fn flush_if_due(&mut self, now: bool) -> Result<(), WalError> {
+        match self.flusher.turn()? {
+            Turn::Busy => return Ok(()),
+            Turn::Full(job) => self.take_back(job),
+            Turn::Idle => {}
+        }
+        self.log.release(self.compact_to.min(self.tables.applied()))?;
+        let waited = self.pending_since.is_some_and(|since| since.elapsed() >= FLUSH_AFTER);
+        let due = now || waited || self.pending.len() >= FLUSH_CHANGES;
+        if !due || self.pending.is_empty() || self.applied <= self.flushing {
+            return Ok(());
+        }
+        let changes = std::mem::take(&mut self.pending);
+        self.pending_since = None;
+        self.flushing = self.applied;
+        self.flusher.begin(Job { changes, applied: self.log.position(self.applied) })
     }
 
-    fn tables(&self) -> Result<Vec<(Vec<u8>, Bytes)>, WalError> {
-        let read = || {
-            let txn = self.database.begin_read()?;
-            let table = txn.open_table(STATE)?;
-            let mut rows = Vec::new();
-            for row in table.iter()? {
-                let (key, value) = row?;
-                let (key, value) = (key.value(), value.value());
-                rows.push((key.to_vec(), checksum::open(key, value).map(Bytes::copy_from_slice)));
-            }
-            Fallible::Ok(rows)
-        };
-        let rows = read().map_err(|error| storage(&self.file, error))?;
-        let judged = rows.into_iter().enumerate().map(|(n, (key, value))| {
-            let value = value.ok_or_else(|| self.damaged(format!("state record {n}")))?;
-            Ok((key, value))
-        });
-        judged.collect()
-    }
-
-    fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, WalError> {
-        let read = || {
-            let txn = self.database.begin_read()?;
-            let value = txn.open_table(META)?.get(key)?;
-            Fallible::Ok(value.map(|v| v.value().to_vec()))
-        };
-        let Some(sealed) = read().map_err(|error| storage(&self.file, error))? else {
-            return Ok(None);
-        };
-        let value = checksum::open(key.as_bytes(), &sealed).map(<[u8]>::to_vec);
-        value.map(Some).ok_or_else(|| self.damaged(format!("record \"{key}\"")))
-    }
-
-    fn text(&self, key: &str) -> Result<Option<String>, WalError> {
-        Ok(self.meta(key)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
-    }
-
-    fn number(&self, key: &str) -> Result<Option<u64>, WalError> {
-        let numbers = self.meta(key)?.map(|bytes| numbers::<1>(&bytes));
-        Ok(numbers.map(|n| self.decoded(Some(n), key)).transpose()?.map(|[n]| n))
-    }
-
-    /// An absent record is the default, an unreadable one is damage.
-    fn decoded<T: Default>(&self, value: Option<Option<T>>, key: &str) -> Result<T, WalError> {
-        value.map_or_else(
-            || Ok(T::default()),
-            |v| v.ok_or_else(|| self.damaged(format!("record \"{key}\""))),
-        )
-    }
-
-    fn damaged(&self, what: String) -> WalError {
-        WalError::Damaged { file: self.file.clone(), what }
+    /// There was no space; it waits in front of what came since.
+    fn take_back(&mut self, job: Job) {
+        let newer = std::mem::replace(&mut self.pending, job.changes);
+        self.pending.extend(newer);
+        self.pending_since = Some(Instant::now());
+        self.flushing = self.tables.applied();
     }
 }
 
-fn storage(file: &Path, error: redb::Error) -> WalError {
-    WalError::Storage { file: file.to_owned(), source: Box::new(error) }
+const PEERS_TITLE: &str = "voxmesh peers";
+const REPAIR_TITLE: &str = "voxmesh repair";
+
+fn peers_path(dir: &Path) -> PathBuf {
+    dir.join("peers")
 }
 
-fn peer_key(node: NodeId) -> String {
-    format!("incarnation_of_{node}")
+fn repair_path(dir: &Path) -> PathBuf {
+    dir.join("repair")
 }
 
-fn install(txn: &WriteTransaction, snapshot: &InstallSnapshot) -> Fallible<()> {
-    txn.open_table(LOG)?.retain(|_, _| false)?;
-    let mut state = txn.open_table(STATE)?;
-    state.retain(|_, _| false)?;
-    for (key, value) in &snapshot.tables {
-        state.insert(key.as_slice(), checksum::seal(key, value).as_slice())?;
+/// A new directory: the places first, then the deed that makes it one.
+fn found(dir: &Path, owner: &Owner, incarnation: &str) -> Result<Deed, WalError> {
+    for part in [log_dir(dir), state_dir(dir)] {
+        fs::create_dir_all(&part).named(&part, "made")?;
     }
-    put_meta(txn, BASE, &encode_position(snapshot.position))
+    let deed = Deed { owner: owner.clone(), incarnation: incarnation.to_owned() };
+    owner::write(dir, &deed)?;
+    Ok(deed)
 }
 
-fn append(txn: &WriteTransaction, entries: &[LogEntry]) -> Fallible<()> {
-    let Some(first) = entries.first() else { return Ok(()) };
-    let mut log = txn.open_table(LOG)?;
-    // A new leader's entries replace what was never committed.
-    log.retain_in(first.index.., |_, _| false)?;
-    for entry in entries {
-        let mut value = entry.term.to_le_bytes().to_vec();
-        value.extend_from_slice(&entry.bytes);
-        log.insert(entry.index, checksum::seal(&entry.index.to_le_bytes(), &value).as_slice())?;
+fn evidence(dir: &Path, deed: &Deed, alone: bool) -> Result<Evidence, WalError> {
+    let (vote, acked) = (slots::read(&vote_path(dir))?, slots::read(&acked_path(dir))?);
+    let sequence = acked.values.map_or(0, |[sequence, _]| sequence);
+    let log = if log_dir(dir).exists() {
+        scan::scan(&log_dir(dir), &deed.incarnation, sequence)?
+    } else {
+        Scanned { damage: vec![format!("{} is missing", log_dir(dir).display())], ..<_>::default() }
+    };
+    let tables = match read_tables(&state_dir(dir)) {
+        Err(error @ (WalError::Damaged { .. } | WalError::Io { .. })) => Err(error),
+        Err(other) => return Err(other),
+        Ok(image) if image.rows.is_empty() && log.frames > 0 => {
+            Err(damaged(&state_dir(dir), "the oldest file (it is missing)"))
+        }
+        Ok(image) => Ok(image),
+    };
+    Ok(Evidence { log, tables, vote, acked, repair: read_repair(dir)?, alone })
+}
+
+fn read_tables(dir: &Path) -> Result<Image, WalError> {
+    let (chain, _) = runs::list(dir)?;
+    let merge = Merge::of(&chain, false)?;
+    let applied = merge.applied();
+    let rows = merge.filter_map(|row| match row {
+        Ok((key, Some(value))) => Some(Ok((key, value))),
+        Ok((_, None)) => None,
+        Err(error) => Some(Err(error)),
+    });
+    Ok(Image { applied, rows: rows.collect::<Result<_, _>>()? })
+}
+
+/// Where writing goes on, without what was read.
+fn place_of(log: &Scanned) -> Scanned {
+    Scanned {
+        sequence: log.sequence,
+        segments: log.segments.clone(),
+        end: log.end,
+        ..Scanned::default()
     }
-    Ok(())
 }
 
-fn change(txn: &WriteTransaction, changes: &[TableChange]) -> Fallible<()> {
-    if changes.is_empty() {
-        return Ok(());
+fn set_aside(dir: &Path, tables_too: bool) -> Result<(), WalError> {
+    let parts = [Some(log_dir(dir)), tables_too.then(|| state_dir(dir))];
+    for part in parts.into_iter().flatten() {
+        if part.exists() {
+            files::move_aside(&part)?;
+        }
+        fs::create_dir_all(&part).named(&part, "made")?;
     }
-    let mut state = txn.open_table(STATE)?;
-    for change in changes {
-        let key = change.key.as_slice();
-        match &change.value {
-            Some(value) => state.insert(key, checksum::seal(key, value).as_slice())?,
-            None => state.remove(key)?,
-        };
-    }
-    Ok(())
+    files::sync_dir(dir).named(dir, "synced")
 }
 
-fn put_meta(txn: &WriteTransaction, key: &str, value: &[u8]) -> Fallible<()> {
-    let sealed = checksum::seal(key.as_bytes(), value);
-    txn.open_table(META)?.insert(key, sealed.as_slice())?;
-    Ok(())
+fn segment_bytes(health: &Health) -> u64 {
+    // The marks grow with the disk; a log of some segments must stay small beside them.
+    (health.marks().low_bytes / 16).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
 }
 
-fn open_entry(index: u64, sealed: &[u8]) -> Option<LogEntry> {
-    let value = checksum::open(&index.to_le_bytes(), sealed)?;
-    let (term, bytes) = value.split_first_chunk::<8>()?;
-    let term = u64::from_le_bytes(*term);
-    Some(LogEntry { index, term, bytes: Bytes::copy_from_slice(bytes) })
+fn read_peers(dir: &Path) -> Result<BTreeMap<NodeId, String>, WalError> {
+    let path = peers_path(dir);
+    let Some(bytes) = files::read(&path)? else { return Ok(BTreeMap::new()) };
+    let unreadable = || damaged(&path, "the data directories of the other nodes");
+    let (_, lines) = files::open_lines(&bytes).ok_or_else(unreadable)?;
+    let peers = lines.into_iter().map(|(node, name)| Some((NodeId(node.parse().ok()?), name)));
+    peers.collect::<Option<_>>().ok_or_else(unreadable)
 }
 
-fn encode_hard_state(hard_state: HardState) -> Vec<u8> {
-    let HardState { term, vote, commit } = hard_state;
-    [term, vote, commit].map(u64::to_le_bytes).concat()
+fn read_repair(dir: &Path) -> Result<Option<Repair>, WalError> {
+    let path = repair_path(dir);
+    let Some(bytes) = files::read(&path)? else { return Ok(None) };
+    let unreadable = || damaged(&path, "what has to be repaired");
+    let (_, lines) = files::open_lines(&bytes).ok_or_else(unreadable)?;
+    let number = |key| files::line(&lines, key)?.parse().ok();
+    let repair = number("index").zip(number("term"));
+    repair.map(|(index, term)| Some(Repair { index, term })).ok_or_else(unreadable)
 }
 
-fn decode_hard_state(bytes: &[u8]) -> Option<HardState> {
-    numbers(bytes).map(|[term, vote, commit]| HardState { term, vote, commit })
-}
-
-fn encode_position(position: Position) -> Vec<u8> {
-    [position.index, position.term].map(u64::to_le_bytes).concat()
-}
-
-fn decode_position(bytes: &[u8]) -> Option<Position> {
-    numbers(bytes).map(|[index, term]| Position { index, term })
-}
-
-fn numbers<const N: usize>(bytes: &[u8]) -> Option<[u64; N]> {
-    let (chunks, rest) = bytes.as_chunks::<8>();
-    let numbers: Vec<u64> = chunks.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect();
-    if rest.is_empty() { numbers.try_into().ok() } else { None }
+fn write_repair(dir: &Path, repair: Repair) -> Result<(), WalError> {
+    let lines = [("index", repair.index.to_string()), ("term", repair.term.to_string())];
+    files::replace(&repair_path(dir), files::seal_lines(REPAIR_TITLE, &lines).as_bytes())
 }
 
 #[cfg(test)]

@@ -218,5 +218,5 @@ fn no_list_allows_io() {
 #[test]
 fn shells_link_what_cores_may_not() {
     assert!(linked("pop-node").contains("tokio"));
-    assert!(linked("control-plane").contains("redb"));
+    assert!(linked("control-plane").contains("rustix"));
 }

@@ -6,6 +6,7 @@
 //! waits for a round of this node's replica and looks at the local state. A node whose disk hangs
 //! sends everybody away.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use control_core::replica::{ProposeError, ReadError, Replica};
@@ -16,12 +17,13 @@ use proto::raft::{Command, Outcome, command, outcome};
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::Failure;
 use super::failure::NO_REASON;
 use super::read::{Freshness, recent};
+use super::{Failure, growth};
 use crate::driver::{Driver, Progress, Proposed, Read};
 use crate::peer::{Peers, jittered};
 use crate::telemetry;
+use crate::wal::Health;
 
 /// How long a request goes on trying: an election and what follows fit in.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,6 +37,7 @@ const PAUSE: Duration = Duration::from_millis(40);
 pub struct Cluster {
     driver: Driver,
     peers: Peers,
+    health: Arc<Health>,
 }
 
 /// A leader and its term.
@@ -50,8 +53,8 @@ enum Again {
 
 impl Cluster {
     /// This node's replica and its peers.
-    pub fn new(driver: Driver, peers: Peers) -> Self {
-        Self { driver, peers }
+    pub fn new(driver: Driver, peers: Peers, health: Arc<Health>) -> Self {
+        Self { driver, peers, health }
     }
 
     /// The driver of this node.
@@ -153,6 +156,8 @@ impl Cluster {
 
     /// Proposes on this node only.
     pub(super) async fn propose(&self, command: Command) -> Result<Proposed, Failure> {
+        let node = self.driver.progress().borrow().node;
+        growth::check(node, &self.health, command.kind.as_ref())?;
         Ok(self.driver.propose(command).await?)
     }
 

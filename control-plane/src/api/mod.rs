@@ -8,6 +8,7 @@ mod admin;
 mod cluster;
 mod compliance;
 mod failure;
+mod growth;
 mod numbers;
 mod peer;
 mod pops;

@@ -33,6 +33,16 @@ pub struct Config {
     pub tls: TlsFiles,
     /// Raft's clockwork.
     pub timers: Timers,
+    /// The disk.
+    pub storage: Storage,
+}
+
+/// What is kept free on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Storage {
+    /// Below this, writes that grow the state are refused. `None`: a tenth of the disk, at most
+    /// 512 MiB.
+    pub low_water_bytes: Option<u64>,
 }
 
 /// Who this node is.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::id::{NodeId, PopId};
 use serde::Deserialize;
 
-use super::{Config, Member, Node, Timers, TlsFiles};
+use super::{Config, Member, Node, Storage, Timers, TlsFiles};
 use crate::problem::{Problem, Problems};
 
 #[derive(Deserialize)]
@@ -20,6 +20,8 @@ pub(super) struct File {
     admin: Listen,
     #[serde(default)]
     timers: RawTimers,
+    #[serde(default)]
+    storage: RawStorage,
 }
 
 #[derive(Deserialize)]
@@ -57,6 +59,12 @@ struct RawTls {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
+struct RawStorage {
+    low_water: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
 struct RawTimers {
     tick: Option<String>,
     heartbeat: Option<String>,
@@ -75,6 +83,7 @@ impl File {
             self.members.into_iter().filter_map(|m| member(m, problems)).collect();
         members.sort_by_key(|m| m.id);
         let timers = self.timers.validate(problems);
+        let storage = self.storage.validate(problems);
         let data_dir = self.node.data_dir;
         if data_dir.as_os_str().is_empty() {
             let fix = "name a directory on a local disk";
@@ -91,7 +100,23 @@ impl File {
             members,
             tls: TlsFiles { ca: self.tls.ca, cert: self.tls.cert, key: self.tls.key },
             timers: timers?,
+            storage,
         })
+    }
+}
+
+impl RawStorage {
+    fn validate(&self, problems: &mut Vec<Problem>) -> Storage {
+        let low_water_bytes = self.low_water.as_ref().and_then(|text| {
+            let read = bytes(text);
+            if read.is_none() {
+                let fix = "write a number and a unit, such as \"512MiB\" or \"2GiB\"";
+                let what = format!("is \"{text}\", no size");
+                problems.push(Problem::new("storage.low_water", what, fix));
+            }
+            read
+        });
+        Storage { low_water_bytes }
     }
 }
 
@@ -175,6 +200,18 @@ fn duration(text: &str) -> Option<Duration> {
         _ => return None,
     };
     Some(Duration::from_millis(number.checked_mul(millis)?))
+}
+
+/// `"64KiB"`, `"512MiB"`, `"2GiB"`.
+fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at_checked(text.find(|c: char| !c.is_ascii_digit())?)?;
+    let unit = match unit.trim() {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 /// A TOML error in our words: file, line, what, fix.

@@ -133,6 +133,15 @@ pub struct Restored {
     pub applied: u64,
 }
 
+/// What a node lost of what it promised; see [`super::Replica::begin_repair`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repair {
+    /// It may have acknowledged the log up to here,
+    pub index: u64,
+    /// from leaders up to this term.
+    pub term: u64,
+}
+
 /// What the shell is to do.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "few at once, each for a moment")]

@@ -216,7 +216,7 @@ impl Replica {
         self.raw.mut_store().compact(target)
     }
 
-    fn send(&mut self, messages: Vec<Message>) {
+    pub(super) fn send(&mut self, messages: Vec<Message>) {
         for message in messages {
             if message.msg_type == MessageType::MsgSnapshot as i32 {
                 self.counters.snapshots_sent += 1;

@@ -56,7 +56,8 @@ impl Replica {
     pub(super) fn hurry(&mut self) {
         let raft = &self.raw.raft;
         let waits = matches!(raft.state, StateRole::Follower | StateRole::PreCandidate);
-        if !waits || raft.leader_id != raft::INVALID_ID || !raft.promotable() {
+        if !waits || raft.leader_id != raft::INVALID_ID || !raft.promotable() || self.is_repairing()
+        {
             self.hurry = None;
             return;
         }

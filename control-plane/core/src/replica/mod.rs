@@ -19,6 +19,7 @@ mod elections;
 mod log;
 mod proposals;
 mod reads;
+mod repair;
 mod snapshot;
 mod validate;
 
@@ -96,6 +97,8 @@ pub struct Replica {
     wall_ms: u64,
     tick: u64,
     halted: bool,
+    /// Entries this node acknowledged and lost.
+    repair: Option<Repair>,
     counters: Counters,
 }
 
@@ -104,9 +107,11 @@ impl Replica {
     pub fn new(config: ReplicaConfig, restored: Restored) -> Result<Self, RestoreError> {
         let voters = check_config(&config)?;
         let ids: Vec<u64> = voters.iter().copied().collect();
-        let fresh = restored == Restored::default();
+        // A node that lost everything begins anew, but keeps its term and vote.
+        let Restored { applied, tables, entries, .. } = &restored;
+        let fresh = *applied == 0 && tables.is_empty() && entries.is_empty();
         let (restored, state) = if fresh {
-            bootstrap(&ids)
+            bootstrap(&ids, restored.hard_state)
         } else {
             let mut restored = restored;
             let state = State::from_tables(std::mem::take(&mut restored.tables))?;
@@ -150,6 +155,7 @@ impl Replica {
             wall_ms: 0,
             tick: 0,
             halted: false,
+            repair: None,
             counters: Counters::default(),
             config,
         };
@@ -184,7 +190,12 @@ impl Replica {
             return Err(PeerMisbehaved::TooLarge(message.len()));
         }
         let message = Message::decode(message).map_err(|_| PeerMisbehaved::Encoding)?;
+        if message.from != from.0 {
+            return Err(PeerMisbehaved::Impersonates { claimed: message.from });
+        }
+        let Some(message) = self.repairing(message) else { return Ok(()) };
         self.judge().check(from, &message)?;
+        self.believe_loss(from, &message);
         if self.outstanding.as_ref().is_some_and(Outstanding::is_snapshot) {
             self.counters.peer_dropped += 1;
             return Ok(());
@@ -237,7 +248,9 @@ impl Replica {
         self.tick += 1;
         self.wall_ms = wall_ms;
         // An election while a snapshot is being written would look at a log that is not there.
-        if !self.outstanding.as_ref().is_some_and(Outstanding::is_snapshot) {
+        // And one of a node that lost entries might win without them.
+        if !self.outstanding.as_ref().is_some_and(Outstanding::is_snapshot) && !self.is_repairing()
+        {
             self.raw.tick();
             self.hurry();
         }
@@ -344,7 +357,9 @@ impl Replica {
     /// this node acknowledged in messages that left.
     pub fn log_end(&self) -> Position {
         let log = &self.raw.raft.raft_log;
-        Position { index: log.last_index(), term: log.last_term() }
+        let end = Position { index: log.last_index(), term: log.last_term() };
+        // What was lost was acknowledged: a reader that counts this node must wait for it.
+        self.lost_end().map_or(end, |lost| reads::newer(end, lost))
     }
 
     /// `from` answers the question `round`.
@@ -475,9 +490,9 @@ fn check_config(config: &ReplicaConfig) -> Result<BTreeSet<u64>, RestoreError> {
 
 /// Every node of a new cluster begins with the same log of one applied entry, so that no message
 /// ever speaks about the time before it, and with the voters in its state.
-fn bootstrap(voters: &[u64]) -> (Restored, State) {
+fn bootstrap(voters: &[u64], known: HardState) -> (Restored, State) {
     let base = Position { index: 1, term: 1 };
-    let hard_state = HardState { term: 1, vote: 0, commit: 1 };
+    let hard_state = HardState { term: known.term.max(1), vote: known.vote, commit: 1 };
     let restored = Restored { hard_state, base, applied: 1, ..Restored::default() };
     (restored, State::bootstrap(voters))
 }

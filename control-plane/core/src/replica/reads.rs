@@ -154,7 +154,7 @@ impl Reads {
 }
 
 /// The more up-to-date of two logs (Raft §5.4.1).
-fn newer(a: Position, b: Position) -> Position {
+pub(super) fn newer(a: Position, b: Position) -> Position {
     if (b.term, b.index) > (a.term, a.index) { b } else { a }
 }
 

@@ -40,6 +40,8 @@ pub(in super::super) struct Node {
     pub(in super::super) replica: Option<Replica>,
     pub(in super::super) disk: Restored,
     pub(in super::super) writing: Option<(u64, Persist)>,
+    /// What it lost of what it acknowledged.
+    pub(in super::super) lost: Option<Repair>,
     /// Nobody starts it again.
     stays_down: bool,
     /// Revision its watchers are at.
@@ -64,18 +66,20 @@ pub(in super::super) enum Packet {
 
 #[derive(Clone, Copy)]
 pub(in super::super) struct Faults {
-    loss: u64,
-    duplicate: u64,
-    delay: u64,
-    disk: u64,
-    crash: u64,
-    partition: u64,
+    pub(in super::super) loss: u64,
+    pub(in super::super) duplicate: u64,
+    pub(in super::super) delay: u64,
+    pub(in super::super) disk: u64,
+    pub(in super::super) crash: u64,
+    pub(in super::super) partition: u64,
+    /// Crashes that damage the disk, per hundred.
+    pub(in super::super) rot: u64,
 }
 
 pub(in super::super) const CALM: Faults =
-    Faults { loss: 0, duplicate: 0, delay: 1, disk: 0, crash: 0, partition: 0 };
+    Faults { loss: 0, duplicate: 0, delay: 1, disk: 0, crash: 0, partition: 0, rot: 0 };
 pub(in super::super) const STORM: Faults =
-    Faults { loss: 10, duplicate: 5, delay: 6, disk: 5, crash: 6, partition: 10 };
+    Faults { loss: 10, duplicate: 5, delay: 6, disk: 5, crash: 6, partition: 10, rot: 0 };
 
 pub(in super::super) struct Sim {
     pub(in super::super) rng: Rng,
@@ -92,6 +96,8 @@ pub(in super::super) struct Sim {
     /// Read → (highest index acknowledged when it began, node).
     reads: BTreeMap<u64, (u64, u64)>,
     pub(in super::super) acknowledged: u64,
+    /// Disks that lost something.
+    pub(in super::super) rotten: u64,
     pub(in super::super) reads_done: u64,
     /// Those that missed what was acknowledged before them.
     pub(in super::super) stale_reads: u64,
@@ -118,6 +124,7 @@ impl Sim {
             proposals: BTreeMap::new(),
             reads: BTreeMap::new(),
             acknowledged: 0,
+            rotten: 0,
             reads_done: 0,
             stale_reads: 0,
             trace: Sha256::new(),
@@ -142,6 +149,9 @@ impl Sim {
             reads_ask_nobody: self.reads_ask_nobody,
             ..Limits::default()
         });
+        if let Some(lost) = node.lost {
+            replica.begin_repair(lost);
+        }
         node.watched = replica.state().revision().0;
         node.replica = Some(replica);
     }
@@ -186,6 +196,31 @@ impl Sim {
             write(&mut node.disk, &persist);
         }
         self.forget_proposals(id);
+        if self.rng.percent(self.faults.rot) {
+            self.rot(id);
+        }
+    }
+
+    /// The disk loses the end of the log, or everything but term and vote. Of a majority at once
+    /// no protocol brings back what it held.
+    fn rot(&mut self, id: u64) {
+        if self.nodes.values().any(|node| node.lost.is_some()) {
+            return;
+        }
+        let kept = self.rng.below(3);
+        let disk = &mut self.nodes.get_mut(&id).unwrap().disk;
+        let HardState { term, vote, .. } = disk.hard_state;
+        let index = disk.entries.last().map_or(disk.base.index, |entry| entry.index);
+        if kept == 0 {
+            let hard_state = HardState { term, vote, commit: 0 };
+            *disk = Restored { hard_state, ..Restored::default() };
+        } else {
+            let applied = disk.applied;
+            disk.entries.retain(|entry| entry.index <= applied);
+            disk.hard_state.commit = disk.hard_state.commit.min(applied);
+        }
+        self.nodes.get_mut(&id).unwrap().lost = Some(Repair { index, term });
+        self.rotten += 1;
     }
 
     fn forget_proposals(&mut self, node: u64) {
@@ -209,6 +244,10 @@ impl Sim {
                 replica.handle_tick(wall_ms);
             }
             self.drain(id);
+            let node = self.nodes.get_mut(&id).unwrap();
+            if node.replica.as_mut().is_some_and(Replica::take_repaired) {
+                node.lost = None;
+            }
         }
         self.disturb();
         self.clients();
@@ -439,7 +478,8 @@ impl Sim {
 
     fn settled(&self) -> bool {
         let applied: BTreeSet<u64> = NODES.iter().map(|id| self.replica(*id).applied()).collect();
-        self.requests.iter().all(|r| r.answer.is_some()) && applied.len() == 1
+        let whole = self.nodes.values().all(|node| node.lost.is_none());
+        whole && self.requests.iter().all(|r| r.answer.is_some()) && applied.len() == 1
     }
 
     pub(in super::super) fn settle(&mut self) {

@@ -3,11 +3,15 @@
 use sha2::Digest;
 
 use super::load::{check, load, repeat_all};
-use super::sim::{CALM, NODES, STORM, Sim};
+use super::sim::{CALM, Faults, NODES, STORM, Sim};
 use crate::replica::Role;
 
 fn run(seed: u64, steps: u64) -> (Sim, [u8; 32]) {
-    let mut sim = Sim::new(seed, STORM);
+    run_in(seed, steps, STORM)
+}
+
+fn run_in(seed: u64, steps: u64, faults: Faults) -> (Sim, [u8; 32]) {
+    let mut sim = Sim::new(seed, faults);
     load(&mut sim, steps);
     sim.settle();
     check(&mut sim);
@@ -45,6 +49,19 @@ fn storms_lose_nothing() {
     assert!(elections > 12, "{elections} elections");
     assert!(snapshots > 3, "{snapshots} snapshots");
     assert!(reads > 100, "{reads} reads");
+}
+
+/// A node whose disk lost what it acknowledged comes back, and nothing acknowledged is lost.
+#[test]
+fn damaged_disks_lose_nothing() {
+    let mut rotten = 0;
+    for seed in 100..112 {
+        let (sim, _) = run_in(seed, 1_200, Faults { crash: 12, rot: 60, ..STORM });
+        assert!(sim.nodes.values().all(|node| node.lost.is_none()), "seed {seed}: not repaired");
+        assert_eq!(sim.stale_reads, 0, "seed {seed}");
+        rotten += sim.rotten;
+    }
+    assert!(rotten > 20, "{rotten} disks lost something");
 }
 
 #[test]
