@@ -48,7 +48,7 @@ reasons! {
     Overload = "overload";
     /// A response to no transaction of ours: dropped.
     ResponseUnmatched = "response_unmatched";
-    /// Answered 513.
+    /// Answered 413 (the body) or 513 (the rest).
     TooLarge = "too_large";
     /// Answered 483: Max-Forwards was 0.
     TooManyHops = "too_many_hops";

@@ -13,7 +13,7 @@ use super::parse::MAX_MESSAGE_BYTES;
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
 /// Why a stream cannot be read further. The shell hands [`FramingError::head`] to the endpoint like
-/// a message (which gets its 400 or 513 there), then closes the connection.
+/// a message (which gets its 400, 413 or 513 there), then closes the connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FramingError {
     /// Content-Length is missing, no number, or two differ.

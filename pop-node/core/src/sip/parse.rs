@@ -24,6 +24,9 @@ pub const MAX_HEADERS: usize = 256;
 /// What is wrong with a message or a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
+    /// A body longer than [`MAX_MESSAGE_BYTES`].
+    #[error("body too large")]
+    BodyTooLarge,
     /// Body shorter than Content-Length says.
     #[error("body shorter than Content-Length")]
     BodyTooShort,
@@ -108,6 +111,7 @@ impl Malformed {
     /// The status of the answer to a request with this fault.
     pub const fn status(self) -> u16 {
         match self {
+            Self::BodyTooLarge => 413,
             Self::TooLarge => 513,
             Self::Version => 505,
             _ => 400,
@@ -137,7 +141,10 @@ pub fn parse(bytes: &Bytes, transport: Transport) -> Result<Message, ParseError>
     }
     let mut section = read_headers(bytes, rest);
     if bytes.len() > MAX_MESSAGE_BYTES {
-        section.fault = Some(Malformed::TooLarge);
+        // §21.4.11, §21.5.7: is it the body, or the message without it?
+        let head = bytes.len().saturating_sub(section.body.len());
+        let is_body = head <= MAX_MESSAGE_BYTES && !section.body.is_empty();
+        section.fault = Some(if is_body { Malformed::BodyTooLarge } else { Malformed::TooLarge });
     }
     if is_response {
         return response(bytes, line, section, transport)
@@ -378,7 +385,7 @@ fn body(whole: &Bytes, section: &Section<'_>, transport: Transport) -> Result<By
         (None, Transport::Tcp) => return Err(Malformed::ContentLength),
     };
     if length > MAX_MESSAGE_BYTES {
-        return Err(Malformed::TooLarge);
+        return Err(Malformed::BodyTooLarge);
     }
     let body = all.get(..length).ok_or(Malformed::BodyTooShort)?;
     Ok(whole.slice_ref(body))

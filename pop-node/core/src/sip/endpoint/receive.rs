@@ -36,7 +36,7 @@ impl Endpoint {
             Malformed::NotSip => Reason::NotSip,
             _ if error.is_response => Reason::MalformedResponse,
             Malformed::Version => Reason::BadVersion,
-            Malformed::TooLarge => Reason::TooLarge,
+            Malformed::BodyTooLarge | Malformed::TooLarge => Reason::TooLarge,
             _ => Reason::MalformedRequest,
         });
         let Some(mut response) = error.answer.map(|answer| *answer) else { return };

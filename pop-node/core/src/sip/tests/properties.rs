@@ -299,5 +299,9 @@ fn bounds_hold() {
     assert_eq!(error.malformed, crate::sip::Malformed::TooManyHeaders);
     let large = INVITE.replace("Content-Length: 5", "Content-Length: 70000");
     let error = parse(&super::wire(&large), Transport::Tcp).expect_err("too large");
-    assert_eq!(error.answer.expect("answer").status, 513);
+    assert_eq!(error.answer.expect("answer").status, 413);
+    let value = format!("Subject: {}\r\n", "x".repeat(70_000));
+    let text = INVITE.replace('\n', "\r\n").replace("Subject: folded\r\n value\r\n", &value);
+    let error = parse(&Bytes::from(text), Transport::Udp).expect_err("too large");
+    assert_eq!(error.answer.expect("answer").status, 513, "no body of it is too large");
 }
