@@ -230,6 +230,8 @@ fn call_metrics(status: &Status) {
         ("candidate_failed", counters.candidates_failed),
         ("cdr", counters.cdrs),
         ("glare", counters.glare),
+        ("info_dropped", counters.infos_dropped),
+        ("probe", counters.probes),
         ("stray_answer", counters.stray_answers),
     ] {
         t::CALL_EVENTS.total_of("event", event, total);

@@ -68,6 +68,17 @@ impl fmt::Display for SipListen {
     }
 }
 
+/// When a peer counts as gone, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Liveness {
+    /// `[sip] session_expires`: the session timer we ask for and grant at most (RFC 4028).
+    pub session_expires: u32,
+    /// `[sip] min_session_expires`: shorter ones get 422.
+    pub min_session_expires: u32,
+    /// `[sip] probe_interval`: between questions to peers without session timers.
+    pub probe_interval: u32,
+}
+
 /// Certificate files.
 #[derive(Debug, Clone)]
 pub struct TlsFiles {
@@ -92,6 +103,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// `[sip] listen`
     pub sip: Vec<SipListen>,
+    /// `[sip]`: how dead peers are found.
+    pub liveness: Liveness,
     /// `[media] address`
     pub media_address: IpAddr,
     /// `[media] ports`, first even, last odd.
@@ -139,6 +152,26 @@ struct Pop {
 #[serde(deny_unknown_fields)]
 struct Sip {
     listen: Vec<String>,
+    #[serde(default = "session_expires")]
+    session_expires: u32,
+    #[serde(default = "min_session_expires")]
+    min_session_expires: u32,
+    #[serde(default = "probe_interval")]
+    probe_interval: u32,
+}
+
+/// As RFC 4028 §4 recommends.
+const fn session_expires() -> u32 {
+    1_800
+}
+
+/// The least that RFC 4028 §5 allows.
+const fn min_session_expires() -> u32 {
+    90
+}
+
+const fn probe_interval() -> u32 {
+    180
 }
 
 #[derive(Deserialize)]
@@ -205,6 +238,7 @@ impl Config {
             mesh: label("mesh", &file.pop.mesh)?,
             data_dir: file.pop.data_dir,
             sip: sip_listen(&file.sip.listen)?,
+            liveness: liveness(&file.sip)?,
             media_address: media_address(&file.media.address)?,
             media_ports: media_ports(&file.media.ports)?,
             overlay_listen: socket_address("overlay", "listen", &file.overlay.listen)?,
@@ -319,6 +353,27 @@ fn sip_listen(values: &[String]) -> Result<Vec<SipListen>, ConfigError> {
         return Err(refused("is empty".into()));
     }
     Ok(values_in_order(values, &seen))
+}
+
+fn liveness(sip: &Sip) -> Result<Liveness, ConfigError> {
+    let Sip { session_expires, min_session_expires, probe_interval, .. } = *sip;
+    let refused = |key, value: u32, fix| {
+        let problem = format!("is {value}");
+        Err(ConfigError::Value { table: "sip", key, problem, fix })
+    };
+    if !(90..=86_400).contains(&min_session_expires) {
+        let fix = "give seconds from 90 (RFC 4028) to 86400";
+        return refused("min_session_expires", min_session_expires, fix);
+    }
+    if !(min_session_expires..=86_400).contains(&session_expires) {
+        let fix = "give seconds from min_session_expires to 86400, such as 1800";
+        return refused("session_expires", session_expires, fix);
+    }
+    if !(30..=86_400).contains(&probe_interval) {
+        let fix = "give seconds from 30 to 86400, such as 180";
+        return refused("probe_interval", probe_interval, fix);
+    }
+    Ok(Liveness { session_expires, min_session_expires, probe_interval })
 }
 
 /// The order of the file: the first address of a transport is the one used towards carriers.
@@ -453,6 +508,9 @@ mod tests {
             ("listen = \"192.0.2.1:4433\"", "listen = \"4433\"", "[overlay] listen is \"4433\""),
             ("\"192.0.2.11:7000\"", "\"192.0.2.11\"", "[control] endpoints has \"192.0.2.11\""),
             ("max_calls = 1000", "max_calls = 0", "[limits] max_calls is 0"),
+            ("session_expires = 1800", "session_expires = 60", "[sip] session_expires is 60"),
+            ("min_session_expires = 90", "min_session_expires = 30", "[sip] min_session_expires"),
+            ("probe_interval = 180", "probe_interval = 1", "[sip] probe_interval is 1"),
         ];
         for (from, to, expected) in cases {
             let text = refusal(from, to);

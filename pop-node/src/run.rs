@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::check::{self, Problem};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Liveness};
 use crate::drops::Drops;
 use crate::signaling::{self, Inputs, Outputs, Signaling, Tcp, Udp};
 use crate::sockets::{self, SipSocket};
@@ -167,13 +167,23 @@ fn pop(config: &Config, credentials: &Credentials, view: View, clock: Clock) -> 
         media_address: config.media_address,
         media_ports: config.media_ports.clone(),
         limits,
-        timing: Timing::default(),
+        timing: timing(config.liveness),
         sip_timers: TimerValues::default(),
         seed: u64::from_ne_bytes(credentials.random()),
     };
     let mut pop = Pop::new(settings, clock.now());
     pop.restore_view(view);
     pop
+}
+
+fn timing(liveness: Liveness) -> Timing {
+    let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
+    Timing {
+        session_expires: seconds(liveness.session_expires),
+        min_session_expires: seconds(liveness.min_session_expires),
+        probe_interval: seconds(liveness.probe_interval),
+        ..Timing::default()
+    }
 }
 
 fn announce(config: &Config, view: &View) {

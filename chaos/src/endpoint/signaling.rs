@@ -23,7 +23,8 @@ impl Shell {
         match event {
             Event::Request { tx, flow, request } => self.request(tx, flow, &request, now),
             Event::Cancelled { tx } => self.cancelled(tx, now),
-            Event::Ack { .. } => {}
+            // We send no reliable provisional responses.
+            Event::Ack { .. } | Event::PrackMissing { .. } => {}
             Event::Response { tx, response } => self.response(tx, &response, now),
             Event::ClientFailed { tx, reason } => self.client_failed(tx, reason, now),
             Event::AckMissing { tx } => {

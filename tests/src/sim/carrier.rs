@@ -128,7 +128,7 @@ impl Carrier {
             match event {
                 Event::Request { tx, flow: _, request } => self.request(tx, &request, now),
                 Event::Cancelled { tx } => self.cancelled(tx, now),
-                Event::Ack { .. } => {}
+                Event::Ack { .. } | Event::PrackMissing { .. } => {}
                 Event::Response { tx, response } => self.response(tx, &response, now),
                 Event::ClientFailed { tx, .. } => {
                     if let Some(key) = self.clients.get(&tx).copied() {

@@ -48,6 +48,10 @@ pub enum EndCause {
     RingTimeout,
     /// Refused by the callee or, at last, by all candidates.
     Rejected,
+    /// The peer of a leg answers nothing any more: no probe, no refresh, no PRACK.
+    PeerVanished,
+    /// The peer should have refreshed the session and did not (RFC 4028 §10).
+    SessionExpired,
     /// This POP was shut down.
     Shutdown,
 }
@@ -66,10 +70,18 @@ impl EndCause {
             Self::NoRoute => "no_route",
             Self::Overload => "overload",
             Self::PeerEnded => "peer_ended",
+            Self::PeerVanished => "peer_vanished",
             Self::RingTimeout => "ring_timeout",
             Self::Rejected => "rejected",
+            Self::SessionExpired => "session_expired",
             Self::Shutdown => "shutdown",
         }
+    }
+
+    /// Why the other half ended the call, by the name it gave.
+    pub(crate) fn of_other_half(name: &str) -> Self {
+        let told = [Self::PeerVanished, Self::SessionExpired];
+        told.into_iter().find(|cause| cause.name() == name).unwrap_or(Self::PeerEnded)
     }
 }
 

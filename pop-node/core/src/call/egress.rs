@@ -16,9 +16,13 @@ use proto::e164::E164;
 use proto::id::{StreamId, TrunkId};
 use proto::time::Instant;
 
+use super::info::Infos;
 use super::leg::{Agreed, FarMedia, SDP};
+use super::liveness::Liveness;
 use super::reinvite::Exchange;
+use super::reliable::Pracks;
 use super::session::Session;
+use super::timer::{Terms, Wish};
 use super::{
     Begin, Begun, EndCause, Half, Input, Leg, Link, Opening, Record, Side, State, fork, media,
     plain,
@@ -35,6 +39,8 @@ use crate::sip::{
 
 /// More addresses of one trunk are not tried for one call.
 const ADDRESSES_MAX: usize = 3;
+/// INVITEs to one address: with credentials, and for longer session intervals.
+const INVITES_MAX: u32 = 4;
 
 /// A setup whose fields are checked.
 #[derive(Debug)]
@@ -244,6 +250,9 @@ pub(crate) struct Inviting {
     /// Not tried yet.
     addresses: VecDeque<SocketAddr>,
     challenged: bool,
+    /// The session timer we ask for.
+    timer: Wish,
+    pracks: Pracks,
     /// Answers in 18x, by fork: a 2xx without one means the same (RFC 3261 §13.2.1).
     early: BTreeMap<Text, Bytes>,
     heard: bool,
@@ -275,6 +284,8 @@ impl Inviting {
             request,
             addresses,
             challenged: false,
+            timer: Wish::new(&timing),
+            pracks: Pracks::default(),
             early: BTreeMap::new(),
             heard: false,
             silence_limit: now + timing.first_response,
@@ -327,7 +338,8 @@ impl Inviting {
             }
             Input::Request { tx, request, .. } => {
                 let response = match request.method {
-                    Method::Invite => plain(&request, 491),
+                    // A new offer must wait for the answer (RFC 3311 §5.2).
+                    Method::Invite | Method::Info | Method::Update => plain(&request, 491),
                     _ => super::other_request(&request),
                 };
                 core.respond(tx, response, now);
@@ -342,15 +354,19 @@ impl Inviting {
             | Input::Cancelled { .. }
             | Input::Failed { .. }
             | Input::FarLost
+            | Input::PrackMissing { .. }
             | Input::Resolved(_)
             | Input::Response { .. }
+            | Input::Silent
             | Input::Timeout => State::Inviting(self),
         }
     }
 
     fn provisional(&mut self, response: &Response, half: &mut Half, core: &mut Core, now: Instant) {
         self.heard = true;
-        if matches!(response.status, 100 | 199) {
+        if matches!(response.status, 100 | 199)
+            || !self.pracks.acknowledge(&self.request, response, half, core, now)
+        {
             return;
         }
         half.record.ringing.get_or_insert(now);
@@ -383,12 +399,13 @@ impl Inviting {
     ) -> State {
         // From now on, further answers to this INVITE are strays.
         core.index.remove(&Handle::Client(self.tx));
-        let Ok(dialog) = Dialog::uac(&self.request, response) else {
+        let Ok(mut dialog) = Dialog::uac(&self.request, response) else {
             core.stray_answer(self.tx, response, now);
             return reject(EndCause::Rejected, 502, half, core, now);
         };
         let flow = half.leg.dialog_flow(&dialog, core, now);
         core.endpoint.send_ack(self.tx, dialog.ack(dialog.local_cseq), flow, now);
+        self.pracks.carry_on(&mut dialog);
         let early = self.early.get(&fork(response));
         let body = if response.body.is_empty() { early } else { Some(&response.body) };
         let agreed = body.and_then(|body| half.leg.accept_answer(body, core));
@@ -402,7 +419,10 @@ impl Inviting {
         let media = self.join(agreed, half, core);
         half.tell(Kind::Answer(CallAnswer { media: Some(media) }), core);
         let wish = media::direction(&self.wanted.media);
-        State::Talking(Box::new(Session { dialog, wish, exchange: Exchange::Idle }))
+        let terms = Terms::as_client(&response.headers);
+        let liveness = Liveness::new(terms, self.timer, &response.headers, half, core, now);
+        let (exchange, infos) = (Exchange::Idle, Infos::default());
+        State::Talking(Box::new(Session { dialog, wish, exchange, liveness, infos }))
     }
 
     fn refused(
@@ -424,11 +444,34 @@ impl Inviting {
                 return State::Inviting(self);
             }
         }
+        if response.status == 422
+            && let Some(timer) = self.timer.raised(&response.headers)
+            && let Some(again) = self.with_timer(timer)
+            && let Some(tx) = core.request(half.key, again.clone(), half.leg.flow, now)
+        {
+            (self.timer, self.tx, self.request) = (timer, tx, again);
+            return State::Inviting(self);
+        }
         if response.status == 503 {
             // This server, not the trunk (RFC 3263 §4.3).
             return self.next_address(503, half, core, now);
         }
-        reject(EndCause::Rejected, response.status, half, core, now)
+        let status = match response.status {
+            // Asked of us, not of the caller: another trunk might not.
+            420..=422 => 500,
+            status => status,
+        };
+        reject(EndCause::Rejected, status, half, core, now)
+    }
+
+    /// Our INVITE again, for another session interval (RFC 4028 §7.3).
+    fn with_timer(&self, timer: Wish) -> Option<Request> {
+        let CSeq { number, method } = self.request.headers.cseq()?;
+        let mut again = self.request.clone();
+        again.headers.set(HeaderName::CSeq, &CSeq { number: number.checked_add(1)?, method });
+        timer.put(&mut again.headers);
+        // A server that raises it again and again would have us forever.
+        (number < INVITES_MAX).then_some(again)
     }
 
     fn next_address(
@@ -445,6 +488,8 @@ impl Inviting {
         };
         (self.tx, self.request) = (tx, request);
         self.challenged = false;
+        self.timer = Wish::new(&core.config.timing);
+        self.pracks = Pracks::default();
         self.heard = false;
         self.silence_limit = now + core.config.timing.first_response;
         State::Inviting(self)
@@ -471,7 +516,7 @@ fn attempt(
             direction: media::direction(&wanted.media),
             ptime_ms: media::ptime_ms(&wanted.media),
         });
-        let mut request = invite(wanted, host, half);
+        let mut request = invite(wanted, host, Wish::new(&core.config.timing), half);
         request.set_body(SDP, body);
         let tx = core.request(half.key, request.clone(), half.leg.flow, now)?;
         return Some((tx, request));
@@ -479,7 +524,7 @@ fn attempt(
     None
 }
 
-fn invite(wanted: &Wanted, host: &str, half: &Half) -> Request {
+fn invite(wanted: &Wanted, host: &str, timer: Wish, half: &Half) -> Request {
     let Leg { flow, call_id, tag, .. } = &half.leg;
     let user = Some(wanted.to.as_str());
     let to = match host.parse::<IpAddr>() {
@@ -501,6 +546,7 @@ fn invite(wanted: &Wanted, host: &str, half: &Half) -> Request {
     headers.push(HeaderName::CSeq, &CSeq { number: 1, method: Method::Invite });
     headers.push(HeaderName::Contact, &Leg::contact(flow));
     headers.push(HeaderName::Allow, super::ALLOW);
+    timer.put(headers);
     request
 }
 

@@ -8,7 +8,7 @@ use proto::time::Instant;
 use super::{Half, Input, State, is_of, plain};
 use crate::pop::core::Core;
 use crate::pop::index::Handle;
-use crate::sip::{ClientTx, Dialog, HeaderName, Method, Request, Response, ServerTx};
+use crate::sip::{ClientTx, Dialog, FailReason, HeaderName, Method, Request, Response, ServerTx};
 
 #[derive(Debug)]
 pub(crate) struct Ending {
@@ -21,7 +21,13 @@ pub(crate) struct Ending {
 #[derive(Debug)]
 enum Wait {
     Ack(ServerTx),
-    Bye { tx: ClientTx, request: Box<Request>, challenged: bool },
+    Bye {
+        tx: ClientTx,
+        request: Box<Request>,
+        challenged: bool,
+        /// Sent over a new connection already.
+        moved: bool,
+    },
 }
 
 /// Ends a dialog: at once, or when the ACK to the 2xx of `unacknowledged` came.
@@ -52,7 +58,7 @@ fn bye(
     }
     let flow = half.leg.dialog_flow(&dialog, core, now);
     let Some(tx) = core.request(half.key, request.clone(), flow, now) else { return State::Over };
-    let wait = Wait::Bye { tx, request: Box::new(request), challenged: false };
+    let wait = Wait::Bye { tx, request: Box::new(request), challenged: false, moved: false };
     State::Ending(Box::new(Ending { dialog, reason, wait }))
 }
 
@@ -69,6 +75,11 @@ impl Ending {
                 if tx == *waited =>
             {
                 bye(self.dialog, self.reason, half, core, now)
+            }
+            (Input::Failed { tx, reason: FailReason::Transport }, Wait::Bye { tx: sent, .. })
+                if tx == *sent =>
+            {
+                self.moved(half, core, now)
             }
             (Input::Failed { tx, .. }, Wait::Bye { tx: sent, .. }) if tx == *sent => State::Over,
             (Input::Response { tx, response }, Wait::Bye { tx: sent, .. })
@@ -91,13 +102,33 @@ impl Ending {
                 | Input::Failed { .. }
                 | Input::Far(_)
                 | Input::FarLost
+                | Input::PrackMissing { .. }
                 | Input::Resolved(_)
                 | Input::Response { .. }
                 | Input::Shutdown
+                | Input::Silent
                 | Input::Timeout,
                 _,
             ) => State::Ending(self),
         }
+    }
+
+    /// The connection died: once more over a new one.
+    fn moved(mut self: Box<Self>, half: &mut Half, core: &mut Core, now: Instant) -> State {
+        let Wait::Bye { request, challenged, moved: false, .. } = self.wait else {
+            return State::Over;
+        };
+        if !half.leg.reconnect(&self.dialog, core, now) {
+            return State::Over;
+        }
+        let mut request = request;
+        self.dialog.renumber(&mut request);
+        let flow = half.leg.dialog_flow(&self.dialog, core, now);
+        let Some(tx) = core.request(half.key, (*request).clone(), flow, now) else {
+            return State::Over;
+        };
+        self.wait = Wait::Bye { tx, request, challenged, moved: true };
+        State::Ending(self)
     }
 
     fn answered(
@@ -107,7 +138,10 @@ impl Ending {
         core: &mut Core,
         now: Instant,
     ) -> State {
-        let Wait::Bye { request, challenged: false, tx } = &self.wait else { return State::Over };
+        let Wait::Bye { request, challenged: false, tx, moved } = &self.wait else {
+            return State::Over;
+        };
+        let moved = *moved;
         if !matches!(response.status, 401 | 407) {
             return State::Over;
         }
@@ -117,7 +151,7 @@ impl Ending {
         let Some(tx) = core.request(half.key, again.clone(), flow, now) else {
             return State::Over;
         };
-        self.wait = Wait::Bye { tx, request: Box::new(again), challenged: true };
+        self.wait = Wait::Bye { tx, request: Box::new(again), challenged: true, moved };
         State::Ending(self)
     }
 }

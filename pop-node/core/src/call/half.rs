@@ -174,7 +174,7 @@ impl Half {
         match (bye.status, self.side) {
             (0, Side::Egress) => EndCause::CallerHungUp,
             (0, Side::Ingress) => EndCause::CalleeHungUp,
-            _ => EndCause::PeerEnded,
+            _ => EndCause::of_other_half(&bye.reason),
         }
     }
 

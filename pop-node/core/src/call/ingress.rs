@@ -11,11 +11,15 @@ use proto::call::call_message::Kind;
 use proto::call::{CallAnswer, CallCancel, CallProgress, CallReject, CallSetup, Media};
 use proto::time::Instant;
 
+use super::info::Infos;
 use super::leg::{FarMedia, SDP};
+use super::liveness::Liveness;
 use super::reinvite::{Exchange, answer_description, full_offer};
+use super::reliable::{Held, Reliable};
 use super::session::Session;
+use super::timer::{self, Terms, Wish};
 use super::{
-    Begin, EndCause, Half, Input, Link, State, is_of, media, other_request, plain, status,
+    Begin, EndCause, Half, Input, Link, State, info, is_of, media, other_request, plain, status,
 };
 use crate::codec::Codec;
 use crate::pop::core::{Core, Mail};
@@ -63,6 +67,8 @@ pub(crate) struct Hunt {
     pub(crate) silence_limit: Option<Instant>,
     /// The answer sent in a 18x; the 2xx must say the same (RFC 3261 §13.2.1).
     pub(crate) early: Option<Bytes>,
+    /// For a caller that wants its provisional responses acknowledged.
+    pub(crate) reliable: Option<Reliable>,
     /// What the caller is told if no candidate is left.
     pub(crate) failure: u16,
 }
@@ -97,6 +103,9 @@ impl Hunt {
         half.leg.disconnect(core);
         half.far = None;
         half.peer_leg = None;
+        if let Some(reliable) = &mut self.reliable {
+            reliable.forget_held();
+        }
         while let Some(Candidate { pop, trunk }) = self.candidates.pop_front() {
             if core.links.get(&pop) == Some(&LinkState::Down) {
                 self.failure = 503;
@@ -174,6 +183,10 @@ impl Hunt {
             Input::Far(Kind::Reject(reject)) => self.rejected(&reject, half, core, now),
             Input::Far(Kind::Bye(bye)) => {
                 half.drop_link(core);
+                if self.reliable.as_ref().is_some_and(Reliable::holds_answer) {
+                    // Hung up before the caller heard that it was answered.
+                    return self.refuse(half.far_ended(&bye), 480, half, core, now);
+                }
                 self.failed(status(bye.status, 503), half, core, now)
             }
             Input::FarLost => {
@@ -190,12 +203,18 @@ impl Hunt {
                 self.refuse(EndCause::Shutdown, 503, half, core, now)
             }
             Input::Timeout => self.timeout(half, core, now),
+            Input::PrackMissing { tx } if tx == self.tx => {
+                self.cancel_far(half, core);
+                self.refuse(EndCause::PeerVanished, 504, half, core, now)
+            }
             Input::Ack { .. }
             | Input::AckMissing { .. }
             | Input::Cancelled { .. }
             | Input::Failed { .. }
+            | Input::PrackMissing { .. }
             | Input::Resolved(_)
-            | Input::Response { .. } => State::Hunting(self),
+            | Input::Response { .. }
+            | Input::Silent => State::Hunting(self),
         }
     }
 
@@ -218,7 +237,7 @@ impl Hunt {
     /// A request of the caller before the answer. BYE in an early dialog ends the call as CANCEL
     /// does (RFC 3261 §15).
     fn request(
-        self: Box<Self>,
+        mut self: Box<Self>,
         tx: ServerTx,
         request: &Request,
         half: &mut Half,
@@ -242,10 +261,57 @@ impl Hunt {
                 core.respond(tx, response, now);
                 State::Hunting(self)
             }
-            _ => {
-                core.respond(tx, other_request(request), now);
+            // RFC 3262 §3: also before the answer the numbers must grow.
+            _ if self.dialog.accept_request(request).is_err() => {
+                core.respond(tx, plain(request, 500), now);
                 State::Hunting(self)
             }
+            Method::Prack => self.pracked(tx, request, half, core, now),
+            _ => {
+                core.respond(tx, self.early_request(request), now);
+                State::Hunting(self)
+            }
+        }
+    }
+
+    /// UPDATE or INFO before the answer: a new offer or a key must wait for it (RFC 3311 §5.2).
+    fn early_request(&self, request: &Request) -> Response {
+        match request.method {
+            Method::Update if request.body.is_empty() => self.dialog.respond(request, 200),
+            Method::Update if self.early.is_some() => plain(request, 488),
+            Method::Update => plain(request, 491),
+            Method::Info => match info::take(request) {
+                (_, Some(_)) => plain(request, 491),
+                (response, None) => response,
+            },
+            _ => other_request(request),
+        }
+    }
+
+    fn pracked(
+        mut self: Box<Self>,
+        tx: ServerTx,
+        prack: &Request,
+        half: &mut Half,
+        core: &mut Core,
+        now: Instant,
+    ) -> State {
+        let invite = (self.tx, &self.request);
+        let held = self.reliable.as_mut().and_then(|r| r.acknowledged(invite, prack, core));
+        let Some(held) = held else {
+            core.respond(tx, plain(prack, 481), now);
+            return State::Hunting(self);
+        };
+        // A new offer must wait for the answer.
+        let status = if prack.body.is_empty() { 200 } else { 488 };
+        core.respond(tx, self.dialog.respond(prack, status), now);
+        match held {
+            Some(Held::Answer(answer)) => self.answered(&answer, half, core, now),
+            Some(Held::Progress(progress)) => {
+                self.progress(&progress, half, core, now);
+                State::Hunting(self)
+            }
+            None => State::Hunting(self),
         }
     }
 
@@ -264,6 +330,13 @@ impl Hunt {
             _ => return,
         };
         half.record.ringing.get_or_insert(now);
+        if let Some(reliable) = self.reliable.as_mut().filter(|reliable| reliable.is_waiting()) {
+            return reliable.hold(Held::Progress(progress.clone()));
+        }
+        if self.reliable.is_some() && self.offer.is_none() {
+            // It would have to carry our offer (RFC 3262 §5): ringing is not worth that.
+            return;
+        }
         let far = progress.media.as_ref().and_then(|media| FarMedia::of(media, None));
         let mut response = self.dialog.respond(&self.request, status);
         if let (Some(far), Some(media)) = (far, &progress.media) {
@@ -272,7 +345,11 @@ impl Hunt {
             }
             half.connect(far, core);
         }
-        core.respond(self.tx, response, now);
+        response.headers.push(HeaderName::Allow, super::ALLOW);
+        match &mut self.reliable {
+            Some(reliable) => reliable.send(self.tx, response, core, now),
+            None => core.respond(self.tx, response, now),
+        }
     }
 
     /// Our answer to the caller's offer; the same each time. `None` if the caller made no offer.
@@ -298,6 +375,11 @@ impl Hunt {
         core: &mut Core,
         now: Instant,
     ) -> State {
+        if let Some(reliable) = self.reliable.as_mut().filter(|reliable| reliable.is_waiting()) {
+            self.silence_limit = None;
+            reliable.hold(Held::Answer(answer.clone()));
+            return State::Hunting(self);
+        }
         let media = answer.media.clone().unwrap_or_default();
         let Some(far) = FarMedia::of(&media, None) else {
             core.counters.refuse(Refusal::BadPeerMessage);
@@ -313,14 +395,22 @@ impl Hunt {
             Some(body) => body,
             None => half.leg.offer(full_offer(half, media::direction(&media))),
         };
+        let timing = core.config.timing;
+        // A wish too short was refused at admission.
+        let agreed = timer::answer(&self.request.headers, &timing).unwrap_or_default();
         let mut response = self.dialog.respond(&self.request, 200);
+        response.headers.push(HeaderName::Allow, super::ALLOW);
+        timer::put_answer(agreed, &mut response.headers);
         response.set_body(SDP, body);
         core.respond(self.tx, response, now);
         self.dialog.confirm();
         let exchange = Exchange::AwaitingAck { tx: self.tx, first: true, offered };
+        let (terms, peer) = (agreed.map(Terms::as_server), &self.request.headers);
+        let liveness = Liveness::new(terms, Wish::new(&timing), peer, half, core, now);
+        let infos = Infos::default();
         // An answer only mirrors what the caller wanted: the far party's own wish is not known.
         let wish = crate::media::Direction::SendRecv;
-        State::Talking(Box::new(Session { dialog: self.dialog, wish, exchange }))
+        State::Talking(Box::new(Session { dialog: self.dialog, wish, exchange, liveness, infos }))
     }
 
     fn rejected(

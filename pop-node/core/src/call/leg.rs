@@ -172,6 +172,28 @@ impl Leg {
         flow
     }
 
+    /// The connection of the dialog died: from now on a new one to its next hop (RFC 3261 §18.4,
+    /// §12.2.1.1). False if there is no such way.
+    pub(crate) fn reconnect(&mut self, dialog: &Dialog, core: &mut Core, now: Instant) -> bool {
+        if self.flow.transport != Transport::Tcp {
+            return false;
+        }
+        let named = dialog.next_hop().socket_addr();
+        // What we dialed once can be dialed again; where a peer came from cannot.
+        let dialed = (self.flow.connection == 0).then_some(self.flow.remote);
+        let same_family = |remote: &SocketAddr| remote.is_ipv4() == self.flow.local.is_ipv4();
+        let Some(remote) = named.filter(same_family).or(dialed) else { return false };
+        self.flow = Flow { remote, connection: 0, ..self.flow };
+        self.meet(remote.ip(), core, now);
+        true
+    }
+
+    /// What our last offer or answer said, to be said again.
+    pub(crate) fn offer_again(&mut self) -> Option<Bytes> {
+        let what = self.described.clone()?;
+        Some(self.offer(what))
+    }
+
     /// Our offer (RFC 3264 §5).
     pub(crate) fn offer(&mut self, what: Description) -> Bytes {
         let bytes = self.session.offer(&what);

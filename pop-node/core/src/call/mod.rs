@@ -15,18 +15,23 @@
 //! handed in its record, in `Half::finish`, once; only `Ending` lives on, for the last SIP
 //! transaction of the dialog. Transcoding, where needed, is at the ingress.
 //!
-//! Deliberately absent: PRACK, UPDATE, REFER, session timers (RFC 4028), following redirections.
+//! Deliberately absent: REFER, following redirections, preconditions (RFC 3312), a new offer before
+//! the answer.
 //! Stories: `pop/tests`.
 
 mod cdr;
 mod egress;
 mod ending;
 mod half;
+mod info;
 mod ingress;
 mod leg;
+mod liveness;
 mod media;
 mod reinvite;
+mod reliable;
 mod session;
+pub(crate) mod timer;
 
 use proto::call::CallSetup;
 use proto::call::call_message::Kind;
@@ -38,6 +43,7 @@ pub(crate) use half::{Begun, Half, Record};
 pub(crate) use ingress::{Hunt, Offer};
 pub(crate) use leg::{Leg, Opening, SDP};
 pub(crate) use media::trunk_codecs;
+pub(crate) use reliable::Reliable;
 
 use crate::pop::CallStream;
 use crate::pop::Phase;
@@ -67,16 +73,38 @@ pub(crate) enum Side {
 /// Whatever can happen to a call.
 #[derive(Debug)]
 pub(crate) enum Input {
-    Ack { tx: ServerTx, request: Request },
-    AckMissing { tx: ServerTx },
-    Cancelled { tx: ServerTx },
-    Failed { tx: ClientTx, reason: FailReason },
+    Ack {
+        tx: ServerTx,
+        request: Request,
+    },
+    AckMissing {
+        tx: ServerTx,
+    },
+    Cancelled {
+        tx: ServerTx,
+    },
+    Failed {
+        tx: ClientTx,
+        reason: FailReason,
+    },
     Far(Kind),
     FarLost,
-    Request { tx: ServerTx, flow: Flow, request: Request },
+    PrackMissing {
+        tx: ServerTx,
+    },
+    Request {
+        tx: ServerTx,
+        flow: Flow,
+        request: Request,
+    },
     Resolved(Resolved),
-    Response { tx: ClientTx, response: Response },
+    Response {
+        tx: ClientTx,
+        response: Response,
+    },
     Shutdown,
+    /// The media of the leg stopped although its peer may send.
+    Silent,
     Timeout,
 }
 
@@ -160,7 +188,7 @@ impl Call {
 }
 
 /// The methods we take (RFC 3261 §20.5).
-pub(crate) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS";
+pub(crate) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO, PRACK";
 
 /// A response without more to say; 405 names what is allowed (RFC 3261 §21.4.6).
 pub(crate) fn plain(request: &Request, status: u16) -> Response {
@@ -177,12 +205,22 @@ pub(crate) fn capabilities(request: &Request) -> Response {
     Response::to_request(request, 200)
         .with_header(HeaderName::Allow, ALLOW)
         .with_header(HeaderName::Accept, SDP)
+        .with_header(HeaderName::Supported, timer::SUPPORTED)
 }
 
-/// What an in-dialog request gets that is neither BYE nor INVITE.
+/// 422 (RFC 4028 §6).
+pub(crate) fn too_short(request: &Request, timing: &crate::pop::Timing) -> Response {
+    let mut response = plain(request, 422);
+    response.headers.push(HeaderName::MinSe, timer::min_se(timing));
+    response
+}
+
+/// What a request gets that is served nowhere in particular.
 pub(crate) fn other_request(request: &Request) -> Response {
     match &request.method {
         Method::Options => capabilities(request),
+        // For no reliable response of ours (RFC 3262 §3).
+        Method::Prack => plain(request, 481),
         Method::Other(_) => plain(request, 501),
         _ => plain(request, 405),
     }

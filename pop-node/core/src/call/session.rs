@@ -1,8 +1,11 @@
-//! An answered call, the same on both halves: BYE from either side, re-INVITE through to the other.
+//! An answered call, the same on both halves: BYE from either side, re-INVITE, UPDATE and INFO
+//! through to the other.
 
 use proto::call::call_message::Kind;
 use proto::time::Instant;
 
+use super::info::Infos;
+use super::liveness::Liveness;
 use super::reinvite::Exchange;
 use super::{EndCause, Half, Input, State, ending, is_of, other_request, plain, reason, status};
 use crate::media::Direction;
@@ -17,11 +20,13 @@ pub(crate) struct Session {
     /// name. Its answers do not count, they only mirror a hold of this side.
     pub(super) wish: Direction,
     pub(super) exchange: Exchange,
+    pub(super) liveness: Liveness,
+    pub(super) infos: Infos,
 }
 
 impl Session {
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.exchange.deadline()
+        proto::time::earlier(self.exchange.deadline(), self.liveness.deadline())
     }
 
     pub(super) fn handle(
@@ -44,7 +49,14 @@ impl Session {
                 self.cancelled(tx, core, now);
                 State::Talking(self)
             }
-            Input::Failed { tx, .. } => self.reinvite_failed(tx, 408, half, core, now),
+            Input::Failed { tx, reason } if self.liveness.is_asking(tx) => {
+                self.untold(reason, half, core, now)
+            }
+            Input::Failed { tx, .. } if self.infos.is_sent(tx) => {
+                self.info_answered(None, half, core, now);
+                State::Talking(self)
+            }
+            Input::Failed { tx, reason } => self.reinvite_failed(tx, reason, half, core, now),
             Input::Far(kind) => self.far(kind, half, core, now),
             Input::FarLost => {
                 half.drop_link(core);
@@ -57,10 +69,24 @@ impl Session {
                 }
                 self.request(tx, &request, half, core, now)
             }
+            Input::Response { tx, response } if self.liveness.is_asking(tx) => {
+                self.told(&response, half, core, now)
+            }
+            Input::Response { tx, response } if self.infos.is_sent(tx) => {
+                self.info_answered(Some(response.status), half, core, now);
+                State::Talking(self)
+            }
             Input::Response { tx, response } => self.response(tx, &response, half, core, now),
             Input::Shutdown => self.end(EndCause::Shutdown, 503, half, core, now),
-            Input::Timeout => self.timeout(half, core, now),
-            Input::Resolved(_) => State::Talking(self),
+            Input::Silent => {
+                self.liveness.doubt(half, core, now);
+                State::Talking(self)
+            }
+            Input::Timeout => match self.exchange.deadline() {
+                Some(deadline) if deadline <= now => self.timeout(half, core, now),
+                _ => self.look_after(half, core, now),
+            },
+            Input::PrackMissing { .. } | Input::Resolved(_) => State::Talking(self),
         }
     }
 
@@ -77,7 +103,10 @@ impl Session {
             core.respond(tx, plain(request, 481), now);
             return State::Talking(self);
         }
-        if request.method == Method::Invite {
+        self.liveness.seen(half, core, now);
+        if request.method == Method::Invite
+            || (request.method == Method::Update && !request.body.is_empty())
+        {
             return self.invited(tx, request, half, core, now);
         }
         if self.dialog.accept_request(request).is_err() {
@@ -91,7 +120,12 @@ impl Session {
             half.finish(half.near_hung_up(), 200, core, now);
             return State::Over;
         }
-        core.respond(tx, other_request(request), now);
+        let response = match request.method {
+            Method::Update => self.refreshed_by_peer(request, half, core, now),
+            Method::Info => self.informed(request, half, core),
+            _ => other_request(request),
+        };
+        core.respond(tx, response, now);
         State::Talking(self)
     }
 
@@ -124,6 +158,10 @@ impl Session {
             }
             Kind::UpdateReject(reject) => {
                 self.update_rejected(status(reject.status, 488), core, now);
+                State::Talking(self)
+            }
+            Kind::Info(info) => {
+                self.inform(info, half, core, now);
                 State::Talking(self)
             }
             Kind::Setup(_) | Kind::Progress(_) | Kind::Answer(_) | Kind::Reject(_) => {

@@ -14,8 +14,8 @@ use proto::time::Instant;
 use super::Refusal;
 use super::core::Core;
 use crate::call::{
-    Begun, Call, CallKey, EndCause, Half, Hunt, Leg, Offer, Opening, Record, Side, plain,
-    trunk_codecs,
+    Begun, Call, CallKey, EndCause, Half, Hunt, Leg, Offer, Opening, Record, Reliable, Side, plain,
+    timer, too_short, trunk_codecs,
 };
 use crate::route::{self, Candidate};
 use crate::sip::digest::{Algorithm, Verdict, Verifier};
@@ -51,6 +51,10 @@ pub(super) fn admit(
     let arrival = Arrival { tx, flow, request, trunk_id, trunk };
     if let Err((response, refusal)) = authenticate(core, &arrival, now) {
         return refuse(core, tx, response, refusal, now);
+    }
+    if timer::answer(&arrival.request.headers, &core.config.timing).is_err() {
+        let response = too_short(&arrival.request, &core.config.timing);
+        return refuse(core, tx, response, Refusal::SessionInterval, now);
     }
     let offer = match Offer::of(&arrival.request, &trunk_codecs(&arrival.trunk)) {
         Ok(offer) => offer,
@@ -106,6 +110,7 @@ fn call(
     let half = Half::new(begun, leg, record, core);
     let hunt = Hunt {
         tx,
+        reliable: Reliable::wanted(&request, || core.random()),
         setup: setup(core, &half, &request),
         request,
         dialog,

@@ -154,6 +154,7 @@ const fn kind(message: &CallMessage) -> &'static str {
         Some(Kind::Reject(_)) => "reject",
         Some(Kind::Cancel(_)) => "cancel",
         Some(Kind::Bye(_)) => "bye",
+        Some(Kind::Info(_)) => "info",
         Some(Kind::Update(_)) => "update",
         Some(Kind::UpdateAnswer(_)) => "update_answer",
         Some(Kind::UpdateReject(_)) => "update_reject",

@@ -65,6 +65,14 @@ pub struct Timing {
     pub port_quarantine: Duration,
     /// Digest nonces live so long. Default 30 s.
     pub nonce_lifetime: Duration,
+    /// Session interval we ask for and grant at most (RFC 4028). Default 1,800 s, at least 90.
+    pub session_expires: Duration,
+    /// Session intervals below it get 422 (RFC 4028 §6). Default 90 s, at least 90.
+    pub min_session_expires: Duration,
+    /// A peer without session timers is asked whether it lives so often. Default 180 s.
+    pub probe_interval: Duration,
+    /// A peer whose media fell silent is asked within this. Default 2 s.
+    pub probe_spread: Duration,
 }
 
 impl Default for Timing {
@@ -76,6 +84,10 @@ impl Default for Timing {
             report_limit: Duration::from_secs(1),
             port_quarantine: Duration::from_secs(30),
             nonce_lifetime: Duration::from_secs(30),
+            session_expires: Duration::from_secs(1_800),
+            min_session_expires: Duration::from_secs(90),
+            probe_interval: Duration::from_secs(180),
+            probe_spread: Duration::from_secs(2),
         }
     }
 }

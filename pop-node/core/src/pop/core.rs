@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proto::call::call_message::Kind;
 use proto::call::{CallMessage, CallReject};
 use proto::id::{CallId, LegId, PopId, StreamId, TrunkId};
-use proto::time::Instant;
+use proto::time::{Duration, Instant};
 
 use super::index::{Handle, Index};
 use super::peers::Peers;
@@ -55,7 +55,7 @@ impl Core {
             seed: splitmix(config.seed ^ 0x51b),
             max_transactions: config.limits.max_transactions,
             user_agent: Text::from_static("Voxmesh"),
-            supported: Vec::new(),
+            supported: vec![Text::from_static("timer"), Text::from_static("100rel")],
         };
         Self {
             endpoint: Endpoint::new(endpoint, now),
@@ -80,6 +80,14 @@ impl Core {
     pub(crate) fn random(&mut self) -> u64 {
         self.random = splitmix(self.random);
         self.random
+    }
+
+    /// A part of `range` that differs from call to call: what would happen to all of them at once
+    /// is spread.
+    pub(crate) fn spread(&self, key: CallKey, now: Instant, range: Duration) -> Duration {
+        let mixed = splitmix(self.config.seed ^ splitmix(key.0 ^ now.as_nanos()));
+        let range = u64::try_from(range.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(mixed.checked_rem(range).unwrap_or(0))
     }
 
     fn number(&mut self) -> u64 {

@@ -44,6 +44,8 @@ refusals! {
     NotACaller = "not_a_caller",
     /// 503: as many calls as we take.
     Overload = "overload",
+    /// 422: a session timer shorter than we take (RFC 4028 §6).
+    SessionInterval = "session_interval",
     /// 503: we are shutting down.
     ShuttingDown = "shutting_down",
     /// A setup by a POP with an outdated epoch.
@@ -67,6 +69,10 @@ pub struct PopCounters {
     pub calls_answered: u64,
     /// Candidates given up for the next one.
     pub candidates_failed: u64,
+    /// Keys out of band (INFO) that could not be passed on.
+    pub infos_dropped: u64,
+    /// Refreshes of session timers, and questions whether a peer is still there.
+    pub probes: u64,
     /// Records written.
     pub cdrs: u64,
     /// Re-INVITEs refused for glare (491).

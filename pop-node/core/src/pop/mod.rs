@@ -103,13 +103,20 @@ impl Pop {
 
     /// The media plane has something to tell.
     pub fn handle_media_event(&mut self, event: MediaEvent, now: Instant) {
-        let MediaEvent::LegQuality { leg, report, last } = event else { return };
-        if last {
-            self.core.records.report(leg, report);
-        } else if let Some(key) = self.core.index.find(&Handle::Leg(leg))
-            && let Some(call) = self.calls.get_mut(&key)
-        {
-            call.half.leg.quality = Some(report);
+        match event {
+            MediaEvent::LegQuality { leg, report, last: true } => {
+                self.core.records.report(leg, report);
+            }
+            MediaEvent::LegQuality { leg, report, last: false } => {
+                let key = self.core.index.find(&Handle::Leg(leg));
+                if let Some(call) = key.and_then(|key| self.calls.get_mut(&key)) {
+                    call.half.leg.quality = Some(report);
+                }
+            }
+            MediaEvent::Silent { leg, .. } => {
+                self.deliver_to(&Handle::Leg(leg), Input::Silent, now);
+            }
+            MediaEvent::FirstPacket { .. } | MediaEvent::Latched { .. } => return,
         }
         self.settle(now);
     }
@@ -261,11 +268,21 @@ impl Pop {
             Event::AckMissing { tx } => {
                 self.deliver_to(&Handle::Server(tx), Input::AckMissing { tx }, now);
             }
+            Event::PrackMissing { tx } => {
+                self.deliver_to(&Handle::Server(tx), Input::PrackMissing { tx }, now);
+            }
             Event::ClientFailed { tx, reason } => {
                 self.deliver_to(&Handle::Client(tx), Input::Failed { tx, reason }, now);
+                self.core.index.remove(&Handle::Client(tx));
             }
             Event::Response { tx, response } => match self.core.index.find(&Handle::Client(tx)) {
-                Some(key) => self.deliver(key, Input::Response { tx, response }, now),
+                Some(key) => {
+                    let is_last = response.is_final() && response.method() != Some(Method::Invite);
+                    self.deliver(key, Input::Response { tx, response }, now);
+                    if is_last {
+                        self.core.index.remove(&Handle::Client(tx));
+                    }
+                }
                 None if response.is_success() && response.method() == Some(Method::Invite) => {
                     self.core.stray_answer(tx, &response, now);
                 }

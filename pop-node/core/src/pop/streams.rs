@@ -42,6 +42,7 @@ impl Pop {
                 | Kind::Reject(_)
                 | Kind::Cancel(_)
                 | Kind::Bye(_)
+                | Kind::Info(_)
                 | Kind::Update(_)
                 | Kind::UpdateAnswer(_)
                 | Kind::UpdateReject(_),

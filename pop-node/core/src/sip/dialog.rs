@@ -158,6 +158,13 @@ impl Dialog {
         self.build(method, self.local_cseq)
     }
 
+    /// Gives a request of ours that is sent again the next CSeq.
+    pub fn renumber(&mut self, request: &mut Request) {
+        self.local_cseq = self.local_cseq.saturating_add(1);
+        let cseq = CSeq { number: self.local_cseq, method: request.method.clone() };
+        request.headers.set(HeaderName::CSeq, &cseq);
+    }
+
     /// The ACK to a 2xx for our INVITE with CSeq number `cseq` (RFC 3261 §13.2.2.4).
     pub fn ack(&self, cseq: u32) -> Request {
         self.build(Method::Ack, cseq)

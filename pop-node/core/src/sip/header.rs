@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::lex;
 use super::parse::Malformed;
 use super::text::Text;
-use super::value::{CSeq, NameAddr, Via};
+use super::value::{CSeq, NameAddr, RAck, SessionExpires, Via};
 
 /// Builds the enum, the table of spellings, and the compact forms from one list.
 macro_rules! header_names {
@@ -311,6 +311,28 @@ impl Headers {
         CSeq::parse(self.get(&HeaderName::CSeq)?).ok()
     }
 
+    /// RAck.
+    pub fn rack(&self) -> Option<RAck> {
+        RAck::parse(self.get(&HeaderName::RAck)?).ok()
+    }
+
+    /// RSeq.
+    pub fn rseq(&self) -> Option<u32> {
+        lex::number(self.get(&HeaderName::RSeq)?)
+    }
+
+    /// Session-Expires.
+    pub fn session_expires(&self) -> Option<SessionExpires> {
+        SessionExpires::parse(self.get(&HeaderName::SessionExpires)?).ok()
+    }
+
+    /// Min-SE in seconds; what does not fit counts as the longest (RFC 4028 §5).
+    pub fn min_se(&self) -> Option<u32> {
+        let value = self.get_str(&HeaderName::MinSe)?;
+        let seconds: u64 = lex::number(value.split(';').next()?.trim().as_bytes())?;
+        Some(u32::try_from(seconds).unwrap_or(u32::MAX))
+    }
+
     /// The first Contact, unless it is `*`.
     pub fn contact(&self) -> Option<NameAddr> {
         parse_contact(self.get(&HeaderName::Contact)?).ok()?
@@ -440,6 +462,18 @@ impl From<&Via> for HeaderValue {
 
 impl From<&CSeq> for HeaderValue {
     fn from(value: &CSeq) -> Self {
+        Self::from(value.to_string())
+    }
+}
+
+impl From<&RAck> for HeaderValue {
+    fn from(value: &RAck) -> Self {
+        Self::from(value.to_string())
+    }
+}
+
+impl From<&SessionExpires> for HeaderValue {
+    fn from(value: &SessionExpires) -> Self {
         Self::from(value.to_string())
     }
 }

@@ -1,6 +1,6 @@
 //! SIP (RFC 3261): messages, framing, transactions, dialogs, digest.
 //!
-//! Standards: RFC 3261, RFC 6026 (2xx to INVITE), RFC 3581 (rport), RFC 5626 §3.5.1 (keep-alive),
+//! Standards: RFC 3261, RFC 6026 (2xx to INVITE), RFC 3262 (PRACK), RFC 3581 (rport), RFC 5626 §3.5.1 (keep-alive),
 //! RFC 7616 and RFC 8760 (digest).
 //! Invariants: nothing here panics on network input; every message that is dropped or answered
 //! without the transaction user has a [`Reason`] that is counted.
@@ -35,7 +35,7 @@ pub use parse::{MAX_HEADERS, MAX_MESSAGE_BYTES, Malformed, ParseError, parse};
 pub use text::Text;
 pub use transaction::{Timer, TimerValues};
 pub use uri::{Scheme, Uri};
-pub use value::{CSeq, NameAddr, Via};
+pub use value::{CSeq, NameAddr, RAck, Refresher, SessionExpires, Via};
 
 #[cfg(test)]
 mod tests;

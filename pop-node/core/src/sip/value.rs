@@ -225,6 +225,78 @@ impl CSeq {
     }
 }
 
+/// RAck: which reliable provisional response a PRACK is for (RFC 3262 §7.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RAck {
+    /// RSeq of the response.
+    pub rseq: u32,
+    /// CSeq of the response.
+    pub cseq: CSeq,
+}
+
+impl RAck {
+    /// Parses the value.
+    pub fn parse(value: &Bytes) -> Result<Self, Malformed> {
+        let bytes = trim(value);
+        let end = bytes.iter().position(|b| lex::is_space(*b)).ok_or(Malformed::Parameter)?;
+        let (rseq, cseq) = bytes.split_at(end);
+        let rseq = lex::number(rseq).ok_or(Malformed::Parameter)?;
+        Ok(Self { rseq, cseq: CSeq::parse(&value.slice_ref(trim(cseq)))? })
+    }
+}
+
+/// Who refreshes a session: the client or the server of the transaction that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refresher {
+    /// Who sent the request.
+    Uac,
+    /// Who answered it.
+    Uas,
+}
+
+/// Session-Expires (RFC 4028 §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionExpires {
+    /// The session interval; what does not fit counts as the longest.
+    pub seconds: u32,
+    /// Who refreshes, if it is said.
+    pub refresher: Option<Refresher>,
+}
+
+impl SessionExpires {
+    /// Parses the value; unknown parameters are skipped.
+    pub fn parse(value: &Bytes) -> Result<Self, Malformed> {
+        let (seconds, params) = match lex::split_once(value, b';') {
+            Some((seconds, params)) => (seconds, Params::parse(value, params)?),
+            None => (&value[..], Params::new()),
+        };
+        let seconds: u64 = lex::number(trim(seconds)).ok_or(Malformed::Parameter)?;
+        let refresher = match params.get("refresher") {
+            Some(who) if who.eq_ignore_ascii_case("uac") => Some(Refresher::Uac),
+            Some(who) if who.eq_ignore_ascii_case("uas") => Some(Refresher::Uas),
+            _ => None,
+        };
+        Ok(Self { seconds: u32::try_from(seconds).unwrap_or(u32::MAX), refresher })
+    }
+}
+
+impl fmt::Display for SessionExpires {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.seconds)?;
+        match self.refresher {
+            Some(Refresher::Uac) => f.write_str(";refresher=uac"),
+            Some(Refresher::Uas) => f.write_str(";refresher=uas"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for RAck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.rseq, self.cseq)
+    }
+}
+
 impl NameAddr {
     /// The wire form.
     pub fn to_bytes(&self) -> Bytes {

@@ -9,8 +9,8 @@ use crate::sdp::SessionDescription;
 use crate::sdp::offer_answer::RemoteMedia;
 use crate::sip::digest::{self, Credentials};
 use crate::sip::{
-    CSeq, Dialog, Flow, HeaderName, Message, Method, NameAddr, Request, Response, Text, Transport,
-    Uri, Via, parse,
+    CSeq, Dialog, Flow, HeaderName, Headers, Message, Method, NameAddr, RAck, Request, Response,
+    Text, Transport, Uri, Via, parse,
 };
 
 const SDP: &str = "application/sdp";
@@ -35,6 +35,8 @@ pub(super) struct Phone {
     /// The last INVITE and other request it received.
     invited: Option<Request>,
     request: Option<Request>,
+    /// Headers it adds to INVITE, UPDATE and what it answers to any request.
+    pub(super) extra: Vec<(HeaderName, String)>,
 }
 
 impl Phone {
@@ -52,6 +54,7 @@ impl Phone {
             response: None,
             invited: None,
             request: None,
+            extra: Vec::new(),
         }
     }
 
@@ -105,10 +108,17 @@ impl Phone {
         let Flow { transport, .. } = self.flow();
         let flow = Flow { transport, local: self.address, remote: self.pop, connection: 0 };
         request.headers.push_front(HeaderName::Via, &Via::ours(&flow, branch));
+        if matches!(request.method.as_str(), "INVITE" | "UPDATE") {
+            self.add_extra(&mut request.headers);
+        }
         if request.method == Method::Invite {
             self.invite = Some(request.clone());
         }
         request.serialize()
+    }
+
+    fn add_extra(&self, headers: &mut Headers) {
+        self.extra.iter().for_each(|(name, value)| headers.push(name.clone(), value.as_str()));
     }
 
     /// A request outside of a dialog.
@@ -175,6 +185,7 @@ impl Phone {
         let request = self.invited.clone()?;
         let tag = Text::from(format!("{}-tag{fork}", self.name));
         let mut response = Response::to_request(&request, status).with_to_tag(&tag);
+        self.add_extra(&mut response.headers);
         if status < 300 {
             response.headers.push(HeaderName::Contact, &self.contact());
         }
@@ -230,7 +241,35 @@ impl Phone {
 
     /// 200 to the last request that was no INVITE.
     pub(super) fn oks(&mut self) -> Option<Bytes> {
-        Some(Response::to_request(&self.request.take()?, 200).serialize())
+        self.refuses(200)
+    }
+
+    /// A request that is no INVITE waits for its answer.
+    pub(super) fn is_asked(&self) -> bool {
+        self.request.is_some()
+    }
+
+    pub(super) fn refuses(&mut self, status: u16) -> Option<Bytes> {
+        let mut response = Response::to_request(&self.request.take()?, status);
+        self.add_extra(&mut response.headers);
+        Some(response.serialize())
+    }
+
+    /// Acknowledges the last reliable provisional response (RFC 3262).
+    pub(super) fn pracks(&mut self) -> Option<Bytes> {
+        let (invite, response) = (self.invite.clone()?, self.response.clone()?);
+        let (rseq, cseq) = (response.headers.rseq()?, response.headers.cseq()?);
+        let dialog = self.dialog.take().or_else(|| Dialog::uac(&invite, &response).ok());
+        let mut prack = self.dialog.insert(dialog?).request(Method::Prack);
+        prack.headers.push(HeaderName::RAck, &RAck { rseq, cseq });
+        Some(self.send(prack))
+    }
+
+    /// A key out of band.
+    pub(super) fn presses(&mut self, key: &str, kind: &'static str) -> Option<Bytes> {
+        let mut request = self.dialog.as_mut()?.request(Method::Info);
+        request.set_body(kind, Bytes::from(format!("Signal={key}")));
+        Some(self.send(request))
     }
 
     /// Takes a message and does what every phone does.
@@ -304,11 +343,21 @@ pub(super) fn describe(bytes: &Bytes) -> String {
         Message::Request(request) => {
             let user = request.uri.user().filter(|_| !request.is_in_dialog());
             let user = user.map_or(String::new(), |user| format!(" {user}"));
-            format!("{} {}{user}{body}{reason}", request.method, cseq.number)
+            let timer =
+                if request.is_in_dialog() { extensions(&request.headers) } else { String::new() };
+            format!("{} {}{user}{body}{reason}{timer}", request.method, cseq.number)
         }
         Message::Response(response) => {
             let retry = response.headers.retry_after().map_or("", |_| " retry later");
-            format!("{} to {} {}{body}{retry}", response.status, cseq.method, cseq.number)
+            let more = extensions(&response.headers);
+            format!("{} to {} {}{body}{retry}{more}", response.status, cseq.method, cseq.number)
         }
     }
+}
+
+/// What RFC 3262 and RFC 4028 add.
+fn extensions(headers: &Headers) -> String {
+    let names = [HeaderName::SessionExpires, HeaderName::MinSe, HeaderName::RSeq, HeaderName::RAck];
+    let of = |name: &HeaderName| headers.get_str(name).map(|value| format!(" {name:?}:{value}"));
+    names.iter().filter_map(of).collect()
 }

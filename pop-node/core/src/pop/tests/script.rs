@@ -1,11 +1,12 @@
 //! The language of the stories.
 
-use proto::id::PopId;
+use proto::id::{LegId, PopId};
 use proto::time::Duration;
 
 use super::world::{World, known};
+use crate::media::MediaEvent;
 use crate::pop::LinkState;
-use crate::sip::Method;
+use crate::sip::{HeaderName, Method};
 
 /// Longer than any timer of ours but the ring limit.
 const LONG: Duration = Duration::from_secs(60);
@@ -17,7 +18,8 @@ pub(super) fn play(name: &str, script: &str) -> String {
         let line = line.trim();
         if !line.is_empty() && !line.starts_with('#') {
             let words: Vec<&str> = line.split_whitespace().collect();
-            act(&mut world, &words).unwrap_or_else(|| panic!("{name}:{}: {line}?", number + 1));
+            let done = act(&mut world, &words);
+            assert!(done.is_some(), "{name}:{}: {line}?\n{}", number + 1, world.trace);
         }
     }
     world.wait(LONG);
@@ -40,6 +42,25 @@ pub(super) fn act(world: &mut World, words: &[&str]) -> Option<()> {
             world.phones.get_mut(*name)?.connection = Some(connection.parse().ok()?);
         }
         ["fail", name] => world.fail(name)?,
+        // At most so long; in steps, to answer in time.
+        ["until", name, "is", "asked", time] => {
+            let end = world.now + duration(time)?;
+            while !world.phones.get(*name)?.is_asked() {
+                (world.now < end).then_some(())?;
+                world.wait(Duration::from_millis(100));
+            }
+        }
+        ["silent", pop, leg] => {
+            let (leg, now) = (LegId(leg.parse().ok()?), world.now);
+            let event = MediaEvent::Silent { leg, since: now };
+            world.pop(&PopId::new(pop).ok()?).handle_media_event(event, now);
+            world.drain();
+        }
+        [name, "puts", "nothing"] => world.phones.get_mut(*name)?.extra.clear(),
+        [name, "puts", header, value @ ..] => {
+            let line = (HeaderName::new(header), value.join(" "));
+            world.phones.get_mut(*name)?.extra.push(line);
+        }
         ["shutdown", pop] => {
             let now = world.now;
             world.pop(&PopId::new(pop).ok()?).shutdown(now);
@@ -87,6 +108,12 @@ fn phone(world: &mut World, name: &str, words: &[&str]) -> Option<bytes::Bytes> 
         ["pings"] => phone.asks(Method::Options, 0),
         ["registers"] => phone.asks(Method::Register, 70),
         ["oks"] => phone.oks()?,
+        ["refuses", status] => phone.refuses(status.parse().ok()?)?,
+        ["pracks"] => phone.pracks()?,
+        ["presses", key] => phone.presses(key, "application/dtmf-relay")?,
+        ["mumbles"] => phone.presses("?", "text/plain")?,
+        ["updates", codecs] => phone.says(Method::Update, codecs, "")?,
+        ["updates", codecs, direction] => phone.says(Method::Update, codecs, direction)?,
         ["sends", "garbage"] => {
             bytes::Bytes::from_static(b"INVITE sip:x SIP/2.0\r\nVia: what\r\n\r\n")
         }

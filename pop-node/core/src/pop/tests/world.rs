@@ -266,6 +266,7 @@ fn describe_call(kind: &Kind) -> String {
         Kind::Bye(b) => format!("bye {} {}", b.status, b.reason),
         Kind::Update(u) => format!("update{}", media(&u.media)),
         Kind::UpdateAnswer(u) => format!("update answer{}", media(&u.media)),
+        Kind::Info(i) => format!("info {}", String::from_utf8_lossy(&i.body)),
         Kind::UpdateReject(u) => format!("update reject {}", u.status),
     }
 }

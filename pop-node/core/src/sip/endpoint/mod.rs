@@ -24,7 +24,7 @@ use super::header::HeaderName;
 use super::message::{Method, Request, Response};
 use super::text::Text;
 use super::transaction::{
-    Context, InviteClient, InviteServer, NonInviteClient, NonInviteServer, TimerValues,
+    Context, InviteClient, InviteServer, Missing, NonInviteClient, NonInviteServer, TimerValues,
 };
 use super::value::{MAGIC_COOKIE, Via};
 
@@ -120,6 +120,12 @@ pub enum Event {
     },
     /// Our 2xx to the INVITE of `tx` was never acknowledged: send BYE (RFC 3261 §13.3.1.4).
     AckMissing {
+        /// The INVITE's transaction.
+        tx: ServerTx,
+    },
+    /// Our reliable provisional response to the INVITE of `tx` was never acknowledged: refuse the
+    /// INVITE with 5xx (RFC 3262 §3).
+    PrackMissing {
         /// The INVITE's transaction.
         tx: ServerTx,
     },
@@ -370,15 +376,8 @@ impl Endpoint {
     /// response to a finished or unknown transaction is ignored. 2xx to INVITE is retransmitted
     /// until the ACK comes.
     pub fn respond(&mut self, tx: ServerTx, response: Response, now: Instant) {
+        let Some(response) = self.complete(tx, response) else { return };
         let Some(entry) = self.servers.get_mut(&tx) else { return };
-        let mut response = response;
-        if response.status > 100 {
-            let given = response.headers.to_tag().or_else(|| entry.local_tag.take());
-            let tag = given.unwrap_or_else(|| self.tokens.text());
-            response = response.with_to_tag(&tag);
-            entry.local_tag = Some(tag);
-        }
-        add_server(&mut response, &self.user_agent);
         let bytes = response.serialize();
         let mut ctx = self.out.context(now);
         match &mut entry.machine {
@@ -396,6 +395,52 @@ impl Endpoint {
             }
         }
         self.settle_server(tx);
+    }
+
+    /// With our tag and name; `None` if there is no such transaction.
+    fn complete(&mut self, tx: ServerTx, mut response: Response) -> Option<Response> {
+        let entry = self.servers.get_mut(&tx)?;
+        if response.status > 100 {
+            let given = response.headers.to_tag().or_else(|| entry.local_tag.take());
+            let tag = given.unwrap_or_else(|| self.tokens.text());
+            response = response.with_to_tag(&tag);
+            entry.local_tag = Some(tag);
+        }
+        add_server(&mut response, &self.user_agent);
+        Some(response)
+    }
+
+    /// Sends a provisional response to an INVITE reliably (RFC 3262 §3): with Require and `rseq`,
+    /// and again until [`Self::acknowledge`]. One at a time; false if it was not sent.
+    pub fn respond_reliably(
+        &mut self,
+        tx: ServerTx,
+        response: Response,
+        rseq: u32,
+        now: Instant,
+    ) -> bool {
+        let Some(mut response) = self.complete(tx, response) else { return false };
+        response.headers.push(HeaderName::Require, "100rel");
+        response.headers.push(HeaderName::RSeq, rseq);
+        let Some(ServerEntry { machine: Server::Invite(invite), .. }) = self.servers.get_mut(&tx)
+        else {
+            return false;
+        };
+        let sent = invite.respond_reliably(rseq, response.serialize(), &mut self.out.context(now));
+        self.settle_server(tx);
+        sent
+    }
+
+    /// A PRACK for `rseq` of the INVITE of `tx` came: true if that response waits for it. Answer
+    /// the PRACK 200, else 481.
+    pub fn acknowledge(&mut self, tx: ServerTx, rseq: u32) -> bool {
+        let Some(ServerEntry { machine: Server::Invite(invite), .. }) = self.servers.get_mut(&tx)
+        else {
+            return false;
+        };
+        let acknowledged = invite.acknowledge(rseq);
+        self.settle_server(tx);
+        acknowledged
     }
 
     /// A send on `flow` failed, or its connection died.
@@ -458,10 +503,12 @@ impl Endpoint {
         let Some(entry) = self.servers.get_mut(&tx) else { return };
         match &mut entry.machine {
             Server::Invite(invite) => {
-                if let Some(timer) = invite.take_due(now)
-                    && invite.handle_timer(timer, &mut self.out.context(now))
-                {
-                    self.events.push_back(Event::AckMissing { tx });
+                let ctx = &mut self.out.context(now);
+                let due = invite.take_due(now);
+                match due.and_then(|timer| invite.handle_timer(timer, ctx)) {
+                    Some(Missing::Ack) => self.events.push_back(Event::AckMissing { tx }),
+                    Some(Missing::Prack) => self.events.push_back(Event::PrackMissing { tx }),
+                    None => {}
                 }
             }
             Server::Other(other) => {

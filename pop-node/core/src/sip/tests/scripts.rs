@@ -2,7 +2,7 @@
 //!
 //! `receive METHOD|STATUS key=value…` builds a message: a request of the caller at 192.0.2.1, or a
 //! response to the request that `of=c1` sent last. Lines that follow are added as headers.
-//! `request`, `respond`, `cancel`, `ack` are what the transaction user does. `wait 500ms` lets the
+//! `request`, `respond` (`rseq=1`: reliably), `prack`, `cancel`, `ack` are what the transaction user does. `wait 500ms` lets the
 //! time pass, deadline by deadline. Transactions are called s1… and c1… in order of appearance.
 
 use std::collections::BTreeMap;
@@ -81,6 +81,7 @@ impl World {
             }
             "request" => self.request(command),
             "respond" => self.respond(command),
+            "prack" => self.prack(command),
             "cancel" => {
                 let (tx, _) = self.client(command.word(0));
                 self.endpoint.cancel(tx, self.now);
@@ -154,7 +155,23 @@ impl World {
         if let Some(tag) = command.options.get("tag") {
             response = response.with_to_tag(&Text::from(*tag));
         }
-        self.endpoint.respond(*tx, response, self.now);
+        match command.options.get("rseq") {
+            Some(rseq) => {
+                let rseq = rseq.parse().expect("a number");
+                if !self.endpoint.respond_reliably(*tx, response, rseq, self.now) {
+                    self.out.push_str("  not sent\n");
+                }
+            }
+            None => self.endpoint.respond(*tx, response, self.now),
+        }
+    }
+
+    fn prack(&mut self, command: &Command<'_>) {
+        let index: usize = command.word(0).trim_start_matches('s').parse().expect("s1, s2…");
+        let rseq = command.word(1).parse().expect("RSeq");
+        if !self.endpoint.acknowledge(self.servers[index - 1].0, rseq) {
+            self.out.push_str("  not waited for\n");
+        }
     }
 
     fn client(&self, name: &str) -> (ClientTx, Flow) {
@@ -250,6 +267,7 @@ impl World {
             Event::AckMissing { tx } => {
                 format!("event {} never acknowledged", self.server_name(tx))
             }
+            Event::PrackMissing { tx } => format!("event {} without PRACK", self.server_name(tx)),
             Event::Response { tx, response } => {
                 let tag = response.headers.to_tag().map(|tag| format!(" from {tag}"));
                 format!(

@@ -1,5 +1,5 @@
-//! INVITE server transaction (RFC 3261 §17.2.1 as corrected by RFC 6026 §8.5, §8.7), and the 2xx
-//! retransmission of its user (§13.3.1.4).
+//! INVITE server transaction (RFC 3261 §17.2.1 as corrected by RFC 6026 §8.5, §8.7), and the
+//! retransmissions of its user: the 2xx (§13.3.1.4), the reliable provisional (RFC 3262 §3).
 
 use bytes::Bytes;
 use proto::time::{Duration, Instant};
@@ -9,8 +9,9 @@ use crate::sip::flow::Flow;
 
 #[derive(Debug)]
 enum State {
-    /// No final response yet; the last provisional one is repeated on demand.
-    Proceeding { last: Bytes, cancelled: bool },
+    /// No final response yet; the last provisional one is repeated on demand, and by itself until
+    /// its PRACK comes if it is reliable.
+    Proceeding { last: Bytes, cancelled: bool, reliable: Option<Reliable> },
     /// A 2xx was sent and is repeated until its ACK comes.
     Accepted { response: Bytes, interval: Duration, acked: bool },
     /// A 3xx–6xx was sent and is repeated until its ACK comes.
@@ -19,6 +20,23 @@ enum State {
     Confirmed,
     /// To be forgotten.
     Terminated,
+}
+
+/// A provisional response that waits for its PRACK.
+#[derive(Debug)]
+struct Reliable {
+    rseq: u32,
+    response: Bytes,
+    interval: Duration,
+}
+
+/// What never came, and the user must hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sip) enum Missing {
+    /// The ACK to our 2xx.
+    Ack,
+    /// The PRACK to our reliable provisional response.
+    Prack,
 }
 
 /// The machine.
@@ -33,7 +51,7 @@ impl InviteServer {
     /// Sends `trying`, the 100, at once: routing may take longer than 200 ms (§17.2.1).
     pub(in crate::sip) fn new(trying: Bytes, path: ReplyPath, ctx: &mut Context<'_>) -> Self {
         ctx.send(path.flow, &trying);
-        let state = State::Proceeding { last: trying, cancelled: false };
+        let state = State::Proceeding { last: trying, cancelled: false, reliable: None };
         Self { state, timers: Timers::default(), path }
     }
 
@@ -59,6 +77,10 @@ impl InviteServer {
         let State::Proceeding { last, .. } = &mut self.state else { return false };
         ctx.send(self.path.flow, &bytes);
         let interval = ctx.values.t1;
+        if status >= 200 {
+            // RFC 3262 §3: a final response ends the repeats of a provisional one.
+            self.timers.clear();
+        }
         match status {
             100..=199 => *last = bytes,
             200..=299 => {
@@ -75,6 +97,38 @@ impl InviteServer {
                 self.state = State::Completed { response: bytes, interval };
             }
         }
+        true
+    }
+
+    /// The user's provisional response with this RSeq, repeated until [`Self::acknowledge`]. One at
+    /// a time (RFC 3262 §3): false if another one waits, or a final one was sent.
+    pub(in crate::sip) fn respond_reliably(
+        &mut self,
+        rseq: u32,
+        bytes: Bytes,
+        ctx: &mut Context<'_>,
+    ) -> bool {
+        let State::Proceeding { last, reliable: reliable @ None, .. } = &mut self.state else {
+            return false;
+        };
+        ctx.send(self.path.flow, &bytes);
+        let interval = ctx.values.t1;
+        *last = bytes.clone();
+        *reliable = Some(Reliable { rseq, response: bytes, interval });
+        self.timers.set(Timer::Reliable, ctx.after(interval));
+        self.timers.set(Timer::PrackMissing, ctx.after(ctx.values.give_up()));
+        true
+    }
+
+    /// A PRACK for this RSeq came: true if it is the one that waits.
+    pub(in crate::sip) fn acknowledge(&mut self, acknowledged: u32) -> bool {
+        let State::Proceeding { reliable, .. } = &mut self.state else { return false };
+        if reliable.as_ref().is_none_or(|reliable| reliable.rseq != acknowledged) {
+            return false;
+        }
+        *reliable = None;
+        self.timers.cancel(Timer::Reliable);
+        self.timers.cancel(Timer::PrackMissing);
         true
     }
 
@@ -123,37 +177,54 @@ impl InviteServer {
         }
     }
 
-    /// True if the user must be told that the 2xx was never acknowledged.
-    pub(in crate::sip) fn handle_timer(&mut self, timer: Timer, ctx: &mut Context<'_>) -> bool {
+    /// What the user must be told never came.
+    pub(in crate::sip) fn handle_timer(
+        &mut self,
+        timer: Timer,
+        ctx: &mut Context<'_>,
+    ) -> Option<Missing> {
         match (timer, &mut self.state) {
+            (Timer::Reliable, State::Proceeding { reliable: Some(reliable), .. }) => {
+                // RFC 3262 §3: doubles, without the cap of T2.
+                reliable.interval = reliable.interval.saturating_mul(2);
+                let next = reliable.interval;
+                ctx.resend(self.path.flow, &reliable.response);
+                self.timers.set(Timer::Reliable, ctx.after(next));
+                None
+            }
+            (Timer::PrackMissing, State::Proceeding { reliable: reliable @ Some(_), .. }) => {
+                *reliable = None;
+                self.timers.cancel(Timer::Reliable);
+                Some(Missing::Prack)
+            }
             (Timer::Success, State::Accepted { response, interval, acked: false }) => {
                 *interval = ctx.values.doubled(*interval);
                 let next = *interval;
                 ctx.resend(self.path.flow, response);
                 self.timers.set(Timer::Success, ctx.after(next));
-                false
+                None
             }
             (Timer::G, State::Completed { response, interval }) => {
                 *interval = ctx.values.doubled(*interval);
                 let next = *interval;
                 ctx.resend(self.path.flow, response);
                 self.timers.set(Timer::G, ctx.after(next));
-                false
+                None
             }
             (Timer::H, State::Completed { .. }) => {
                 ctx.counters.acks_missing += 1;
                 self.terminate();
-                false
+                None
             }
             (Timer::L, State::Accepted { acked, .. }) => {
                 let missing = !*acked;
                 ctx.counters.acks_missing += u64::from(missing);
                 self.terminate();
-                missing
+                missing.then_some(Missing::Ack)
             }
             (_, State::Confirmed) => {
                 self.terminate();
-                false
+                None
             }
             (
                 _,
@@ -161,7 +232,7 @@ impl InviteServer {
                 | State::Accepted { .. }
                 | State::Completed { .. }
                 | State::Terminated,
-            ) => false,
+            ) => None,
         }
     }
 
@@ -171,7 +242,9 @@ impl InviteServer {
             return;
         }
         match &self.state {
-            State::Accepted { response, acked: false, .. } | State::Completed { response, .. } => {
+            State::Accepted { response, acked: false, .. }
+            | State::Completed { response, .. }
+            | State::Proceeding { reliable: Some(Reliable { response, .. }), .. } => {
                 ctx.resend(self.path.flow, response);
             }
             State::Proceeding { .. }

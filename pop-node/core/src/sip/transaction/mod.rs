@@ -18,7 +18,7 @@ use super::endpoint::Transmit;
 use super::flow::Flow;
 
 pub(super) use invite_client::{Heard, InviteClient};
-pub(super) use invite_server::InviteServer;
+pub(super) use invite_server::{InviteServer, Missing};
 pub(super) use non_invite_client::NonInviteClient;
 pub(super) use non_invite_server::NonInviteServer;
 
@@ -49,6 +49,10 @@ pub enum Timer {
     L,
     /// Wait for 2xx retransmits (RFC 6026 §7.2).
     M,
+    /// Reliable provisional response, repeated until its PRACK comes (RFC 3262 §3).
+    Reliable,
+    /// It never came (RFC 3262 §3).
+    PrackMissing,
     /// 2xx retransmit until the ACK comes (§13.3.1.4).
     Success,
     /// A cancelled INVITE that gets no final response (§9.1).
