@@ -102,6 +102,9 @@ impl Ending {
                 | Input::Failed { .. }
                 | Input::Far(_)
                 | Input::FarLost
+                | Input::LinkUp
+                | Input::Opened
+                | Input::PortTaken
                 | Input::PrackMissing { .. }
                 | Input::Resolved(_)
                 | Input::Response { .. }

@@ -2,7 +2,9 @@
 //!
 //! A candidate must give a first sign of life within `first_response`; all together have until
 //! `ring_limit` (as Timer C, RFC 3261 §16.6). Failures that another trunk might not have (3xx, 401,
-//! 407, 408, 5xx, a broken stream) lead to the next candidate, any other is the caller's answer.
+//! 407, 408, 5xx, a broken stream) lead to the next candidate, any other is the caller's answer. A
+//! POP whose link is down is passed over; if there is no other way, the link gets `link_wait` to
+//! come, once.
 
 use std::collections::VecDeque;
 
@@ -23,6 +25,7 @@ use super::{
 };
 use crate::codec::Codec;
 use crate::pop::core::{Core, Mail};
+use crate::pop::index::Handle;
 use crate::pop::{LinkState, Refusal};
 use crate::route::Candidate;
 use crate::sdp::SessionDescription;
@@ -62,6 +65,12 @@ pub(crate) struct Hunt {
     pub(crate) offer: Option<Offer>,
     pub(crate) setup: CallSetup,
     pub(crate) candidates: VecDeque<Candidate>,
+    /// Candidates passed over because the link to their POP is down.
+    pub(crate) linkless: Vec<Candidate>,
+    /// The first of those links must be up until then.
+    pub(crate) link_limit: Option<Instant>,
+    /// Nothing is under way but that.
+    pub(crate) waiting: bool,
     pub(crate) ring_limit: Instant,
     /// Until a first sign of life of the candidate.
     pub(crate) silence_limit: Option<Instant>,
@@ -90,7 +99,8 @@ fn for_caller(status: u16) -> u16 {
 
 impl Hunt {
     pub(super) fn deadline(&self) -> Option<Instant> {
-        proto::time::earlier(Some(self.ring_limit), self.silence_limit)
+        let limit = if self.waiting { self.link_limit } else { self.silence_limit };
+        proto::time::earlier(Some(self.ring_limit), limit)
     }
 
     pub(super) fn start(self: Box<Self>, half: &mut Half, core: &mut Core, now: Instant) -> State {
@@ -106,11 +116,7 @@ impl Hunt {
         if let Some(reliable) = &mut self.reliable {
             reliable.forget_held();
         }
-        while let Some(Candidate { pop, trunk }) = self.candidates.pop_front() {
-            if core.links.get(&pop) == Some(&LinkState::Down) {
-                self.failure = 503;
-                continue;
-            }
+        if let Some(Candidate { pop, trunk }) = self.choose(half, core) {
             half.record.attempts += 1;
             half.record.trunk_out = Some(trunk.clone());
             half.receive = core.new_stream_id();
@@ -129,8 +135,35 @@ impl Hunt {
             self.silence_limit = Some(now + core.config.timing.first_response);
             return State::Hunting(self);
         }
-        let failure = self.failure;
-        self.refuse(EndCause::Rejected, failure, half, core, now)
+        let limit = *self.link_limit.get_or_insert(now + core.config.timing.link_wait);
+        if self.linkless.is_empty() || limit <= now {
+            let failure = self.failure;
+            return self.refuse(EndCause::Rejected, failure, half, core, now);
+        }
+        self.waiting = true;
+        for Candidate { pop, .. } in &self.linkless {
+            core.index.add(Handle::Awaited(pop.clone(), half.key), half.key);
+        }
+        State::Hunting(self)
+    }
+
+    /// The next candidate that can be reached; others are kept for when there is none.
+    fn choose(&mut self, half: &Half, core: &mut Core) -> Option<Candidate> {
+        if std::mem::replace(&mut self.waiting, false) {
+            for Candidate { pop, .. } in &self.linkless {
+                core.index.remove(&Handle::Awaited(pop.clone(), half.key));
+            }
+        }
+        let is_down = |c: &Candidate| core.links.get(&c.pop) == Some(&LinkState::Down);
+        while let Some(candidate) = self.candidates.pop_front() {
+            if !is_down(&candidate) {
+                return Some(candidate);
+            }
+            self.failure = 503;
+            self.linkless.push(candidate);
+        }
+        let at = self.linkless.iter().position(|candidate| !is_down(candidate))?;
+        Some(self.linkless.remove(at))
     }
 
     fn begin_here(&self, setup: CallSetup, half: &mut Half, core: &mut Core) {
@@ -203,6 +236,15 @@ impl Hunt {
                 self.refuse(EndCause::Shutdown, 503, half, core, now)
             }
             Input::Timeout => self.timeout(half, core, now),
+            Input::LinkUp if self.waiting => self.next(half, core, now),
+            Input::PortTaken if self.early.is_none() => {
+                if half.leg.open_another(core, now) {
+                    return State::Hunting(self);
+                }
+                core.counters.refuse(Refusal::NoPort);
+                self.cancel_far(half, core);
+                self.refuse(EndCause::Overload, 503, half, core, now)
+            }
             Input::PrackMissing { tx } if tx == self.tx => {
                 self.cancel_far(half, core);
                 self.refuse(EndCause::PeerVanished, 504, half, core, now)
@@ -211,6 +253,9 @@ impl Hunt {
             | Input::AckMissing { .. }
             | Input::Cancelled { .. }
             | Input::Failed { .. }
+            | Input::LinkUp
+            | Input::Opened
+            | Input::PortTaken
             | Input::PrackMissing { .. }
             | Input::Resolved(_)
             | Input::Response { .. }
@@ -222,6 +267,12 @@ impl Hunt {
         if self.ring_limit <= now {
             self.cancel_far(half, core);
             return self.refuse(EndCause::RingTimeout, 408, half, core, now);
+        }
+        if self.waiting {
+            return match self.link_limit {
+                Some(limit) if limit > now => State::Hunting(self),
+                _ => self.next(half, core, now),
+            };
         }
         if self.silence_limit.is_some_and(|limit| limit <= now) {
             self.cancel_far(half, core);

@@ -64,7 +64,12 @@ pub(crate) struct Leg {
     /// The trunk's sources: its media may come from there.
     sources: Vec<Block>,
     closed: bool,
+    /// Media ports that another program had.
+    taken: u32,
 }
+
+/// Ports tried for one leg before its call is refused.
+const PORT_TRIES: u32 = 8;
 
 /// What identifies a leg at its beginning.
 #[derive(Debug)]
@@ -116,9 +121,26 @@ impl Leg {
             peers: Vec::new(),
             sources,
             closed: false,
+            taken: 0,
         };
         leg.meet(flow.remote.ip(), core, now);
         Some(leg)
+    }
+
+    /// Another program has our port: opens another; false if there is none, or too many were tried.
+    /// Nothing may have been described yet.
+    pub(crate) fn open_another(&mut self, core: &mut Core, now: Instant) -> bool {
+        self.taken += 1;
+        if self.described.is_some() || self.taken >= PORT_TRIES {
+            return false;
+        }
+        // It rests as any other: the program may be gone by then.
+        let Some(port) = core.ports.take(now) else { return false };
+        core.ports.give_back(self.session.port, now);
+        self.session.port = port;
+        let local = SocketAddr::new(self.session.address, port);
+        core.media(MediaCommand::OpenLeg { leg: self.id, local });
+        true
     }
 
     /// The peer may speak to us from there; of a closed leg, as long as its last transactions live.

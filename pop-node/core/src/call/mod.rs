@@ -8,7 +8,7 @@
 //! ```text
 //!   ingress  Hunting ───────────┐
 //!                               ├─▶ Talking ─▶ Ending ─▶ Over
-//!   egress   Resolving ▶ Inviting┘      └────────────────▲
+//!   egress   Opening ▶ Resolving ▶ Inviting ┘ └──────────▲
 //! ```
 //!
 //! Invariants: a half that ends has told the other half (unless that told it), closed its leg and
@@ -89,6 +89,12 @@ pub(crate) enum Input {
     },
     Far(Kind),
     FarLost,
+    /// A link that was waited for is there.
+    LinkUp,
+    /// The media port of the leg is ours.
+    Opened,
+    /// Another program has the media port of the leg.
+    PortTaken,
     PrackMissing {
         tx: ServerTx,
     },
@@ -125,6 +131,7 @@ pub(crate) struct Begin {
 #[derive(Debug)]
 enum State {
     Hunting(Box<Hunt>),
+    Opening(Box<egress::Preparing>),
     Resolving(Box<egress::Resolving>),
     Inviting(Box<egress::Inviting>),
     Talking(Box<session::Session>),
@@ -156,6 +163,7 @@ impl Call {
         let half = &mut self.half;
         self.state = match std::mem::replace(&mut self.state, State::Over) {
             State::Hunting(hunt) => hunt.handle(half, input, core, now),
+            State::Opening(opening) => opening.handle(half, input, core, now),
             State::Resolving(resolving) => resolving.handle(half, input, core, now),
             State::Inviting(inviting) => inviting.handle(half, input, core, now),
             State::Talking(session) => session.handle(half, input, core, now),
@@ -167,6 +175,7 @@ impl Call {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Hunting(hunt) => hunt.deadline(),
+            State::Opening(opening) => Some(opening.deadline()),
             State::Resolving(resolving) => Some(resolving.deadline()),
             State::Inviting(inviting) => Some(inviting.deadline()),
             State::Talking(session) => session.deadline(),
@@ -180,7 +189,9 @@ impl Call {
 
     pub(crate) fn phase(&self) -> Phase {
         match &self.state {
-            State::Hunting(_) | State::Resolving(_) | State::Inviting(_) => Phase::SettingUp,
+            State::Hunting(_) | State::Opening(_) | State::Resolving(_) | State::Inviting(_) => {
+                Phase::SettingUp
+            }
             State::Talking(_) => Phase::Answered,
             State::Ending(_) | State::Over => Phase::Ending,
         }

@@ -86,7 +86,11 @@ impl Session {
                 Some(deadline) if deadline <= now => self.timeout(half, core, now),
                 _ => self.look_after(half, core, now),
             },
-            Input::PrackMissing { .. } | Input::Resolved(_) => State::Talking(self),
+            // The peer was told the port already.
+            Input::PortTaken => self.end(EndCause::NoMedia, 503, half, core, now),
+            Input::LinkUp | Input::Opened | Input::PrackMissing { .. } | Input::Resolved(_) => {
+                State::Talking(self)
+            }
         }
     }
 

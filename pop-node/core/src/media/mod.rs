@@ -45,7 +45,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// Outputs not yet fetched; more are dropped.
 const TRANSMITS_MAX: usize = 16_384;
 
-/// Events not yet fetched; more are forgotten, but for the last words of legs.
+/// Events not yet fetched; more are forgotten, but for the first and last words of legs.
 const EVENTS_MAX: usize = 16_384;
 
 /// What to tell the call, oldest first.
@@ -54,8 +54,10 @@ struct Events(VecDeque<MediaEvent>);
 
 impl Events {
     fn push(&mut self, event: MediaEvent) {
-        let is_last = matches!(event, MediaEvent::LegQuality { last: true, .. });
-        if is_last || self.0.len() < EVENTS_MAX {
+        // A call waits for its ports, and for the last words of its legs.
+        let is_due =
+            matches!(event, MediaEvent::LegQuality { last: true, .. } | MediaEvent::Opened { .. });
+        if is_due || self.0.len() < EVENTS_MAX {
             self.0.push_back(event);
         }
     }
@@ -138,6 +140,7 @@ impl Media {
         let report = now + self.random.around(REPORT_INTERVAL);
         self.timers.insert((report, id, Timer::Report));
         self.legs.insert(id, Leg::new(outgoing, report));
+        self.events.push(MediaEvent::Opened { leg: id });
     }
 
     fn connect(&mut self, id: LegId, to: &Far) {

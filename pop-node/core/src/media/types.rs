@@ -268,6 +268,16 @@ pub enum MediaTransmit {
 /// Something worth telling the call.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MediaEvent {
+    /// The sockets of a leg are open.
+    Opened {
+        /// The leg.
+        leg: LegId,
+    },
+    /// The shell could not open the sockets of a leg: another program has a port.
+    PortTaken {
+        /// The leg.
+        leg: LegId,
+    },
     /// The first RTP packet of a leg arrived.
     FirstPacket {
         /// The leg.

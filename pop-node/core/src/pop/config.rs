@@ -55,6 +55,8 @@ impl Default for Limits {
 pub struct Timing {
     /// For a first sign of life of a candidate; then the next one is tried. Default 3 s.
     pub first_response: Duration,
+    /// For the link to a POP that is being dialed, when there is no other candidate. Default 1 s.
+    pub link_wait: Duration,
     /// From INVITE to answer (as Timer C, RFC 3261 §16.6). Default 180 s.
     pub ring_limit: Duration,
     /// For the other half's answer to a re-INVITE. Default 35 s: more than its Timer B.
@@ -79,6 +81,7 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             first_response: Duration::from_secs(3),
+            link_wait: Duration::from_secs(1),
             ring_limit: Duration::from_secs(180),
             update_limit: Duration::from_secs(35),
             report_limit: Duration::from_secs(1),

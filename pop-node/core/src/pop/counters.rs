@@ -71,6 +71,8 @@ pub struct PopCounters {
     pub candidates_failed: u64,
     /// Keys out of band (INFO) that could not be passed on.
     pub infos_dropped: u64,
+    /// Media ports that another program had; others were taken.
+    pub ports_taken: u64,
     /// Refreshes of session timers, and questions whether a peer is still there.
     pub probes: u64,
     /// Records written.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::id::LegId;
+use proto::id::{LegId, PopId};
 
 use super::CallStream;
 use crate::call::CallKey;
@@ -11,6 +11,8 @@ use crate::sip::{ClientTx, ServerTx, Text};
 /// Something of the outside that belongs to one call.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Handle {
+    /// A call that waits for the link to this POP.
+    Awaited(PopId, CallKey),
     Client(ClientTx),
     /// Call-ID and our tag.
     Dialog(Text, Text),
@@ -52,12 +54,21 @@ impl Index {
     }
 
     /// Calls with a stream to this POP.
-    pub(crate) fn with_peer(&self, peer: &proto::id::PopId) -> Vec<CallKey> {
+    pub(crate) fn with_peer(&self, peer: &PopId) -> Vec<CallKey> {
         let streams = self.owners.iter().filter_map(|(handle, key)| match handle {
             Handle::Stream(stream) if stream.peer == *peer => Some(*key),
             _ => None,
         });
         streams.collect()
+    }
+
+    /// Calls that wait for the link to this POP.
+    pub(crate) fn awaiting(&self, peer: &PopId) -> Vec<CallKey> {
+        let waiting = self.owners.iter().filter_map(|(handle, key)| match handle {
+            Handle::Awaited(pop, _) if pop == peer => Some(*key),
+            _ => None,
+        });
+        waiting.collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

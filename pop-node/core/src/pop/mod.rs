@@ -97,6 +97,10 @@ impl Pop {
             for key in self.core.index.with_peer(&peer) {
                 self.deliver(key, Input::FarLost, now);
             }
+        } else {
+            for key in self.core.index.awaiting(&peer) {
+                self.deliver(key, Input::LinkUp, now);
+            }
         }
         self.settle(now);
     }
@@ -115,6 +119,13 @@ impl Pop {
             }
             MediaEvent::Silent { leg, .. } => {
                 self.deliver_to(&Handle::Leg(leg), Input::Silent, now);
+            }
+            MediaEvent::Opened { leg } => {
+                self.deliver_to(&Handle::Leg(leg), Input::Opened, now);
+            }
+            MediaEvent::PortTaken { leg } => {
+                self.core.counters.ports_taken += 1;
+                self.deliver_to(&Handle::Leg(leg), Input::PortTaken, now);
             }
             MediaEvent::FirstPacket { .. } | MediaEvent::Latched { .. } => return,
         }

@@ -54,6 +54,8 @@ fn params(codec: Codec, port: u16) -> LegParams {
 fn open(media: &mut Media, n: u64, codec: Codec) -> LegId {
     let leg = LegId(n);
     media.handle_command(&MediaCommand::OpenLeg { leg, local: address(1) }, at(0));
+    let opened = std::iter::from_fn(|| media.poll_event()).any(|e| e == MediaEvent::Opened { leg });
+    assert!(opened || leg.0 < 4, "only the random stories open a leg twice");
     let params = params(codec, n as u16);
     media.handle_command(&MediaCommand::SetLeg { leg, params }, at(0));
     leg

@@ -50,6 +50,9 @@ pub(super) fn act(world: &mut World, words: &[&str]) -> Option<()> {
                 world.wait(Duration::from_millis(100));
             }
         }
+        ["taken", first, last] => {
+            world.taken = (first.parse().ok()?..=last.parse().ok()?).collect();
+        }
         ["silent", pop, leg] => {
             let (leg, now) = (LegId(leg.parse().ok()?), world.now);
             let event = MediaEvent::Silent { leg, since: now };

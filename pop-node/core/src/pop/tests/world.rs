@@ -28,6 +28,8 @@ pub(super) struct World {
     pub(super) phones: BTreeMap<String, Phone>,
     pub(super) cdrs: Vec<Cdr>,
     pub(super) trace: String,
+    /// Media ports that another program has, at all POPs.
+    pub(super) taken: BTreeSet<u16>,
     /// POPs that say nothing more over their links.
     pub(super) mute: BTreeSet<PopId>,
     flights: BTreeMap<(Instant, u64), (PopId, CallStream, StreamEvent)>,
@@ -68,6 +70,7 @@ impl World {
             phones: numbers::phones(),
             cdrs: Vec::new(),
             trace: String::new(),
+            taken: BTreeSet::new(),
             mute: BTreeSet::new(),
             flights: BTreeMap::new(),
             sent: 0,
@@ -161,7 +164,14 @@ impl World {
     fn media(&mut self, id: &PopId, command: MediaCommand) {
         let now = self.now;
         let line = match command {
-            MediaCommand::OpenLeg { leg, local } => format!("open {leg} at {local}"),
+            MediaCommand::OpenLeg { leg, local } => {
+                let taken = self.taken.contains(&local.port());
+                let word = if taken { "cannot open" } else { "open" };
+                self.note(&format!("{id} media: {word} {leg} at {local}"));
+                let event =
+                    if taken { MediaEvent::PortTaken { leg } } else { MediaEvent::Opened { leg } };
+                return self.pop(id).handle_media_event(event, now);
+            }
             MediaCommand::SetLeg { leg, params } => {
                 let remote = params.remote_rtp.map_or("nowhere".to_owned(), |r| r.to_string());
                 let event = if params.telephone_event.is_some() { " with DTMF" } else { "" };
