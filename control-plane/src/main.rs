@@ -12,6 +12,11 @@ use clap::{Args, Parser, Subcommand};
 use control_plane::config::Config;
 use control_plane::{check, run, telemetry};
 
+/// The C library's allocator gives pages back to the kernel after each write and takes them again
+/// for the next: a tenth of all CPU under load.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A Voxmesh control node: one raft voter with the mesh's numbers, trunks, routes and POPs.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]

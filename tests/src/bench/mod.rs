@@ -17,7 +17,7 @@ pub use table::{Figure, Table, Target};
 pub const BENCHES: [(&str, &str); 3] = [
     (
         "control",
-        "the control plane beside etcd: writes, allocation, reads (about 4 min; [--quick] [GROUP…])",
+        "the control plane beside etcd (about 11 min, as root; [--quick] writes allocate reads watchers size leader region)",
     ),
     (
         "media",

@@ -18,6 +18,8 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 /// Voters of each system.
 pub(super) const NODES: usize = 3;
 const MESH: &str = "bench";
+/// The POP that dies with the leader.
+pub(super) const POP: &str = "fra1";
 
 /// Where one node lives.
 #[derive(Debug, Clone)]
@@ -51,6 +53,7 @@ pub(super) struct Bed {
     pub(super) spots: Vec<Spot>,
     pub(super) certs: Vec<Files>,
     operator: Files,
+    pop: Files,
     directory: TempDir,
 }
 
@@ -71,11 +74,12 @@ impl Bed {
         let gateways = spots.iter().filter_map(|spot| gateway(spot.client));
         let ips: Vec<IpAddr> = gateways.chain([local]).collect();
         let operator = authority.issue(&identity(Kind::Operator, "bench"), "operator", ips)?;
+        let pop = authority.issue(&identity(Kind::Pop, POP), "pop", None)?;
         for index in 0..spots.len() {
             std::fs::create_dir(directory.path().join(format!("disk-{index}")))?;
         }
         let (processes, disks) = (Vec::new(), Vec::new());
-        Ok(Self { processes, disks, spots, certs, operator, directory })
+        Ok(Self { processes, disks, spots, certs, operator, pop, directory })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -140,13 +144,27 @@ impl Bed {
         self.processes.iter_mut().try_for_each(Process::check)
     }
 
-    /// A new connection to a node; made when first used.
+    /// The largest resident memory of a node.
+    pub(super) fn rss(&self) -> Result<u64> {
+        let all = self.processes.iter().map(Process::rss_bytes).collect::<Result<Vec<_>>>()?;
+        all.into_iter().max().context("no node")
+    }
+
+    /// A new connection to a node, as an operator; made when first used.
     pub(super) fn channel(&self, node: usize, port: u16) -> Result<Channel> {
+        self.connect(node, port, &self.operator)
+    }
+
+    /// The same as a POP.
+    pub(super) fn pop_channel(&self, node: usize, port: u16) -> Result<Channel> {
+        self.connect(node, port, &self.pop)
+    }
+
+    fn connect(&self, node: usize, port: u16, files: &Files) -> Result<Channel> {
         let address = SocketAddr::new(self.spots.get(node).context("no such node")?.client, port);
         let read = |path: &Path| {
             std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
         };
-        let files = &self.operator;
         let identity = tonic::transport::Identity::from_pem(read(&files.cert)?, read(&files.key)?);
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(read(&files.ca)?))

@@ -25,10 +25,13 @@ pub(super) mod api {
 }
 
 use api::kv_client::KvClient;
+use api::lease_client::LeaseClient;
 use api::maintenance_client::MaintenanceClient;
+use api::watch_client::WatchClient;
 use api::{
-    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, StatusRequest, TxnRequest,
-    compare, request_op,
+    Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest, PutRequest, RangeRequest,
+    RequestOp, StatusRequest, TxnRequest, WatchCreateRequest, WatchRequest, compare, event,
+    request_op, watch_request,
 };
 
 const CLIENT_PORT: u16 = 2379;
@@ -142,11 +145,63 @@ impl System for Etcd {
 #[derive(Clone)]
 pub(super) struct EtcdSession {
     kv: KvClient<Channel>,
+    watch: WatchClient<Channel>,
+    lease: LeaseClient<Channel>,
 }
 
 impl EtcdSession {
     fn new(channel: Channel) -> Self {
-        Self { kv: KvClient::new(channel) }
+        let (kv, watch) = (KvClient::new(channel.clone()), WatchClient::new(channel.clone()));
+        Self { kv, watch, lease: LeaseClient::new(channel) }
+    }
+
+    /// Puts `pop/NAME` under a lease of so many seconds and renews it until it fails.
+    pub(super) async fn live(&self, name: &str, ttl: i64, renew: Duration) -> Result<(), Status> {
+        let grant = LeaseGrantRequest { ttl, id: 0 };
+        let id = self.lease.clone().lease_grant(grant).await?.into_inner().id;
+        let put = PutRequest { key: format!("pop/{name}").into(), value: Vec::new(), lease: id };
+        self.kv.clone().put(put).await?;
+        let (renewals, stream) = tokio::sync::mpsc::channel(4);
+        let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
+        // The answer comes only after the first renewal.
+        let _ = renewals.send(LeaseKeepAliveRequest { id }).await;
+        let mut answers = self.lease.clone().lease_keep_alive(stream).await?.into_inner();
+        loop {
+            answers.message().await?;
+            tokio::time::sleep(renew).await;
+            if renewals.send(LeaseKeepAliveRequest { id }).await.is_err() {
+                return Err(Status::unavailable("the stream ended"));
+            }
+        }
+    }
+
+    /// Waits until `pop/NAME` is deleted.
+    pub(super) async fn gone(&self, name: &str) -> Result<(), Status> {
+        let key = format!("pop/{name}").into_bytes();
+        self.events(key, Vec::new(), |kind, _| kind == event::EventType::Delete).await
+    }
+
+    /// Calls `seen` for each event until it says true.
+    async fn events(
+        &self,
+        key: Vec<u8>,
+        range_end: Vec<u8>,
+        seen: impl Fn(event::EventType, &[u8]) -> bool + Send + Sync,
+    ) -> Result<(), Status> {
+        let create = WatchCreateRequest { key, range_end, start_revision: 0 };
+        let kind = Some(watch_request::RequestUnion::CreateRequest(create));
+        let first = tokio_stream::once(WatchRequest { request_union: kind });
+        let requests = tokio_stream::StreamExt::chain(first, tokio_stream::pending());
+        let mut answers = self.watch.clone().watch(requests).await?.into_inner();
+        while let Some(answer) = answers.message().await? {
+            for event in &answer.events {
+                let key = event.kv.as_ref().map(|kv| kv.key.as_slice()).unwrap_or_default();
+                if seen(event.r#type(), key) {
+                    return Ok(());
+                }
+            }
+        }
+        Err(Status::unavailable("the watch ended"))
     }
 
     async fn txn(&self, txn: TxnRequest) -> Result<bool, Status> {
@@ -252,5 +307,27 @@ impl Session for EtcdSession {
         };
         let success = vec![delete(key), put(owned(pool, number), VALUE)];
         self.txn(TxnRequest { compare: vec![there], success, failure: Vec::new() }).await
+    }
+
+    async fn hold(&self, from: u64, to: u64) -> Result<()> {
+        let mut next = from;
+        while next < to {
+            let end = to.min(next + FILL_AT_ONCE);
+            let success = (next..end).map(|number| put(owned(9, number), VALUE)).collect();
+            ensure!(self.txn(TxnRequest { success, ..TxnRequest::default() }).await?, "not held");
+            next = end;
+        }
+        Ok(())
+    }
+
+    async fn watch(&self, seen: impl Fn(u64) + Send + Sync) -> Result<(), Status> {
+        self.events(b"trunk/".to_vec(), b"trunk0".to_vec(), |_, key| {
+            let text = String::from_utf8_lossy(key);
+            if let Some(key) = text.strip_prefix("trunk/").and_then(|key| key.parse().ok()) {
+                seen(key);
+            }
+            false
+        })
+        .await
     }
 }

@@ -2,15 +2,19 @@
 //!
 //! `tests/bench control [--quick] [GROUP…]`. Both with mutual TLS 1.3, real fsync and default
 //! timers; clients ask the leader, eight of them share a connection; server CPU is what the
-//! processes' `/proc/PID/stat` say, without the clients.
+//! processes' `/proc/PID/stat` say, without the clients. Where something lies between the nodes,
+//! they live in network namespaces; clients then reach each node without delay.
 
 mod bed;
 mod etcd;
 mod failover;
 mod load;
 mod ours;
+mod region;
+mod size;
 mod system;
 mod throughput;
+mod watchers;
 
 use std::time::Duration;
 
@@ -19,7 +23,8 @@ use anyhow::{Result, bail};
 use super::Table;
 
 /// Groups of figures, in the order they run.
-const GROUPS: [&str; 4] = ["writes", "allocate", "reads", "leader"];
+const GROUPS: [&str; 7] =
+    ["writes", "allocate", "reads", "watchers", "size", "leader", "region"];
 
 /// What was asked for.
 #[derive(Debug, Clone)]
@@ -63,6 +68,9 @@ pub(super) async fn control(arguments: &[String]) -> Result<Table> {
         match *group {
             "writes" => throughput::writes(&mut table, &options).await?,
             "allocate" => throughput::allocate(&mut table, &options).await?,
+            "watchers" => watchers::watchers(&mut table, &options).await?,
+            "size" => size::size(&mut table, &options).await?,
+            "region" => region::region(&mut table, &options).await?,
             "leader" => failover::leader(&mut table, &options).await?,
             _ => throughput::reads(&mut table, &options).await?,
         }

@@ -1,6 +1,7 @@
 //! Three control nodes with the settings an operator gets.
 
 use std::fmt::Write as _;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,21 +10,25 @@ use anyhow::{Context, Result, ensure};
 use proto::control::admin_client::AdminClient;
 use proto::control::allocate_number_request::Which;
 use proto::control::numbers_client::NumbersClient;
+use proto::control::list_pops_response::Entry;
+use proto::control::pops_client::PopsClient;
 use proto::control::routing_client::RoutingClient;
+use proto::control::watch_client::WatchClient;
 use proto::control::{
-    AllocateNumberRequest, GetNumberRequest, ImportNumbersRequest, PutTrunkRequest, StatusRequest,
-    Trunk, WriteOptions,
+    AllocateNumberRequest, BatchAllocateRequest, Block, GetNumberRequest, HeartbeatRequest,
+    ImportBlocksRequest, ListPopsRequest, NumberPick, Pop, PutTrunkRequest, RegisterPopRequest, Shelf, StatusRequest, Trunk, WatchRequest, WriteOptions, change,
+    resource, watch_response,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::bed::{Bed, Spot, until};
+use super::bed::{Bed, POP, Spot, until};
 use super::system::{Got, Session, System};
 
 const API_PORT: u16 = 7000;
 const ADMIN_PORT: u16 = 9090;
-/// The API's limit for one import.
-const FILL_AT_ONCE: u64 = 10_000;
+/// The API's limit for one batch of allocations.
+const HOLD_AT_ONCE: u64 = 1_000;
 /// Numbers a pool has room for.
 const POOL: u64 = 10_000_000;
 
@@ -51,6 +56,52 @@ impl Ours {
         until("our first election", Duration::from_secs(20), async || ours.leader().await).await?;
         ours.0.check()?;
         Ok(ours)
+    }
+}
+
+impl Ours {
+    /// Registers the POP.
+    pub(super) async fn register(&self, node: usize) -> Result<u64> {
+        let pop = Pop {
+            pop_id: POP.into(),
+            region: "eu".into(),
+            overlay_address: "192.0.2.1:4433".into(),
+            sip_addresses: vec!["udp:192.0.2.1:5060".into()],
+            ..Pop::default()
+        };
+        let options = options(1 << 42);
+        let request = RegisterPopRequest { options, pop: Some(pop) };
+        let mut pops = PopsClient::new(self.0.pop_channel(node, API_PORT)?);
+        let pop = pops.register(request).await?.into_inner().pop;
+        Ok(pop.context("registered nothing")?.epoch)
+    }
+
+    /// The POP beats to one node, as often as a POP does, until it fails.
+    pub(super) fn beat(&self, node: usize, epoch: u64) -> Result<impl Future<Output = ()> + use<>> {
+        let mut pops = PopsClient::new(self.0.pop_channel(node, API_PORT)?);
+        Ok(async move {
+            loop {
+                let ticks = tokio::time::interval(Duration::from_millis(500));
+                let beats = tokio_stream::StreamExt::map(
+                    tokio_stream::wrappers::IntervalStream::new(ticks),
+                    move |_| HeartbeatRequest { pop_id: POP.into(), epoch, ..<_>::default() },
+                );
+                if let Ok(answers) = pops.heartbeat(beats).await {
+                    let mut answers = answers.into_inner();
+                    while matches!(answers.message().await, Ok(Some(_))) {}
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+    }
+}
+
+impl OurSession {
+    /// Whether the POP is alive, as all acknowledged writes and this node's ears say.
+    pub(super) async fn pop_alive(&self) -> Result<bool, Status> {
+        let pops = self.pops.clone().list(ListPopsRequest::default()).await?.into_inner().pops;
+        let of_pop = |entry: &&Entry| entry.pop.as_ref().is_some_and(|pop| pop.pop_id == POP);
+        Ok(pops.iter().find(of_pop).is_some_and(|entry| entry.alive))
     }
 }
 
@@ -119,12 +170,32 @@ impl System for Ours {
 pub(super) struct OurSession {
     routing: RoutingClient<Channel>,
     numbers: NumbersClient<Channel>,
+    watch: WatchClient<Channel>,
+    pops: PopsClient<Channel>,
 }
 
 impl OurSession {
     fn new(channel: Channel) -> Self {
         let routing = RoutingClient::new(channel.clone());
-        Self { routing, numbers: NumbersClient::new(channel) }
+        let watch = WatchClient::new(channel.clone());
+        let pops = PopsClient::new(channel.clone());
+        Self { routing, numbers: NumbersClient::new(channel), watch, pops }
+    }
+
+    /// Imports a pool as blocks of this size.
+    pub(super) async fn import(&self, pool: u64, numbers: u64, block: u64) -> Result<()> {
+        let shelf = Shelf { pool: format!("pool-{pool}"), ..Shelf::default() };
+        let starts = (0..numbers.div_ceil(block)).map(|n| n * block);
+        let blocks = starts.map(|from| Block {
+            first: e164(pool, from),
+            count: block.min(numbers - from),
+            shelf: Some(shelf.clone()),
+            ..Block::default()
+        });
+        let blocks: Vec<Block> = blocks.collect();
+        let options = options((1 << 40) + pool);
+        self.numbers.clone().import_blocks(ImportBlocksRequest { options, blocks }).await?;
+        Ok(())
     }
 
     async fn allocate(&self, which: Which, unique: u64) -> Result<u64, Status> {
@@ -182,19 +253,7 @@ impl Session for OurSession {
 
     async fn fill(&self, pool: u64, numbers: u64) -> Result<()> {
         ensure!(numbers <= POOL, "the pool is too small");
-        let mut from = 0;
-        while from < numbers {
-            let to = numbers.min(from + FILL_AT_ONCE);
-            let request = ImportNumbersRequest {
-                options: options((1 << 40) + pool * POOL + from),
-                pool: format!("pool-{pool}"),
-                e164: (from..to).map(|number| e164(pool, number)).collect(),
-                ..ImportNumbersRequest::default()
-            };
-            self.numbers.clone().import(request).await?;
-            from = to;
-        }
-        Ok(())
+        self.import(pool, numbers, numbers).await
     }
 
     async fn any(&self, pool: u64, unique: u64) -> Result<Got, Status> {
@@ -208,5 +267,40 @@ impl Session for OurSession {
             Err(status) if status.code() == Code::AlreadyExists => Ok(false),
             Err(status) => Err(status),
         }
+    }
+
+    async fn hold(&self, from: u64, to: u64) -> Result<()> {
+        let mut next = from;
+        while next < to {
+            let count = u32::try_from((to - next).min(HOLD_AT_ONCE))?;
+            let shelf = Some(Shelf { pool: "pool-8".into(), ..Shelf::default() });
+            let request = BatchAllocateRequest {
+                options: options((1 << 41) + next),
+                tenant: "acme".into(),
+                pick: Some(NumberPick { shelf, count, ..NumberPick::default() }),
+                ..BatchAllocateRequest::default()
+            };
+            let held = self.numbers.clone().batch_allocate(request).await?.into_inner().numbers;
+            ensure!(held.len() == usize::try_from(count)?, "{} numbers held", held.len());
+            next += u64::from(count);
+        }
+        Ok(())
+    }
+
+    async fn watch(&self, seen: impl Fn(u64) + Send + Sync) -> Result<(), Status> {
+        let mut events =
+            self.watch.clone().watch(WatchRequest::default()).await?.into_inner();
+        while let Some(answer) = events.message().await? {
+            let Some(watch_response::Kind::Event(event)) = answer.kind else { continue };
+            for change in event.changes {
+                let Some(change::Kind::Put(resource)) = change.kind else { continue };
+                let Some(resource::Kind::Trunk(trunk)) = resource.kind else { continue };
+                let key = trunk.trunk_id.strip_prefix("carrier-");
+                if let Some(key) = key.and_then(|key| key.parse().ok()) {
+                    seen(key);
+                }
+            }
+        }
+        Err(Status::unavailable("the watch ended"))
     }
 }

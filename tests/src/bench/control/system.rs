@@ -46,4 +46,11 @@ pub(super) trait Session: Clone + Send + Sync + 'static {
         number: u64,
         unique: u64,
     ) -> impl Future<Output = Result<bool, Status>> + Send;
+    /// Makes these numbers taken, many at once.
+    fn hold(&self, from: u64, to: u64) -> impl Future<Output = Result<()>> + Send;
+    /// Tells `seen` the key of each write from now on, until it fails.
+    fn watch(
+        &self,
+        seen: impl Fn(u64) + Send + Sync,
+    ) -> impl Future<Output = Result<(), Status>> + Send;
 }

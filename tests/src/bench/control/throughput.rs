@@ -6,15 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use chaos::wan::{Net, Profile};
 use tonic::Status;
 
 use super::super::table::Target;
-use super::super::{Figure, Table, percentile};
+use super::super::{Figure, Table};
 use super::Options;
-use super::bed::Spot;
-use super::etcd::{self, Etcd};
+use super::bed::{NODES, Spot};
+use super::etcd::{self, Etcd, EtcdSession};
+use super::failover::spots;
 use super::load::{Load, Measured, run};
-use super::ours::Ours;
+use super::ours::{OurSession, Ours};
 use super::system::{Got, Session, System};
 
 /// Keys that writes go to.
@@ -216,25 +218,42 @@ fn rows(table: &mut Table, both: &Both, name: &str) {
 }
 
 pub(super) async fn reads(table: &mut Table, options: &Options) -> Result<()> {
-    let mut pair = Pair::start().await?;
-    let etcd = pair.etcd.session(0)?;
-    let ours = pair.ours.session(0)?;
-    ours.fill(0, 1_000).await?;
-    for key in 0..1_000 {
-        etcd.write(key, key).await?;
+    let name = "linearizable read, 64 clients, RTT 0";
+    let near = read_at(options, Duration::ZERO, 0).await?;
+    near.add(table, &format!("{name}, at the leader"), "/s", |m| m.rate, told);
+    near.add(table, "… p50", "ms", |m| m.ms(0.5), |_| Target::AtMost(2.0));
+    near.add(table, "… CPU of the servers per read", "µs", |m| m.cpu_us, told);
+    let rtt = Duration::from_millis(100);
+    for (away, node) in [(0, "at the leader"), (1, "at a follower")] {
+        let far = read_at(options, rtt, away).await?;
+        let name = format!("linearizable read, 64 clients, RTT 100 ms, {node}, p50");
+        far.add(table, &name, "ms", |m| m.ms(0.5), |_| Target::AtMost(110.0));
+        far.add(table, "… p99", "ms", |m| m.ms(0.99), told);
     }
-    let load = Load { clients: 64, time: Duration::ZERO, node: 0 };
-    let both = pair
-        .turns(
-            options,
-            load,
-            |session, n| async move { session.read(n % 1_000).await.map(done) },
-            |session, n| async move { session.read(n % 1_000).await.map(done) },
-        )
-        .await?;
-    let name = "linearizable read at the leader, 64 clients, RTT 0";
-    both.add(table, name, "/s", |m| m.rate, told);
-    both.add(table, "… p50", "ms", |m| percentile(&m.latencies, 0.5), told);
-    both.add(table, "… CPU of the servers per read", "µs", |m| m.cpu_us, told);
     Ok(())
+}
+
+/// Clients beside the node so many places after the leader.
+async fn read_at(options: &Options, rtt: Duration, away: usize) -> Result<Both> {
+    let load = Load { clients: 64, time: options.round(), node: 0 };
+    let (net, places) = network(rtt)?;
+    let etcd = Etcd::start(places).await?;
+    let node = (etcd.leader().await? + away) % NODES;
+    etcd.session(node)?.write(0, 0).await?;
+    let read = |session: EtcdSession, n| async move { session.read(n % 1_000).await.map(done) };
+    let (theirs, next) = run(&etcd, Load { node, ..load }, 0, read).await?;
+    drop((etcd, net));
+    let (net, places) = network(rtt)?;
+    let ours = Ours::start(places).await?;
+    let node = (ours.leader().await? + away) % NODES;
+    let read = |session: OurSession, n| async move { session.read(n % 1_000).await.map(done) };
+    let (own, _) = run(&ours, Load { node, ..load }, next, read).await?;
+    drop((ours, net));
+    Ok(Both { etcd: theirs, ours: own })
+}
+
+fn network(rtt: Duration) -> Result<(Net, Vec<Spot>)> {
+    let net = Net::start(NODES, Profile::delayed(rtt / 2), 1)?;
+    let places = spots(&net);
+    Ok((net, places))
 }
