@@ -29,9 +29,9 @@ use api::lease_client::LeaseClient;
 use api::maintenance_client::MaintenanceClient;
 use api::watch_client::WatchClient;
 use api::{
-    Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest, PutRequest, RangeRequest,
-    RequestOp, StatusRequest, TxnRequest, WatchCreateRequest, WatchRequest, compare, event,
-    request_op, watch_request,
+    Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest, PutRequest,
+    RangeRequest, RequestOp, StatusRequest, TxnRequest, WatchCreateRequest, WatchRequest, compare,
+    event, request_op, watch_request,
 };
 
 const CLIENT_PORT: u16 = 2379;

@@ -23,8 +23,7 @@ use anyhow::{Result, bail};
 use super::Table;
 
 /// Groups of figures, in the order they run.
-const GROUPS: [&str; 7] =
-    ["writes", "allocate", "reads", "watchers", "size", "leader", "region"];
+const GROUPS: [&str; 7] = ["writes", "allocate", "reads", "watchers", "size", "leader", "region"];
 
 /// What was asked for.
 #[derive(Debug, Clone)]

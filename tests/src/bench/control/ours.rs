@@ -9,15 +9,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use proto::control::admin_client::AdminClient;
 use proto::control::allocate_number_request::Which;
-use proto::control::numbers_client::NumbersClient;
 use proto::control::list_pops_response::Entry;
+use proto::control::numbers_client::NumbersClient;
 use proto::control::pops_client::PopsClient;
 use proto::control::routing_client::RoutingClient;
 use proto::control::watch_client::WatchClient;
 use proto::control::{
     AllocateNumberRequest, BatchAllocateRequest, Block, GetNumberRequest, HeartbeatRequest,
-    ImportBlocksRequest, ListPopsRequest, NumberPick, Pop, PutTrunkRequest, RegisterPopRequest, Shelf, StatusRequest, Trunk, WatchRequest, WriteOptions, change,
-    resource, watch_response,
+    ImportBlocksRequest, ListPopsRequest, NumberPick, Pop, PutTrunkRequest, RegisterPopRequest,
+    Shelf, StatusRequest, Trunk, WatchRequest, WriteOptions, change, resource, watch_response,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -288,8 +288,7 @@ impl Session for OurSession {
     }
 
     async fn watch(&self, seen: impl Fn(u64) + Send + Sync) -> Result<(), Status> {
-        let mut events =
-            self.watch.clone().watch(WatchRequest::default()).await?.into_inner();
+        let mut events = self.watch.clone().watch(WatchRequest::default()).await?.into_inner();
         while let Some(answer) = events.message().await? {
             let Some(watch_response::Kind::Event(event)) = answer.kind else { continue };
             for change in event.changes {
