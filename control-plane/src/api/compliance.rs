@@ -1,12 +1,13 @@
 //! `Compliance`: what countries ask for, and what tenants have shown.
 
+use control_core::replica::Replica;
 use proto::control::compliance_server::Compliance;
 use proto::control::{
-    DeleteComplianceRecordRequest, DeleteNumberPolicyRequest, DeleteRequirementRequest,
-    GetComplianceRecordRequest, GetComplianceRecordResponse, ListComplianceRecordsRequest,
-    ListComplianceRecordsResponse, ListComplianceRequest, ListNumberPoliciesResponse,
-    ListRequirementsResponse, PutComplianceRecordRequest, PutNumberPolicyRequest,
-    PutRequirementRequest, WriteResponse,
+    ComplianceRecord, DeleteComplianceRecordRequest, DeleteNumberPolicyRequest,
+    DeleteRequirementRequest, GetComplianceRecordRequest, GetComplianceRecordResponse,
+    ListComplianceRecordsRequest, ListComplianceRecordsResponse, ListComplianceRequest,
+    ListNumberPoliciesResponse, ListRequirementsResponse, PutComplianceRecordRequest,
+    PutNumberPolicyRequest, PutRequirementRequest, WriteResponse,
 };
 use proto::numbering::{self, WORLD};
 use proto::raft::{
@@ -14,7 +15,7 @@ use proto::raft::{
 };
 use tonic::Request;
 
-use super::read::later;
+use super::read::{Reads, given, page, paged};
 use super::{Answer, Api, Failure, answer, authorise};
 
 #[tonic::async_trait]
@@ -55,8 +56,14 @@ impl Compliance for Api {
         request: Request<ListComplianceRequest>,
     ) -> Answer<ListRequirementsResponse> {
         answer("Compliance.ListRequirements", async {
-            let _ = authorise(request)?;
-            later()
+            let (_, r) = authorise(request)?;
+            let freshness = r.freshness()?;
+            let look = move |replica: &Replica| {
+                let all = replica.state().requirements();
+                all.filter(|rule| fits(&r.country, &rule.country)).collect::<Vec<_>>()
+            };
+            let (requirements, header) = self.0.cluster.read(freshness, look).await?;
+            Ok(ListRequirementsResponse { header: Some(header), requirements })
         })
         .await
     }
@@ -91,8 +98,14 @@ impl Compliance for Api {
         request: Request<ListComplianceRequest>,
     ) -> Answer<ListNumberPoliciesResponse> {
         answer("Compliance.ListPolicies", async {
-            let _ = authorise(request)?;
-            later()
+            let (_, r) = authorise(request)?;
+            let freshness = r.freshness()?;
+            let look = move |replica: &Replica| {
+                let all = replica.state().number_policies();
+                all.filter(|rule| fits(&r.country, &rule.country)).collect::<Vec<_>>()
+            };
+            let (policies, header) = self.0.cluster.read(freshness, look).await?;
+            Ok(ListNumberPoliciesResponse { header: Some(header), policies })
         })
         .await
     }
@@ -128,8 +141,15 @@ impl Compliance for Api {
         request: Request<GetComplianceRecordRequest>,
     ) -> Answer<GetComplianceRecordResponse> {
         answer("Compliance.GetRecord", async {
-            let _ = authorise(request)?;
-            later()
+            let (_, r) = authorise(request)?;
+            let look = {
+                let id = r.record_id.clone();
+                move |replica: &Replica| replica.state().compliance_record(&id)
+            };
+            let (record, header) = self.0.cluster.read(r.freshness()?, look).await?;
+            let missing = || Failure::not_found(format!("record {:?} is not known", r.record_id));
+            let record = Some(record.ok_or_else(missing)?);
+            Ok(GetComplianceRecordResponse { header: Some(header), record })
         })
         .await
     }
@@ -139,11 +159,23 @@ impl Compliance for Api {
         request: Request<ListComplianceRecordsRequest>,
     ) -> Answer<ListComplianceRecordsResponse> {
         answer("Compliance.ListRecords", async {
-            let _ = authorise(request)?;
-            later()
+            let (_, r) = authorise(request)?;
+            let (freshness, limit) = (r.freshness()?, page(r.page_size, 100, 1_000)?);
+            let look = move |replica: &Replica| {
+                let all = replica.state().compliance_records(given(&r.page_token));
+                let wanted = |one: &ComplianceRecord| fits(&r.tenant, &one.tenant);
+                paged(all, wanted, limit, |one| one.record_id.clone())
+            };
+            let ((records, next_page_token), header) = self.0.cluster.read(freshness, look).await?;
+            Ok(ListComplianceRecordsResponse { header: Some(header), records, next_page_token })
         })
         .await
     }
+}
+
+/// An empty filter takes all.
+fn fits(wanted: &str, value: &str) -> bool {
+    wanted.is_empty() || wanted == value
 }
 
 /// A country there is, or nobody's.

@@ -22,9 +22,9 @@ use proto::control::{
 };
 use proto::raft::{
     ActivateNumber, AllocateNumber, AllocateNumbers, BlockNumbers, CancelReservation,
-    DecommissionNumbers, ExtendReservation, ImportBlocks, ImportNumbers, RejectNumber,
-    ReleaseNumber, ReserveNumbers, ResumeNumber, SuspendNumber, TransferNumber, UnblockNumbers,
-    UpdateNumber, allocate_number, command,
+    DecommissionNumbers, ExtendReservation, ImportBlocks, RejectNumber, ReleaseNumber,
+    ReserveNumbers, ResumeNumber, SuspendNumber, TransferNumber, UnblockNumbers, UpdateNumber,
+    allocate_number, command,
 };
 use tonic::Request;
 
@@ -37,10 +37,13 @@ impl Numbers for Api {
         request: Request<ImportNumbersRequest>,
     ) -> Answer<ImportNumbersResponse> {
         answer("Numbers.Import", async {
-            let (caller, r) = authorise(request)?;
-            let kind = ImportNumbers { pool: r.pool, e164: r.e164 };
-            let kind = command::Kind::ImportNumbers(kind);
-            let (header, imported) = self.write_import(&caller, r.options, kind).await?;
+            let (caller, mut r) = authorise(request)?;
+            let options = r.options.take();
+            // Up to 10,000 numbers to look up: not on a thread that serves others.
+            let blocks = tokio::task::spawn_blocking(move || shelves::runs(r)).await;
+            let blocks = blocks.map_err(|_| Failure::internal("the numbers were not read"))??;
+            let kind = command::Kind::ImportBlocks(ImportBlocks { blocks });
+            let (header, imported) = self.write_import(&caller, options, kind).await?;
             Ok(ImportNumbersResponse { header: Some(header), imported })
         })
         .await
@@ -141,6 +144,7 @@ impl Numbers for Api {
     async fn activate(&self, request: Request<ActivateNumberRequest>) -> Answer<NumberResponse> {
         answer("Numbers.Activate", async {
             let (caller, r) = authorise(request)?;
+            shelves::parse("e164", &r.e164)?;
             let kind = command::Kind::ActivateNumber(ActivateNumber {
                 e164: r.e164,
                 tenant: r.tenant,
@@ -155,6 +159,7 @@ impl Numbers for Api {
     async fn reject(&self, request: Request<RejectNumberRequest>) -> Answer<NumberResponse> {
         answer("Numbers.Reject", async {
             let (caller, r) = authorise(request)?;
+            shelves::parse("e164", &r.e164)?;
             let kind = RejectNumber { e164: r.e164, expect: r.expect };
             self.write_number(&caller, r.options, command::Kind::RejectNumber(kind)).await
         })
@@ -167,6 +172,7 @@ impl Numbers for Api {
     ) -> Answer<ReleaseNumberResponse> {
         answer("Numbers.Release", async {
             let (caller, r) = authorise(request)?;
+            shelves::parse("e164", &r.e164)?;
             let kind = ReleaseNumber { e164: r.e164, tenant: r.tenant, expect: r.expect };
             let kind = command::Kind::ReleaseNumber(kind);
             let done = self.write_number(&caller, r.options, kind).await?;
@@ -178,6 +184,7 @@ impl Numbers for Api {
     async fn suspend(&self, request: Request<SuspendNumberRequest>) -> Answer<NumberResponse> {
         answer("Numbers.Suspend", async {
             let (caller, r) = authorise(request)?;
+            shelves::parse("e164", &r.e164)?;
             let kind = SuspendNumber { e164: r.e164, reason: r.reason, expect: r.expect };
             self.write_number(&caller, r.options, command::Kind::SuspendNumber(kind)).await
         })
@@ -187,6 +194,7 @@ impl Numbers for Api {
     async fn resume(&self, request: Request<ResumeNumberRequest>) -> Answer<NumberResponse> {
         answer("Numbers.Resume", async {
             let (caller, r) = authorise(request)?;
+            shelves::parse("e164", &r.e164)?;
             let kind = ResumeNumber { e164: r.e164, expect: r.expect };
             self.write_number(&caller, r.options, command::Kind::ResumeNumber(kind)).await
         })
@@ -196,12 +204,13 @@ impl Numbers for Api {
     async fn transfer(&self, request: Request<TransferNumberRequest>) -> Answer<NumberResponse> {
         answer("Numbers.Transfer", async {
             let (caller, r) = authorise(request)?;
+            shelves::parse("e164", &r.e164)?;
             let kind = command::Kind::TransferNumber(TransferNumber {
                 e164: r.e164,
                 from_tenant: r.from_tenant,
                 to_tenant: r.to_tenant,
-                expect: r.expect,
                 compliance: r.compliance,
+                expect: r.expect,
             });
             self.write_number(&caller, r.options, kind).await
         })
@@ -211,6 +220,7 @@ impl Numbers for Api {
     async fn update(&self, request: Request<UpdateNumberRequest>) -> Answer<NumberResponse> {
         answer("Numbers.Update", async {
             let (caller, r) = authorise(request)?;
+            shelves::parse("e164", &r.e164)?;
             let kind = command::Kind::UpdateNumber(UpdateNumber {
                 e164: r.e164,
                 tenant: r.tenant,
@@ -246,6 +256,7 @@ impl Numbers for Api {
     ) -> Answer<NumbersChangedResponse> {
         answer("Numbers.Unblock", async {
             let (caller, r) = authorise(request)?;
+            shelves::parse("e164", &r.e164)?;
             let kind = UnblockNumbers { e164: r.e164, count: r.count, expect: r.expect };
             self.write_range(&caller, r.options, command::Kind::UnblockNumbers(kind)).await
         })
@@ -258,6 +269,7 @@ impl Numbers for Api {
     ) -> Answer<NumbersChangedResponse> {
         answer("Numbers.Decommission", async {
             let (caller, r) = authorise(request)?;
+            shelves::parse("e164", &r.e164)?;
             let kind = DecommissionNumbers { e164: r.e164, count: r.count, expect: r.expect };
             self.write_range(&caller, r.options, command::Kind::DecommissionNumbers(kind)).await
         })
@@ -283,7 +295,7 @@ impl Numbers for Api {
     async fn list_blocks(&self, request: Request<ListBlocksRequest>) -> Answer<ListBlocksResponse> {
         answer("Numbers.ListBlocks", async {
             let (_, r) = authorise(request)?;
-            self.blocks_page(r).await
+            self.list_shelved_blocks(r).await
         })
         .await
     }
@@ -291,7 +303,7 @@ impl Numbers for Api {
     async fn list_pools(&self, request: Request<ListPoolsRequest>) -> Answer<ListPoolsResponse> {
         answer("Numbers.ListPools", async {
             let (_, r) = authorise(request)?;
-            self.pools(r).await
+            self.count_pools(r).await
         })
         .await
     }
@@ -302,7 +314,7 @@ impl Numbers for Api {
     ) -> Answer<ListAvailableResponse> {
         answer("Numbers.ListAvailable", async {
             let (_, r) = authorise(request)?;
-            self.available(r).await
+            self.look_available(r).await
         })
         .await
     }
@@ -313,7 +325,7 @@ impl Numbers for Api {
     ) -> Answer<ReservationResponse> {
         answer("Numbers.GetReservation", async {
             let (_, r) = authorise(request)?;
-            self.reservation(r).await
+            self.get_held(r).await
         })
         .await
     }
@@ -324,7 +336,7 @@ impl Numbers for Api {
     ) -> Answer<ListReservationsResponse> {
         answer("Numbers.ListReservations", async {
             let (_, r) = authorise(request)?;
-            self.reservations(r).await
+            self.list_held(r).await
         })
         .await
     }
@@ -335,7 +347,7 @@ impl Numbers for Api {
     ) -> Answer<SelectCallerIdResponse> {
         answer("Numbers.SelectCallerId", async {
             let (_, r) = authorise(request)?;
-            self.caller_id(r).await
+            self.choose_caller_id(r).await
         })
         .await
     }
@@ -350,6 +362,7 @@ fn allocation(r: AllocateNumberRequest) -> Result<command::Kind, Failure> {
     let plain = tags.is_empty() && compliance.is_none() && expect.is_none();
     let pick = match which {
         Which::E164(e164) if plain => {
+            shelves::parse("e164", &e164)?;
             let which = Some(allocate_number::Which::E164(e164));
             return Ok(command::Kind::AllocateNumber(AllocateNumber { tenant, which, candidates }));
         }
@@ -357,7 +370,10 @@ fn allocation(r: AllocateNumberRequest) -> Result<command::Kind, Failure> {
             let which = Some(allocate_number::Which::AnyOfPool(pool));
             return Ok(command::Kind::AllocateNumber(AllocateNumber { tenant, which, candidates }));
         }
-        Which::E164(e164) => NumberPick { e164: vec![e164], ..<_>::default() },
+        Which::E164(e164) => {
+            shelves::parse("e164", &e164)?;
+            NumberPick { e164: vec![e164], ..<_>::default() }
+        }
         Which::AnyOfPool(pool) => {
             let shelf = Some(proto::control::Shelf { pool, ..<_>::default() });
             NumberPick { shelf, ..<_>::default() }

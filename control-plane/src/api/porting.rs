@@ -1,14 +1,15 @@
 //! `Porting`: numbers that come from or go to other carriers.
 
+use control_core::replica::Replica;
 use proto::control::porting_server::Porting;
 use proto::control::{
     CreatePortOrderRequest, GetPortOrderRequest, ListPortOrdersRequest, ListPortOrdersResponse,
-    PortDirection, PortOrderResponse, RecordPortEventRequest,
+    PortDirection, PortOrder, PortOrderResponse, PortState, RecordPortEventRequest,
 };
 use proto::raft::{CreatePortOrder, RecordPortEvent, command};
 use tonic::Request;
 
-use super::read::later;
+use super::read::{Reads, given, page, paged};
 use super::{Answer, Api, Failure, answer, authorise, shelves};
 
 #[tonic::async_trait]
@@ -42,8 +43,16 @@ impl Porting for Api {
 
     async fn get(&self, request: Request<GetPortOrderRequest>) -> Answer<PortOrderResponse> {
         answer("Porting.Get", async {
-            let _ = authorise(request)?;
-            later()
+            let (_, r) = authorise(request)?;
+            let look = {
+                let id = r.port_order_id.clone();
+                move |replica: &Replica| replica.state().port_order(&id)
+            };
+            let (order, header) = self.0.cluster.read(r.freshness()?, look).await?;
+            let missing =
+                || Failure::not_found(format!("port order {:?} is not known", r.port_order_id));
+            let order = Some(order.ok_or_else(missing)?);
+            Ok(PortOrderResponse { header: Some(header), order })
         })
         .await
     }
@@ -53,8 +62,20 @@ impl Porting for Api {
         request: Request<ListPortOrdersRequest>,
     ) -> Answer<ListPortOrdersResponse> {
         answer("Porting.List", async {
-            let _ = authorise(request)?;
-            later()
+            let (_, r) = authorise(request)?;
+            let (freshness, limit) = (r.freshness()?, page(r.page_size, 100, 1_000)?);
+            let state = PortState::try_from(r.state)
+                .map_err(|_| Failure::invalid(format!("state {} is unknown", r.state)))?;
+            let look = move |replica: &Replica| {
+                let orders = replica.state().port_orders(given(&r.page_token));
+                let wanted = |order: &PortOrder| {
+                    (r.tenant.is_empty() || order.tenant == r.tenant)
+                        && (state == PortState::Unspecified || order.state() == state)
+                };
+                paged(orders, wanted, limit, |order| order.port_order_id.clone())
+            };
+            let ((orders, next_page_token), header) = self.0.cluster.read(freshness, look).await?;
+            Ok(ListPortOrdersResponse { header: Some(header), orders, next_page_token })
         })
         .await
     }

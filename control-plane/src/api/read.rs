@@ -21,6 +21,9 @@ use super::Failure;
 /// A bound above this is a mistake of units.
 const STALENESS_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// Entries looked at for one page at most: on the thread that drives the replica.
+const WORK_MAX: usize = 10_000;
+
 /// How fresh an answer must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Freshness {
@@ -100,10 +103,25 @@ pub(super) fn given(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
-/// The schema is ahead of this shell.
-pub(super) fn later<T>() -> Result<T, Failure> {
-    let message = "this version does not offer it yet";
-    Err(Failure::new(tonic::Code::Unimplemented, "UNKNOWN_METHOD", message))
+/// The first `limit` wanted entries, and the token of the page after them; empty: there is none.
+/// The work of a page is bounded: it may be short, even empty, and have a next one.
+pub(super) fn paged<T>(
+    entries: impl Iterator<Item = T>,
+    wanted: impl Fn(&T) -> bool,
+    limit: usize,
+    token: impl Fn(&T) -> String,
+) -> (Vec<T>, String) {
+    let (mut page, mut last) = (Vec::new(), String::new());
+    for (work, entry) in entries.enumerate() {
+        if work >= WORK_MAX || page.len() >= limit {
+            return (page, last);
+        }
+        last = token(&entry);
+        if wanted(&entry) {
+            page.push(entry);
+        }
+    }
+    (page, String::new())
 }
 
 /// Whether a state of this log time is recent enough now.
@@ -151,6 +169,26 @@ mod tests {
         assert!(wrong(0, Some(unbounded)).contains("max_staleness_ms"));
         let days = of(ReadConsistency::BoundedStaleness, 0, 1_000_000_000);
         assert!(wrong(0, Some(days)).contains("max_staleness_ms"));
+    }
+
+    #[test]
+    fn pages_hold_all_that_is_wanted_once_with_bounded_work() {
+        let (mut found, mut pages, mut after) = (Vec::new(), 0, String::new());
+        loop {
+            let rest =
+                (0..25_000_u32).skip_while(|n| !after.is_empty() && format!("{n:05}") <= after);
+            let (page, next) = paged(rest, |n| n % 5_000 == 7, 2, |n| format!("{n:05}"));
+            assert!(page.len() <= 2);
+            found.extend(page);
+            pages += 1;
+            if next.is_empty() {
+                break;
+            }
+            after = next;
+        }
+        assert_eq!(found, [7, 5_007, 10_007, 15_007, 20_007]);
+        assert!(pages >= 3, "{pages}");
+        assert_eq!(paged(0..2, |_| true, 2, u32::to_string), (vec![0, 1], String::new()));
     }
 
     #[test]

@@ -22,7 +22,6 @@ pub(super) fn number_type(kind: Option<Kind>) -> NumberType {
     }
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "until the state imports blocks"))]
 /// Single numbers as blocks: runs of consecutive ones that belong together.
 pub(super) fn runs(request: ImportNumbersRequest) -> Result<Vec<Block>, Failure> {
     let given = Shelf {

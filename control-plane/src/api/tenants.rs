@@ -1,5 +1,6 @@
 //! `Tenants`: who owns numbers, and how many.
 
+use control_core::replica::Replica;
 use proto::control::tenants_server::Tenants;
 use proto::control::{
     DeleteTenantRequest, GetTenantRequest, ListTenantsRequest, ListTenantsResponse,
@@ -8,7 +9,7 @@ use proto::control::{
 use proto::raft::{DeleteTenant, PutTenant, command};
 use tonic::Request;
 
-use super::read::later;
+use super::read::{Reads, given, page, paged};
 use super::{Answer, Api, Failure, answer, authorise};
 
 #[tonic::async_trait]
@@ -34,16 +35,29 @@ impl Tenants for Api {
 
     async fn get(&self, request: Request<GetTenantRequest>) -> Answer<TenantResponse> {
         answer("Tenants.Get", async {
-            let _ = authorise(request)?;
-            later()
+            let (_, r) = authorise(request)?;
+            let look = {
+                let tenant = r.tenant.clone();
+                move |replica: &Replica| replica.state().tenant(&tenant)
+            };
+            let (tenant, header) = self.0.cluster.read(r.freshness()?, look).await?;
+            let missing = || Failure::not_found(format!("tenant {:?} is not known", r.tenant));
+            let tenant = Some(tenant.ok_or_else(missing)?);
+            Ok(TenantResponse { header: Some(header), tenant })
         })
         .await
     }
 
     async fn list(&self, request: Request<ListTenantsRequest>) -> Answer<ListTenantsResponse> {
         answer("Tenants.List", async {
-            let _ = authorise(request)?;
-            later()
+            let (_, r) = authorise(request)?;
+            let (freshness, limit) = (r.freshness()?, page(r.page_size, 100, 1_000)?);
+            let look = move |replica: &Replica| {
+                let tenants = replica.state().tenants(given(&r.page_token));
+                paged(tenants, |_| true, limit, |tenant| tenant.tenant.clone())
+            };
+            let ((tenants, next_page_token), header) = self.0.cluster.read(freshness, look).await?;
+            Ok(ListTenantsResponse { header: Some(header), tenants, next_page_token })
         })
         .await
     }

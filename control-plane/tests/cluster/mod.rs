@@ -59,6 +59,7 @@ impl Cluster {
         };
         issue(Kind::Operator, "anna", "eu");
         issue(Kind::Pop, "fra1", "eu");
+        issue(Kind::Service, "portal", "eu");
         for (id, region) in [("1", "eu"), ("2", "us"), ("3", "ap")] {
             issue(Kind::Control, id, region);
         }

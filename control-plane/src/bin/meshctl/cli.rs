@@ -6,12 +6,15 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-/// Operates a Voxmesh: status, POPs, trunks, routes, numbers, roles, certificates.
+pub(crate) use crate::values::{Pages, Read};
+
+/// Operates a Voxmesh: status, POPs, trunks, routes, numbers, tenants, roles, certificates.
 #[derive(Parser)]
 #[command(name = "meshctl", version, arg_required_else_help = true)]
 #[command(after_help = "Connection flags may also come from the file of --config (endpoints, ca, \
     cert, key) or from VOXMESH_CONFIG, VOXMESH_ENDPOINT, VOXMESH_CA, VOXMESH_CERT, VOXMESH_KEY. \
-    A flag wins over the environment, the environment over the file.")]
+    A flag wins over the environment, the environment over the file. Exit codes: 0 done, 1 refused, \
+    2 wrong arguments, 3 no control node could be reached or answered: trying again is safe.")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) connection: Connection,
@@ -68,7 +71,16 @@ pub(crate) enum Command {
     Routes(Routes),
     /// The number inventory
     #[command(subcommand)]
-    Numbers(Numbers),
+    Numbers(crate::numbers::Numbers),
+    /// Who owns numbers, and how many
+    #[command(subcommand)]
+    Tenants(crate::tenants::Tenants),
+    /// Numbers that come from or go to other carriers
+    #[command(subcommand)]
+    Porting(crate::porting::Porting),
+    /// What countries ask for, and what tenants have shown
+    #[command(subcommand)]
+    Compliance(crate::compliance::Compliance),
     /// Who may do what: roles and who has them
     #[command(subcommand)]
     Roles(crate::roles::Roles),
@@ -76,17 +88,15 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Pki(Pki),
     /// Print a completion script for a shell
+    #[command(
+        alias = "completion",
+        after_help = "Example, for this shell only:
+  source <(meshctl completions bash)"
+    )]
     Completions {
         /// Which shell
         shell: Shell,
     },
-}
-
-#[derive(Args, Clone, Copy)]
-pub(crate) struct Read {
-    /// Let the node answer from its own, perhaps older, state: works without a majority
-    #[arg(long)]
-    pub(crate) local: bool,
 }
 
 #[derive(Args, Clone)]
@@ -98,8 +108,13 @@ pub(crate) struct Write {
 
 #[derive(Subcommand)]
 pub(crate) enum Trunks {
-    /// List all
-    List(Read),
+    /// List
+    List {
+        #[command(flatten)]
+        pages: Pages,
+        #[command(flatten)]
+        read: Read,
+    },
     /// Create or replace one, from flags or a file
     Put(Box<PutTrunk>),
     /// Delete one that no route uses
@@ -163,8 +178,13 @@ pub(crate) enum Transport {
 
 #[derive(Subcommand)]
 pub(crate) enum Routes {
-    /// List all
-    List(Read),
+    /// List
+    List {
+        #[command(flatten)]
+        pages: Pages,
+        #[command(flatten)]
+        read: Read,
+    },
     /// Create or replace one, from flags or a file
     Put(PutRoute),
     /// Delete one
@@ -192,78 +212,6 @@ pub(crate) struct PutRoute {
     pub(crate) to: Vec<String>,
     #[command(flatten)]
     pub(crate) write: Write,
-}
-
-#[derive(Subcommand)]
-pub(crate) enum Numbers {
-    /// Add numbers to a pool; all of a batch of 10,000 or none
-    Import {
-        /// "+" and digits
-        numbers: Vec<String>,
-        /// One number a line, "-" for standard input
-        #[arg(long, value_name = "FILE")]
-        file: Option<PathBuf>,
-        /// Which pool
-        #[arg(long)]
-        pool: String,
-        #[command(flatten)]
-        write: Write,
-    },
-    /// Give a number to a tenant
-    Allocate {
-        /// This number
-        #[arg(required_unless_present = "any")]
-        number: Option<String>,
-        /// The lowest free number of this pool
-        #[arg(long, value_name = "POOL", conflicts_with = "number")]
-        any: Option<String>,
-        /// The new owner
-        #[arg(long)]
-        tenant: String,
-        /// Trunks its calls leave through
-        #[arg(long, value_delimiter = ',', value_name = "TRUNK[:PRIORITY[:WEIGHT]],…")]
-        to: Vec<String>,
-        #[command(flatten)]
-        write: Write,
-    },
-    /// Take a number back; it rests in quarantine
-    Release {
-        /// "+" and digits
-        number: String,
-        /// Its owner
-        #[arg(long)]
-        tenant: String,
-        #[command(flatten)]
-        write: Write,
-    },
-    /// Show one
-    Get {
-        /// "+" and digits
-        number: String,
-        #[command(flatten)]
-        read: Read,
-    },
-    /// List by number
-    List {
-        /// Only this pool
-        #[arg(long, default_value = "", hide_default_value = true)]
-        pool: String,
-        /// Only this state
-        #[arg(long, value_enum)]
-        state: Option<State>,
-        /// At most so many
-        #[arg(long, default_value_t = 1_000)]
-        limit: usize,
-        #[command(flatten)]
-        read: Read,
-    },
-}
-
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum State {
-    Available,
-    Active,
-    Quarantine,
 }
 
 #[derive(Subcommand)]

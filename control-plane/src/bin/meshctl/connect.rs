@@ -7,13 +7,13 @@ use anyhow::{Context, Result, bail};
 use control_plane::config::TlsFiles;
 use control_plane::peer::endpoint;
 use control_plane::tls::Credentials;
-use proto::control::{ReadConsistency, WriteOptions};
+use proto::control::WriteOptions;
 use proto::identity::CONTROL_DNS_NAME;
 use serde::Deserialize;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
-use crate::cli::{Connection, Read, Write};
+use crate::cli::{Connection, Write};
 use crate::refusal::{Refusal, describe, reason};
 
 /// One try at one node: an election fits in.
@@ -22,6 +22,11 @@ const ATTEMPT: Duration = Duration::from_secs(7);
 pub(crate) const LIST_BYTES_MAX: usize = 256 << 20;
 /// Between rounds.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// No control node was reached, or none could answer; a write may be tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("no control node could do it: {0}: start one, or correct --endpoint")]
+pub(crate) struct Unreached(String);
 
 /// The control nodes.
 pub(crate) struct Mesh {
@@ -110,7 +115,7 @@ impl Mesh {
             }
             if Instant::now() + PAUSE >= deadline {
                 let said = failures.join(", ");
-                bail!("no control node could do it: {said}: start one, or correct --endpoint");
+                return Err(Unreached(said).into());
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -128,8 +133,12 @@ fn worth_another_node(status: &Status) -> bool {
 
 /// A write's id, kept through all its tries.
 pub(crate) fn options(write: &Write) -> Option<WriteOptions> {
-    let request_id = write.request_id.clone().unwrap_or_else(new_request_id);
-    Some(WriteOptions { request_id })
+    Some(request_id(write.request_id.clone().unwrap_or_else(new_request_id)))
+}
+
+/// A write under this id.
+pub(crate) fn request_id(request_id: String) -> WriteOptions {
+    WriteOptions { request_id }
 }
 
 /// 128 random bits: std's hasher keys come from the system's random source.
@@ -137,13 +146,6 @@ fn new_request_id() -> String {
     use std::hash::{BuildHasher, RandomState};
     let word = |n: u8| RandomState::new().hash_one((n, std::process::id(), SystemTime::now()));
     format!("meshctl-{:016x}{:016x}", word(0), word(1))
-}
-
-/// As asked for.
-pub(crate) fn consistency(read: Read) -> i32 {
-    let consistency =
-        if read.local { ReadConsistency::Local } else { ReadConsistency::Linearizable };
-    consistency.into()
 }
 
 fn variable(name: &str) -> Option<String> {

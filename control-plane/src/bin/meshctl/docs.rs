@@ -3,9 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use proto::control::{
-    DigestCredentials, Number, NumberState, Pop, Route, RouteCandidate, Transport, Trunk,
-};
+use proto::control::{DigestCredentials, Pop, Route, RouteCandidate, Transport, Trunk};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -210,48 +208,6 @@ impl From<RouteDoc> for Route {
     fn from(route: RouteDoc) -> Self {
         let candidates = route.candidates.into_iter().map(Into::into).collect();
         Self { route_id: route.id, prefix: route.prefix, candidates }
-    }
-}
-
-/// A number.
-#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NumberDoc {
-    pub(crate) e164: String,
-    pub(crate) state: String,
-    pub(crate) tenant: String,
-    pub(crate) pool: String,
-    pub(crate) generation: u64,
-    pub(crate) candidates: Vec<CandidateDoc>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) quarantine_until_ms: Option<u64>,
-}
-
-impl From<Number> for NumberDoc {
-    fn from(number: Number) -> Self {
-        let state = match number.state() {
-            NumberState::Active => "active",
-            NumberState::Available => "available",
-            NumberState::Blocked => "blocked",
-            NumberState::Decommissioned => "decommissioned",
-            NumberState::Pending => "pending",
-            NumberState::PortedOut => "ported out",
-            NumberState::PortingIn => "porting in",
-            NumberState::PortingOut => "porting out",
-            NumberState::Quarantine => "quarantine",
-            NumberState::Reserved => "reserved",
-            NumberState::Suspended => "suspended",
-            NumberState::Unspecified => "unknown",
-        };
-        let until = number.quarantine_until_ms;
-        Self {
-            state: state.into(),
-            e164: number.e164,
-            tenant: number.tenant,
-            pool: number.pool,
-            generation: number.generation,
-            candidates: number.candidates.into_iter().map(Into::into).collect(),
-            quarantine_until_ms: (until > 0).then_some(until),
-        }
     }
 }
 

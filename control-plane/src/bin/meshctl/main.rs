@@ -2,20 +2,24 @@
 //!
 //! Talks to the public API of any control node; a write keeps its request id through all tries,
 //! so that it takes effect once. Prints a table for people or JSON for programs. Exit codes: 0
-//! done, 1 refused or not reached, 2 wrong arguments.
+//! done, 1 refused, 2 wrong arguments, 3 not reached or not answered.
 
 mod cli;
+mod compliance;
 mod connect;
 mod docs;
 mod numbers;
 mod pki;
 mod pops;
+mod porting;
 mod refusal;
 mod roles;
 mod routes;
 mod status;
 mod table;
+mod tenants;
 mod trunks;
+mod values;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -23,7 +27,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use cli::{Cli, Command, Output};
-use connect::Mesh;
+use connect::{Mesh, Unreached};
 use refusal::Refusal;
 use table::Printer;
 
@@ -35,7 +39,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // A closed standard error changes nothing about the outcome.
             let _ = writeln!(io::stderr(), "{}", said(&error, output));
-            ExitCode::FAILURE
+            if error.is::<Unreached>() { ExitCode::from(3) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -87,6 +91,9 @@ async fn ask(command: Command, mesh: &Mesh, printer: &Printer) -> anyhow::Result
         Command::Routes(command) => routes::run(command, mesh, printer).await?,
         Command::Roles(command) => return roles::run(command, mesh, printer).await,
         Command::Numbers(command) => numbers::run(command, mesh, printer).await?,
+        Command::Tenants(command) => tenants::run(command, mesh, printer).await?,
+        Command::Porting(command) => porting::run(command, mesh, printer).await?,
+        Command::Compliance(command) => compliance::run(command, mesh, printer).await?,
         // Done before a connection is needed.
         Command::Completions { .. } | Command::Pki(_) => {}
     }

@@ -5,12 +5,12 @@ use proto::control::ListPopsRequest;
 use proto::control::pops_client::PopsClient;
 
 use crate::cli::Read;
-use crate::connect::{LIST_BYTES_MAX, Mesh, consistency};
+use crate::connect::{LIST_BYTES_MAX, Mesh};
 use crate::docs::PopDoc;
 use crate::table::{Printer, or_dash};
 
 pub(crate) async fn list(read: Read, mesh: &Mesh, printer: &Printer) -> Result<()> {
-    let request = ListPopsRequest { consistency: consistency(read), read: None };
+    let request = ListPopsRequest { read: read.options(), consistency: 0 };
     let ask = async |channel, request| {
         let client = PopsClient::new(channel);
         client.max_decoding_message_size(LIST_BYTES_MAX).list(request).await

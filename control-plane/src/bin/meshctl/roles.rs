@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::{Read, Write};
-use crate::connect::{Mesh, consistency, options};
+use crate::connect::{Mesh, options};
 use crate::table::{Printer, or_dash};
 
 #[derive(Subcommand)]
@@ -145,7 +145,7 @@ struct BindingDoc {
 }
 
 async fn list(read: Read, mesh: &Mesh, printer: &Printer) -> Result<()> {
-    let request = ListAccessRequest { consistency: consistency(read), read: None };
+    let request = ListAccessRequest { read: read.options(), consistency: 0 };
     let ask = async |channel, request| AccessClient::new(channel).list(request).await;
     let answer = mesh.call(request, ask).await?;
     let roles = answer.roles.into_iter().map(|role| RoleDoc {

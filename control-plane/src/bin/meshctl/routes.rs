@@ -5,27 +5,40 @@ use proto::control::routing_client::RoutingClient;
 use proto::control::{DeleteRouteRequest, ListRequest, PutRouteRequest};
 use serde_json::json;
 
-use crate::cli::{PutRoute, Read, Routes, Write};
-use crate::connect::{LIST_BYTES_MAX, Mesh, consistency, options};
+use crate::cli::{Pages, PutRoute, Read, Routes, Write};
+use crate::connect::{LIST_BYTES_MAX, Mesh, options};
 use crate::docs::{self, CandidateDoc, RouteDoc};
 use crate::table::Printer;
 
+/// Entries of one page.
+const PAGE: u32 = 1_000;
+
 pub(crate) async fn run(command: Routes, mesh: &Mesh, printer: &Printer) -> Result<()> {
     match command {
-        Routes::List(read) => list(read, mesh, printer).await,
+        Routes::List { pages, read } => list(pages, read, mesh, printer).await,
         Routes::Put(put) => store(&put, mesh, printer).await,
         Routes::Delete { id, write } => delete(id, &write, mesh, printer).await,
     }
 }
 
-async fn list(read: Read, mesh: &Mesh, printer: &Printer) -> Result<()> {
-    let request = ListRequest { consistency: consistency(read), ..<_>::default() };
-    let ask = async |channel, request| {
-        let client = RoutingClient::new(channel);
-        client.max_decoding_message_size(LIST_BYTES_MAX).list_routes(request).await
-    };
-    let answer = mesh.call(request, ask).await?;
-    let routes: Vec<RouteDoc> = answer.routes.into_iter().map(Into::into).collect();
+async fn list(pages: Pages, read: Read, mesh: &Mesh, printer: &Printer) -> Result<()> {
+    let (mut routes, mut page_token) = (Vec::<RouteDoc>::new(), String::new());
+    while routes.len() < pages.limit() {
+        let page_size = pages.next(routes.len(), PAGE);
+        let request = ListRequest { read: read.options(), page_size, page_token, ..<_>::default() };
+        let ask = async |channel, request| {
+            let client = RoutingClient::new(channel);
+            client.max_decoding_message_size(LIST_BYTES_MAX).list_routes(request).await
+        };
+        let answer = mesh.call(request, ask).await?;
+        routes.extend(answer.routes.into_iter().map(RouteDoc::from));
+        page_token = answer.next_page_token;
+        // A node of the version before sends all at once, and no token.
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    routes.truncate(pages.limit());
     let rows: Vec<Vec<String>> = routes.iter().map(row).collect();
     printer.list(&routes, &["ROUTE", "PREFIX", "TRUNK:PRIORITY:WEIGHT"], &rows)
 }

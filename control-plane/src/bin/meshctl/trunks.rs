@@ -5,27 +5,40 @@ use proto::control::routing_client::RoutingClient;
 use proto::control::{DeleteTrunkRequest, ListRequest, PutTrunkRequest, Trunk};
 use serde_json::json;
 
-use crate::cli::{PutTrunk, Read, Transport, Trunks, Write};
-use crate::connect::{LIST_BYTES_MAX, Mesh, consistency, options};
+use crate::cli::{Pages, PutTrunk, Read, Transport, Trunks, Write};
+use crate::connect::{LIST_BYTES_MAX, Mesh, options};
 use crate::docs::{self, AuthDoc, TrunkDoc};
 use crate::table::{Printer, or_dash};
 
+/// Entries of one page.
+const PAGE: u32 = 1_000;
+
 pub(crate) async fn run(command: Trunks, mesh: &Mesh, printer: &Printer) -> Result<()> {
     match command {
-        Trunks::List(read) => list(read, mesh, printer).await,
+        Trunks::List { pages, read } => list(pages, read, mesh, printer).await,
         Trunks::Put(put) => store(&put, mesh, printer).await,
         Trunks::Delete { id, write } => delete(id, &write, mesh, printer).await,
     }
 }
 
-async fn list(read: Read, mesh: &Mesh, printer: &Printer) -> Result<()> {
-    let request = ListRequest { consistency: consistency(read), ..<_>::default() };
-    let ask = async |channel, request| {
-        let client = RoutingClient::new(channel);
-        client.max_decoding_message_size(LIST_BYTES_MAX).list_trunks(request).await
-    };
-    let answer = mesh.call(request, ask).await?;
-    let trunks: Vec<TrunkDoc> = answer.trunks.into_iter().map(Into::into).collect();
+async fn list(pages: Pages, read: Read, mesh: &Mesh, printer: &Printer) -> Result<()> {
+    let (mut trunks, mut page_token) = (Vec::<TrunkDoc>::new(), String::new());
+    while trunks.len() < pages.limit() {
+        let page_size = pages.next(trunks.len(), PAGE);
+        let request = ListRequest { read: read.options(), page_size, page_token, ..<_>::default() };
+        let ask = async |channel, request| {
+            let client = RoutingClient::new(channel);
+            client.max_decoding_message_size(LIST_BYTES_MAX).list_trunks(request).await
+        };
+        let answer = mesh.call(request, ask).await?;
+        trunks.extend(answer.trunks.into_iter().map(TrunkDoc::from));
+        page_token = answer.next_page_token;
+        // A node of the version before sends all at once, and no token.
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    trunks.truncate(pages.limit());
     let rows: Vec<Vec<String>> = trunks.iter().map(row).collect();
     let head = ["TRUNK", "POPS", "TO", "SOURCES", "CODECS", "AUTH", "MAX CALLS"];
     printer.list(&trunks, &head, &rows)
