@@ -9,7 +9,8 @@ use proto::raft::{
     RecordPortEvent, ReserveNumbers, TransferNumber, UpdateNumber, allocate_number,
 };
 
-use super::{Check, IMPORT_MAX, check_candidates, label, number, rules, text};
+use super::routing::check_candidates;
+use super::{Check, IMPORT_MAX, label, number, rules, text};
 use crate::state::limits;
 
 /// Most tags of a number, block or tenant.

@@ -9,7 +9,9 @@ use super::quarantine::QUARANTINE_MS;
 use super::requests::REQUEST_KEPT_MS;
 use super::*;
 
+mod model;
 mod reads;
+mod reference;
 mod rules;
 mod walk;
 
