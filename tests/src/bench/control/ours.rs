@@ -29,6 +29,8 @@ const API_PORT: u16 = 7000;
 const ADMIN_PORT: u16 = 9090;
 /// The API's limit for one batch of allocations.
 const HOLD_AT_ONCE: u64 = 1_000;
+/// How often a POP beats to each node.
+const BEAT: Duration = Duration::from_millis(500);
 /// Numbers a pool has room for.
 const POOL: u64 = 10_000_000;
 
@@ -81,14 +83,24 @@ impl Ours {
         let mut pops = PopsClient::new(self.0.pop_channel(node, API_PORT)?);
         Ok(async move {
             loop {
-                let ticks = tokio::time::interval(Duration::from_millis(500));
-                let beats = tokio_stream::StreamExt::map(
-                    tokio_stream::wrappers::IntervalStream::new(ticks),
-                    move |_| HeartbeatRequest { pop_id: POP.into(), epoch, ..<_>::default() },
-                );
-                if let Ok(answers) = pops.heartbeat(beats).await {
-                    let mut answers = answers.into_inner();
-                    while matches!(answers.message().await, Ok(Some(_))) {}
+                // A channel, because the connection goes on sending a stream whose call was dropped.
+                let (beats, stream) = tokio::sync::mpsc::channel(4);
+                let beat = HeartbeatRequest { pop_id: POP.into(), epoch, ..<_>::default() };
+                let beating = async {
+                    while beats.send(beat.clone()).await.is_ok() {
+                        tokio::time::sleep(BEAT).await;
+                    }
+                };
+                let call = pops.heartbeat(tokio_stream::wrappers::ReceiverStream::new(stream));
+                let answering = async {
+                    if let Ok(answers) = call.await {
+                        let mut answers = answers.into_inner();
+                        while matches!(answers.message().await, Ok(Some(_))) {}
+                    }
+                };
+                tokio::select! {
+                    () = beating => {}
+                    () = answering => {}
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }

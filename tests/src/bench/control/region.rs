@@ -72,13 +72,16 @@ async fn ours(rtt: Duration) -> Result<f64> {
     drop(beats);
     let at = Instant::now();
     ours.bed_mut().process(leader)?.signal(Signal::KILL)?;
+    let mut last = None;
     while at.elapsed() < PATIENCE {
-        if matches!(survivor.pop_alive().await, Ok(false)) {
+        let asked = tokio::time::timeout(Duration::from_secs(2), survivor.pop_alive()).await;
+        if matches!(asked, Ok(Ok(false))) {
             return Ok(at.elapsed().as_secs_f64());
         }
+        last = Some(asked);
         tokio::time::sleep(POLL).await;
     }
-    anyhow::bail!("ours: the POP never expired")
+    anyhow::bail!("ours: the POP never expired; the last answer: {last:?}")
 }
 
 /// Times a POP that beats was said to be dead, over so many deaths of leaders under load.
