@@ -5,6 +5,7 @@ use prost::Message as _;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "schema/voxmesh/control/v1/access.proto",
+        "schema/voxmesh/control/v1/cluster.proto",
         "schema/voxmesh/control/v1/compliance.proto",
         "schema/voxmesh/control/v1/control.proto",
         "schema/voxmesh/control/v1/numbers.proto",

@@ -5,6 +5,7 @@
 //! certificates), and whether it can be done (the state knows).
 
 mod access;
+mod members;
 mod numbers;
 mod routing;
 mod rules;
@@ -56,6 +57,9 @@ fn check(command: &Command) -> Check {
         Some(Kind::PutRole(role)) => access::check_role(role),
         Some(Kind::DeleteRole(id)) => access::check_role_id(id),
         Some(Kind::Bind(binding) | Kind::Unbind(binding)) => access::check_binding(binding),
+        Some(Kind::ChangeMembers(change)) => members::check(change),
+        Some(Kind::SetFeatureLevel(level)) => members::check_level(*level),
+        Some(Kind::FoundMembers(_)) => Err("this command is internal".into()),
         Some(Kind::AdvanceClock(_) | Kind::HashCheck(_) | Kind::InitCluster(_)) => {
             Err("this command is internal".into())
         }

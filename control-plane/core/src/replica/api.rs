@@ -1,7 +1,7 @@
 //! What a replica is given, asks for and answers.
 
 use bytes::Bytes;
-use proto::control::Event;
+use proto::control::{ClusterMember, Event};
 use proto::id::{NodeId, Revision};
 use proto::raft::Outcome;
 
@@ -16,8 +16,13 @@ pub const PEER_MESSAGE_BYTES_MAX: usize = 512 * 1024 * 1024;
 pub struct ReplicaConfig {
     /// This node.
     pub id: NodeId,
-    /// All voters, this node among them. The same on every node, for the life of the cluster.
+    /// The first voters of a new cluster, this node among them, the same on every node; empty for a
+    /// node that joins one. Without meaning once there is data.
     pub voters: Vec<NodeId>,
+    /// Where they are, for the first leader to tell; may be empty.
+    pub members: Vec<ClusterMember>,
+    /// Feature levels this node may know: [`super::LEVELS`], or less to hold an upgrade back.
+    pub levels: (u32, u32),
     /// Ticks between heartbeats of a leader.
     pub heartbeat_ticks: u32,
     /// Ticks without a leader until an election: drawn from `[min, max)`. `max == min + 1` pins
@@ -161,6 +166,8 @@ pub enum ReplicaCommand {
         /// Why.
         reason: HaltReason,
     },
+    /// Who the members are or where has changed: look at the state.
+    Members,
     /// A proposal of this node was applied.
     Outcome {
         /// As given to `propose`.
@@ -213,6 +220,18 @@ pub enum ReplicaCommand {
 /// Why a replica had to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HaltReason {
+    /// From here on the log holds what this version does not know.
+    #[error(
+        "log index {index} raises the feature level to {level}, this version knows {newest}: run the version the other nodes run"
+    )]
+    FeatureLevel {
+        /// Where.
+        index: u64,
+        /// To this.
+        level: u32,
+        /// Ours.
+        newest: u32,
+    },
     /// Its state differs from the leader's at the same log index.
     #[error(
         "the state at log index {index} differs from the leader's: move this node's data aside and keep it for analysis"
@@ -259,6 +278,9 @@ impl Role {
 /// Why a proposal was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
+    /// A change of the members that the leader does not propose, or a command too new for them.
+    #[error(transparent)]
+    Members(#[from] MembersError),
     /// Ask the leader.
     #[error("this node is not the leader")]
     NotLeader {
@@ -271,6 +293,57 @@ pub enum ProposeError {
     /// Larger than a log entry may be.
     #[error("the command is larger than {COMMAND_BYTES_MAX} bytes")]
     TooLarge,
+}
+
+/// Why the members cannot do it now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MembersError {
+    /// A learner lags.
+    #[error("node {node} is {behind} entries behind: wait until it has caught up")]
+    Behind {
+        /// Which.
+        node: NodeId,
+        /// By so many.
+        behind: u64,
+    },
+    /// The command is of a newer version.
+    #[error(
+        "this command needs feature level {needed}, the cluster is at {level}: upgrade all control nodes"
+    )]
+    FeatureLevel {
+        /// For the command.
+        needed: u32,
+        /// Of the log.
+        level: u32,
+    },
+    /// One at a time.
+    #[error("another change of members is not done yet: retry")]
+    InProgress,
+    /// It would stop the cluster.
+    #[error("only {alive} of the voters there would be are alive, {needed} are needed")]
+    NoQuorum {
+        /// Heard from lately.
+        alive: usize,
+        /// A majority.
+        needed: usize,
+    },
+    /// The leader goes and nobody can follow it.
+    #[error("this leader can hand over to none of those who stay: wait until one has caught up")]
+    NoSuccessor,
+    /// Silence.
+    #[error("node {node} was not heard from lately: start it, and look at its address")]
+    NotHeard {
+        /// Which.
+        node: NodeId,
+    },
+    /// Not all members know it.
+    #[error("feature level {level} is not known to all members, {able} is: upgrade them first")]
+    Unsupported {
+        /// Asked for.
+        level: u32,
+        /// Known to all.
+        able: u32,
+    },
 }
 
 /// Why a read was not taken.
@@ -310,14 +383,19 @@ pub enum RestoreError {
     /// A table entry does not decode.
     #[error("a stored table entry is damaged: {0}")]
     Table(#[from] crate::state::TableError),
-    /// The set of voters is fixed when the cluster begins.
-    #[error("this data belongs to the voters {stored:?}, the configuration names {configured:?}")]
-    Voters {
-        /// In the data.
-        stored: Vec<u64>,
-        /// In the configuration.
-        configured: Vec<u64>,
+    /// Written by a newer version.
+    #[error("this data is at feature level {stored}, this version knows {newest}: run a newer one")]
+    FeatureLevel {
+        /// Of the data.
+        stored: u32,
+        /// Ours.
+        newest: u32,
     },
+    /// This node is no member any more.
+    #[error(
+        "node {0} was removed from this cluster: join with a new node.id and an empty data_dir"
+    )]
+    Removed(NodeId),
 }
 
 /// How things stand.
@@ -341,7 +419,7 @@ pub struct Status {
     pub first_index: u64,
     /// Last index in the log.
     pub last_index: u64,
-    /// Leader only: the last index each voter is known to hold.
+    /// Leader only: the last index each member is known to hold.
     pub match_index: Vec<(NodeId, u64)>,
     /// Proposals that wait for a quorum.
     pub proposals: usize,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prost011::Message as _;
 use proto::id::NodeId;
 use proto::raft::command::Kind;
-use proto::raft::{AdvanceClock, Command};
+use proto::raft::{AdvanceClock, Command, FoundMembers};
 use raft::prelude::{Message, MessageType};
 use raft::{ProgressState, Ready, SnapshotStatus, StateRole};
 use sha2::{Digest, Sha256};
@@ -15,7 +15,7 @@ use super::api::{
     HaltReason, HardState, InstallSnapshot, LogEntry, Persist, Position, ReplicaCommand, Role,
 };
 use super::log::encode_entries;
-use super::{Replica, proposals, role, snapshot, validate};
+use super::{Replica, members, proposals, role, snapshot};
 use crate::state::TableChange;
 
 /// Applied effects reach the disk with the next entries, or after so many ticks: they can be
@@ -129,8 +129,9 @@ impl Replica {
         self.dirty.clear();
         self.dirty_since = None;
         self.hashes.clear();
-        self.reads.restart(); // It may have brought other voters.
         self.raw.mut_store().restart_at(position);
+        self.raw.mut_store().set_conf_state(members::to_raft(&self.state.conf()));
+        self.follow_members(); // It may have brought others.
         for proposal in self.proposals.skipped(position.index) {
             self.proposal_lost(proposal);
         }
@@ -255,12 +256,17 @@ impl Replica {
     fn elected(&mut self) {
         self.counters.elected += 1;
         // Log time goes on after everything in the log, applied or not.
-        let unapplied = self.raw.store().after(self.applied.index);
-        let stamps = unapplied.filter_map(|e| validate::record(&e.data)).map(|r| r.log_time_ms);
-        let newest = stamps.max().unwrap_or(0);
-        self.stamped_ms = newest.max(self.state.log_time_ms());
+        self.stamped_ms = self.newest_stamp().max(self.state.log_time_ms());
+        self.level_due = self.tick + u64::from(self.config.election_ticks.1);
+        // What follows may be there already, unapplied: the second is rejected.
+        if self.state.feature_level() == 0 {
+            self.propose_later(Kind::SetFeatureLevel(self.config.levels.1));
+        }
+        if self.state.members().next().is_none() && !self.config.members.is_empty() {
+            let members = self.config.members.clone();
+            self.propose_later(Kind::FoundMembers(FoundMembers { members }));
+        }
         if self.state.cluster_id().is_empty() {
-            // May be there already, unapplied: the second is rejected.
             let digest = Sha256::digest(self.config.incarnation.as_bytes());
             let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
             let id = hex(digest.get(..16).unwrap_or_default());

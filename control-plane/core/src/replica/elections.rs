@@ -48,7 +48,7 @@ impl Replica {
     fn turn(&self, gone: u64) -> u64 {
         let mut voters = self.raw.store().conf_state().voters.clone();
         voters.retain(|id| *id != gone);
-        voters.sort_unstable();
+        voters.sort_unstable_by_key(|id| (std::cmp::Reverse(self.priority_of(*id)), *id));
         voters.iter().position(|id| *id == self.config.id.0).map_or(0, |at| at as u64)
     }
 
@@ -91,7 +91,7 @@ impl Replica {
     }
 
     /// Voters that could lead, the best one first.
-    fn successors(&self) -> Vec<u64> {
+    pub(super) fn successors(&self) -> Vec<u64> {
         let raft = &self.raw.raft;
         let last = raft.raft_log.last_index();
         let voters = self.raw.store().conf_state().voters.iter().copied();
@@ -100,8 +100,13 @@ impl Replica {
             .filter_map(|id| Some((raft.prs().get(id)?.matched, id)))
             .filter(|(matched, _)| matched.saturating_add(BEHIND_MAX) >= last)
             .collect();
-        able.sort_unstable_by_key(|(matched, id)| (std::cmp::Reverse(*matched), *id));
+        let rank = |(matched, id): &(u64, u64)| (self.priority_of(*id), *matched);
+        able.sort_unstable_by_key(|one| (std::cmp::Reverse(rank(one)), one.1));
         able.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn priority_of(&self, id: u64) -> i64 {
+        self.state.member(id).map_or(0, |member| member.priority)
     }
 
     /// Whether a message of it came within an election timeout.

@@ -27,7 +27,7 @@ pub(super) struct Log {
 impl Log {
     /// From checked parts; `entries` follow `base` without a gap.
     pub(super) fn new(
-        voters: &[u64],
+        conf_state: ConfState,
         hard_state: HardState,
         base: Position,
         entries: &[LogEntry],
@@ -38,7 +38,7 @@ impl Log {
                 vote: hard_state.vote,
                 commit: hard_state.commit,
             },
-            conf_state: ConfState { voters: voters.to_vec(), ..ConfState::default() },
+            conf_state,
             base,
             entries: VecDeque::with_capacity(entries.len()),
             bytes: 0,
@@ -79,6 +79,11 @@ impl Log {
 
     pub(super) fn conf_state(&self) -> &ConfState {
         &self.conf_state
+    }
+
+    /// Who takes part, as applied.
+    pub(super) fn set_conf_state(&mut self, conf_state: ConfState) {
+        self.conf_state = conf_state;
     }
 
     /// Replaces what conflicts and appends.
@@ -227,7 +232,8 @@ mod tests {
 
     fn log(entries: &[Entry]) -> Result<Log, RestoreError> {
         let hard_state = HardState { term: 9, vote: 0, commit: 1 };
-        Log::new(&[1, 2, 3], hard_state, Position { index: 1, term: 1 }, &encode_entries(entries))
+        let voters = ConfState { voters: vec![1, 2, 3], ..ConfState::default() };
+        Log::new(voters, hard_state, Position { index: 1, term: 1 }, &encode_entries(entries))
     }
 
     fn indices(log: &Log, low: u64, high: u64, max: Option<u64>) -> raft::Result<Vec<u64>> {

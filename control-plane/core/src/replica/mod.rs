@@ -9,7 +9,7 @@
 //! - No bytes of a peer can panic raft-rs: see `validate`.
 //! - A snapshot being written stops everything else.
 //!
-//! Deliberately not here: change of voters, leases (raft-rs has no clock), forwarding of proposals
+//! Deliberately not here: leases (raft-rs has no clock), forwarding of proposals
 //! (the shells do, with deadlines).
 
 mod api;
@@ -17,6 +17,7 @@ mod apply;
 mod drive;
 mod elections;
 mod log;
+mod members;
 mod proposals;
 mod reads;
 mod repair;
@@ -43,6 +44,7 @@ use raft::prelude::{Message, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 
 pub use api::*;
+pub use members::LEVELS;
 pub use validate::PeerMisbehaved;
 
 use drive::Outstanding;
@@ -53,7 +55,7 @@ use reads::Reads;
 use validate::Judge;
 
 use crate::command::COMMAND_BYTES_MAX;
-use crate::state::State;
+use crate::state::{Conf, State};
 
 /// A voter: log, state and the raft between them.
 ///
@@ -62,7 +64,6 @@ use crate::state::State;
 pub struct Replica {
     config: ReplicaConfig,
     limits: Limits,
-    voters: BTreeSet<u64>,
     raw: RawNode<Log>,
     state: State,
     applied: Position,
@@ -88,8 +89,11 @@ pub struct Replica {
     hashes: VecDeque<(u64, [u8; 32])>,
     /// The leader is gone for certain, or an election hangs.
     hurry: Option<Hurry>,
-    /// When each voter was heard last.
+    /// When each member was heard last.
     heard: BTreeMap<u64, u64>,
+    /// Feature levels they know.
+    levels: BTreeMap<u64, (u32, u32)>,
+    level_due: u64,
     /// What [`ReplicaCommand::Role`] said last.
     said: (Option<NodeId>, u64, Role),
     /// Last log time stamped by this leader.
@@ -110,15 +114,16 @@ impl Replica {
         // A node that lost everything begins anew, but keeps its term and vote.
         let Restored { applied, tables, entries, .. } = &restored;
         let fresh = *applied == 0 && tables.is_empty() && entries.is_empty();
-        let (restored, state) = if fresh {
+        let (restored, state) = if fresh && !ids.is_empty() {
             bootstrap(&ids, restored.hard_state)
         } else {
             let mut restored = restored;
             let state = State::from_tables(std::mem::take(&mut restored.tables))?;
             (restored, state)
         };
-        check_restored(&restored, &state, &ids)?;
-        let log = Log::new(&ids, restored.hard_state, restored.base, &restored.entries)?;
+        check_restored(&config, &restored, &state)?;
+        let conf_state = members::to_raft(&state.conf());
+        let log = Log::new(conf_state, restored.hard_state, restored.base, &restored.entries)?;
         if restored.hard_state.commit > log.last().index {
             return Err(RestoreError::Corrupt("the log ends before what was committed"));
         }
@@ -130,7 +135,6 @@ impl Replica {
         let said = (None, raw.raft.term, Role::Follower);
         let mut replica = Self {
             limits: Limits::default(),
-            voters,
             raw,
             state,
             applied: Position { index: restored.applied, term },
@@ -150,6 +154,8 @@ impl Replica {
             hashes: VecDeque::new(),
             hurry: None,
             heard: BTreeMap::new(),
+            levels: BTreeMap::new(),
+            level_due: 0,
             said,
             stamped_ms: 0,
             wall_ms: 0,
@@ -159,7 +165,7 @@ impl Replica {
             counters: Counters::default(),
             config,
         };
-        if fresh {
+        if fresh && restored.base.index > 0 {
             replica.persist_bootstrap(restored.base);
         }
         Ok(replica)
@@ -218,7 +224,7 @@ impl Replica {
         let writing = self.outstanding.as_ref().is_some_and(|o| o.is_log);
         Judge {
             id: self.config.id,
-            voters: &self.voters,
+            state: &self.state,
             term: raft.term,
             leader: raft.leader_id,
             role: raft.state,
@@ -233,7 +239,8 @@ impl Replica {
         let metadata = snapshot.get_metadata();
         let at = Position { index: metadata.index, term: metadata.term };
         let state = snapshot::open(&snapshot.data).ok_or(PeerMisbehaved::Snapshot)?;
-        if state.voters() != self.state.voters() {
+        // Who votes is part of the state; raft believes what the envelope says.
+        if metadata.conf_state.as_ref().map(members::of_raft) != Some(state.conf()) {
             return Err(PeerMisbehaved::Snapshot);
         }
         self.incoming = Some((at, state));
@@ -265,6 +272,7 @@ impl Replica {
             self.ask(to, round);
         }
         self.advance_clock();
+        self.raise_level();
         self.watch_snapshots();
     }
 
@@ -280,7 +288,7 @@ impl Replica {
 
     /// Messages to `to` are not arriving.
     pub fn report_unreachable(&mut self, to: NodeId) {
-        if self.halted || !self.voters.contains(&to.0) {
+        if self.halted || self.raw.raft.prs().get(to.0).is_none() {
             return;
         }
         self.raw.report_unreachable(to.0);
@@ -309,7 +317,9 @@ impl Replica {
         if self.proposals.len() + self.queue.len() >= proposals::PROPOSALS_MAX {
             return Err(ProposeError::Overloaded);
         }
-        if command.kind.is_none() {
+        if let Some(kind) = &command.kind {
+            self.check_proposal(kind)?;
+        } else {
             // Followers would refuse it: to them it is a command of a newer version.
             self.answer_empty(proposal);
             return Ok(());
@@ -418,6 +428,9 @@ impl Replica {
         let raft = &self.raw.raft;
         let progress = |id: &u64| Some((NodeId(*id), raft.prs().get(*id)?.matched));
         let leads = raft.state == StateRole::Leader;
+        let Conf { voters, learners, voters_outgoing, .. } = self.state.conf();
+        let members: BTreeSet<u64> =
+            voters.into_iter().chain(learners).chain(voters_outgoing).collect();
         Status {
             id: self.config.id,
             role: role(raft.state),
@@ -428,7 +441,7 @@ impl Replica {
             applied_durable: self.applied_durable,
             first_index: raft.raft_log.first_index(),
             last_index: raft.raft_log.last_index(),
-            match_index: self.voters.iter().filter(|_| leads).filter_map(progress).collect(),
+            match_index: members.iter().filter(|_| leads).filter_map(progress).collect(),
             proposals: self.proposals.len() + self.queue.len(),
             commands: self.commands.len(),
         }
@@ -478,7 +491,7 @@ fn check_config(config: &ReplicaConfig) -> Result<BTreeSet<u64>, RestoreError> {
     if voters.contains(&0) {
         return Err(RestoreError::Config("a voter has the id 0"));
     }
-    if !voters.contains(&config.id.0) {
+    if !voters.is_empty() && !voters.contains(&config.id.0) {
         return Err(RestoreError::Config("this node is not among the voters"));
     }
     let (min, max) = config.election_ticks;
@@ -497,14 +510,31 @@ fn bootstrap(voters: &[u64], known: HardState) -> (Restored, State) {
     (restored, State::bootstrap(voters))
 }
 
-fn check_restored(restored: &Restored, state: &State, voters: &[u64]) -> Result<(), RestoreError> {
-    if state.voters() != voters {
-        let (stored, configured) = (state.voters(), voters.to_vec());
-        return Err(RestoreError::Voters { stored, configured });
+fn check_restored(
+    config: &ReplicaConfig,
+    restored: &Restored,
+    state: &State,
+) -> Result<(), RestoreError> {
+    let (stored, newest) = (state.feature_level(), config.levels.1);
+    if stored > newest {
+        return Err(RestoreError::FeatureLevel { stored, newest });
     }
-    let Restored { hard_state, base, applied, .. } = restored;
+    if state.is_removed(config.id.0) {
+        return Err(RestoreError::Removed(config.id));
+    }
+    let Restored { hard_state, base, applied, entries, .. } = restored;
+    let unborn = *base == Position::default()
+        && (*applied, hard_state.commit) == (0, 0)
+        && entries.is_empty()
+        && state.entries().len() == 0;
+    if unborn {
+        return Ok(()); // It joins: a leader sends it everything.
+    }
     if base.index == 0 || base.term == 0 || hard_state.term < base.term {
         return Err(RestoreError::Corrupt("the log has no beginning"));
+    }
+    if !state.conf().is_sound() {
+        return Err(RestoreError::Corrupt("nobody votes"));
     }
     if *applied < base.index || *applied > hard_state.commit {
         return Err(RestoreError::Corrupt("applied is outside of what was committed"));

@@ -11,6 +11,7 @@ use proto::raft::{Command, LogRecord};
 use raft::prelude::Entry;
 
 use super::api::Position;
+use super::members;
 
 /// Most proposals that wait at once.
 pub(super) const PROPOSALS_MAX: usize = 65_536;
@@ -48,8 +49,7 @@ impl Queue {
 
 /// A log entry; raft gives it its place.
 pub(super) fn entry(log_time_ms: u64, proposer: u64, proposal: u64, command: Command) -> Entry {
-    let record = LogRecord { log_time_ms, proposal, proposer, command: Some(command) };
-    Entry { data: record.encode_to_vec(), ..Entry::default() }
+    members::entry(&LogRecord { log_time_ms, proposal, proposer, command: Some(command) })
 }
 
 struct Waiting {

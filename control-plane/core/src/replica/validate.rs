@@ -3,15 +3,16 @@
 //! get there is refused here, before `step`. A refused message is only lost, and raft survives
 //! lost messages.
 
-use std::collections::BTreeSet;
-
 use prost::Message as _;
 use proto::id::NodeId;
 use proto::raft::LogRecord;
+use proto::raft::command::Kind;
 use raft::StateRole;
-use raft::prelude::{Entry, EntryType, Message, MessageType};
+use raft::prelude::{ConfChangeV2, Entry, EntryType, Message, MessageType};
 
+use super::members;
 use crate::command::COMMAND_BYTES_MAX;
+use crate::state::{State, changes_conf};
 
 /// No honest counter of ours gets here.
 const COUNTER_MAX: u64 = 1 << 62;
@@ -67,12 +68,15 @@ pub enum PeerMisbehaved {
         /// For whom.
         to: u64,
     },
-    /// Not one of the voters.
-    #[error("is no voter of this cluster")]
-    NotAVoter,
+    /// Answers, but is no member.
+    #[error("is no member of this cluster")]
+    NotAMember,
     /// A number no counter reaches, or a field this cluster does not use.
     #[error("sent a number or field that makes no sense")]
     Range,
+    /// Was a member once.
+    #[error("was removed from this cluster")]
+    Removed,
     /// A snapshot that is damaged, of another cluster or of a newer version.
     #[error("sent a snapshot that cannot be used here")]
     Snapshot,
@@ -103,7 +107,7 @@ pub enum PeerMisbehaved {
 /// What a message is judged by.
 pub(super) struct Judge<'a> {
     pub(super) id: NodeId,
-    pub(super) voters: &'a BTreeSet<u64>,
+    pub(super) state: &'a State,
     pub(super) term: u64,
     pub(super) leader: u64,
     pub(super) role: StateRole,
@@ -118,9 +122,7 @@ impl Judge<'_> {
         if m.from != from.0 {
             return Err(PeerMisbehaved::Impersonates { claimed: m.from });
         }
-        if m.from == self.id.0 || !self.voters.contains(&m.from) {
-            return Err(PeerMisbehaved::NotAVoter);
-        }
+        self.check_sender(m)?;
         if m.to != self.id.0 {
             return Err(PeerMisbehaved::Misdirected { to: m.to });
         }
@@ -135,6 +137,29 @@ impl Judge<'_> {
             return Err(PeerMisbehaved::Range);
         }
         self.check_type(m)
+    }
+
+    /// A node that lags may not know a new member yet: it learns from it, and may vote for it.
+    fn check_sender(&self, m: &Message) -> Result<(), PeerMisbehaved> {
+        if m.from == self.id.0 || m.from == raft::INVALID_ID {
+            return Err(PeerMisbehaved::NotAMember);
+        }
+        if self.state.is_removed(m.from) {
+            return Err(PeerMisbehaved::Removed);
+        }
+        let asks = matches!(
+            MessageType::from_i32(m.msg_type),
+            Some(
+                MessageType::MsgAppend
+                    | MessageType::MsgHeartbeat
+                    | MessageType::MsgSnapshot
+                    | MessageType::MsgRequestVote
+                    | MessageType::MsgRequestPreVote
+                    | MessageType::MsgTimeoutNow
+            )
+        );
+        let known = asks || self.state.conf().contains(m.from);
+        if known { Ok(()) } else { Err(PeerMisbehaved::NotAMember) }
     }
 
     fn check_type(&self, m: &Message) -> Result<(), PeerMisbehaved> {
@@ -242,16 +267,9 @@ impl Judge<'_> {
         let Some(metadata) = metadata else { return Err(PeerMisbehaved::Snapshot) };
         let in_range =
             (1..=COUNTER_MAX).contains(&metadata.index) && (1..=m.term).contains(&metadata.term);
-        let same_voters = metadata.conf_state.as_ref().is_some_and(|cs| {
-            cs.voters.len() == self.voters.len()
-                && cs.voters.iter().all(|voter| self.voters.contains(voter))
-                && cs.voters.iter().collect::<BTreeSet<_>>().len() == cs.voters.len()
-                && cs.learners.is_empty()
-                && cs.voters_outgoing.is_empty()
-                && cs.learners_next.is_empty()
-                && !cs.auto_leave
-        });
-        if in_range && same_voters { Ok(()) } else { Err(PeerMisbehaved::Snapshot) }
+        let conf = metadata.conf_state.as_ref().map(members::of_raft).unwrap_or_default();
+        // Raft lets go of one that leaves this node out.
+        if in_range && conf.is_sound() { Ok(()) } else { Err(PeerMisbehaved::Snapshot) }
     }
 
     fn check_append_response(&self, m: &Message) -> Result<(), PeerMisbehaved> {
@@ -273,17 +291,58 @@ impl Judge<'_> {
     }
 }
 
-/// A normal entry that is empty or holds a command this version knows. A newer one is refused
-/// rather than skipped: this node waits for its upgrade and stays equal to the others.
-fn is_ours(entry: &Entry) -> bool {
-    entry.entry_type == EntryType::EntryNormal as i32
-        && entry.context.is_empty()
-        && entry.data.len() <= RECORD_BYTES_MAX
-        && (entry.data.is_empty() || record(&entry.data).is_some())
+/// What an entry says.
+pub(super) enum Content {
+    /// A leader's first entry: that it leads.
+    Empty,
+    /// The second half of a change of voters.
+    LeaveJoint,
+    /// A command of ours.
+    Record(Box<LogRecord>),
 }
 
-/// The record in an entry; `None` when this version does not know what it says.
-pub(super) fn record(data: &[u8]) -> Option<LogRecord> {
+impl Content {
+    pub(super) fn record(self) -> Option<LogRecord> {
+        match self {
+            Self::Record(record) => Some(*record),
+            Self::Empty | Self::LeaveJoint => None,
+        }
+    }
+}
+
+/// An entry that holds something this version knows. A newer one is refused rather than skipped:
+/// this node waits for its upgrade and stays equal to the others.
+fn is_ours(entry: &Entry) -> bool {
+    entry.context.is_empty() && entry.data.len() <= RECORD_BYTES_MAX && content(entry).is_some()
+}
+
+/// `None` when this version does not know what it says.
+pub(super) fn content(entry: &Entry) -> Option<Content> {
+    match EntryType::from_i32(entry.entry_type)? {
+        EntryType::EntryNormal if entry.data.is_empty() => Some(Content::Empty),
+        EntryType::EntryNormal => {
+            let record = record(&entry.data)?;
+            (!votes_change(&record)).then(|| Content::Record(Box::new(record)))
+        }
+        EntryType::EntryConfChange => None,
+        EntryType::EntryConfChangeV2 => {
+            let change = <ConfChangeV2 as prost011::Message>::decode(entry.data.as_slice()).ok()?;
+            if change.changes.is_empty() && change.context.is_empty() {
+                return Some(Content::LeaveJoint);
+            }
+            let record = record(&change.context)?;
+            votes_change(&record).then(|| Content::Record(Box::new(record)))
+        }
+    }
+}
+
+/// Whether raft must see it.
+fn votes_change(record: &LogRecord) -> bool {
+    let kind = record.command.as_ref().and_then(|command| command.kind.as_ref());
+    matches!(kind, Some(Kind::ChangeMembers(change)) if changes_conf(change))
+}
+
+fn record(data: &[u8]) -> Option<LogRecord> {
     let record = LogRecord::decode(data).ok()?;
     record.command.as_ref().is_some_and(|command| command.kind.is_some()).then_some(record)
 }

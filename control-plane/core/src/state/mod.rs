@@ -15,6 +15,7 @@ mod access;
 mod compliance;
 mod hash;
 pub mod limits;
+mod members;
 mod numbers;
 mod packed;
 mod pops;
@@ -34,13 +35,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use proto::control::{
-    Change, ComplianceRecord, Event, NumberPolicy, Pop, Requirement, Resource, ResourceKey, Role,
+    Change, ClusterMember, ComplianceRecord, Event, NumberPolicy, Pop, Requirement, Resource, ResourceKey, Role,
     Route, Trunk,
 };
 use proto::control::{change, resource_key};
 use proto::raft::command::Kind;
 use proto::raft::{Command, Done, Outcome, Reason, Rejected, outcome};
 
+pub(crate) use members::changes_conf;
+pub use members::{Conf, MEMBERS_MAX, VOTERS_MAX};
 pub use numbers::caller_id::CallerIdQuery;
 pub use numbers::counts::NumberCounts;
 pub use numbers::search::{NumberPage, NumberQuery};
@@ -159,8 +162,7 @@ impl State {
     /// The state every node of a new cluster begins with, at log index 1.
     pub fn bootstrap(voters: &[u64]) -> Self {
         let mut state = Self::default();
-        let bytes: Vec<u8> = voters.iter().flat_map(|id| id.to_le_bytes()).collect();
-        state.tables.put_meta(Meta::Voters, bytes);
+        state.set_conf(&Conf { voters: voters.to_vec(), ..Conf::default() });
         state
     }
 
@@ -205,9 +207,13 @@ impl State {
     fn once(&self, command: &Command, now_ms: u64) -> Once {
         if command.request_id.is_empty() {
             return match &command.kind {
-                Some(Kind::AdvanceClock(_) | Kind::HashCheck(_) | Kind::InitCluster(_)) => {
-                    Once::First
-                }
+                Some(
+                    Kind::AdvanceClock(_)
+                    | Kind::FoundMembers(_)
+                    | Kind::HashCheck(_)
+                    | Kind::InitCluster(_)
+                    | Kind::SetFeatureLevel(_),
+                ) => Once::First,
                 _ => Once::Refused(rejected(Reason::Invalid, "request_id is missing")),
             };
         }
@@ -248,6 +254,9 @@ impl State {
             Some(Kind::DeleteRole(role_id)) => self.delete_role(role_id, step),
             Some(Kind::Bind(binding)) => self.bind(binding, step),
             Some(Kind::Unbind(binding)) => self.unbind(binding, step),
+            Some(Kind::ChangeMembers(change)) => self.change_members(change),
+            Some(Kind::FoundMembers(found)) => self.found_members(found),
+            Some(Kind::SetFeatureLevel(level)) => self.set_feature_level(*level),
             Some(Kind::InitCluster(id)) => self.init_cluster(id),
             // Log time moved on already; the hash is compared by the replica.
             Some(Kind::AdvanceClock(_) | Kind::HashCheck(_)) => Ok(outcome::Kind::Done(Done {})),
@@ -368,6 +377,9 @@ impl Index {
                 let seq = key::from_bytes(name)?;
                 let until_ms = ReservationRecord::decode(value).ok()?.until_ms;
                 due.push((until_ms, Expiry::Reservation(seq)));
+            }
+            ClusterMember::TABLE => {
+                record::<ClusterMember>(name, value)?;
             }
             Pop::TABLE => {
                 record::<Pop>(name, value)?;

@@ -24,10 +24,9 @@ impl State {
         String::from_utf8_lossy(self.tables.meta(Meta::Cluster)).into_owned()
     }
 
-    /// Raft voters this cluster began with.
+    /// Who votes.
     pub fn voters(&self) -> Vec<u64> {
-        let bytes = self.tables.meta(Meta::Voters).chunks_exact(8);
-        bytes.filter_map(|id| Some(u64::from_le_bytes(id.try_into().ok()?))).collect()
+        self.conf().voters
     }
 
     /// A POP.

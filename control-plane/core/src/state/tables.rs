@@ -76,24 +76,26 @@ pub(crate) const META_TABLE: u8 = b'm';
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Meta {
     Cluster,
+    Conf,
+    FeatureLevel,
     /// The highest generation of a number that left the inventory.
     Generation,
     LogTime,
     Revision,
     /// Names reservations and port orders.
     Sequence,
-    Voters,
 }
 
 impl Meta {
     const fn key(self) -> &'static [u8] {
         match self {
             Self::Cluster => b"mcluster",
+            Self::Conf => b"mconf",
+            Self::FeatureLevel => b"mlevel",
             Self::Generation => b"mgeneration",
             Self::LogTime => b"mtime",
             Self::Revision => b"mrevision",
             Self::Sequence => b"msequence",
-            Self::Voters => b"mvoters",
         }
     }
 }

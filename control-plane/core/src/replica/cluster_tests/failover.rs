@@ -35,6 +35,7 @@ fn a_leader_that_is_known_to_be_gone_is_replaced_at_once() {
         let (mut sim, leader) = settled();
         sim.crash(leader);
         sim.stay_down(leader);
+        sim.step(); // What it sent last arrives before the news.
         let others: Vec<u64> = others(leader).collect();
         for at in order {
             tell_gone(&mut sim, others[at], leader);

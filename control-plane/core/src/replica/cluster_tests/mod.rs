@@ -4,7 +4,9 @@
 //! equal states, progress after healing, same seed same trace.
 
 mod failover;
+mod levels;
 mod load;
+mod members;
 mod reads;
 mod sim;
 mod snapshots;

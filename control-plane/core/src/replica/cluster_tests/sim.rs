@@ -102,6 +102,10 @@ pub(in super::super) struct Sim {
     /// Those that missed what was acknowledged before them.
     pub(in super::super) stale_reads: u64,
     pub(in super::super) trace: Sha256,
+    /// Nodes come and go.
+    pub(in super::super) members_change: bool,
+    /// The newest feature level the nodes know.
+    pub(in super::super) level: u32,
     /// The planted bug.
     pub(in super::super) reads_ask_nobody: bool,
     /// By term.
@@ -128,6 +132,8 @@ impl Sim {
             reads_done: 0,
             stale_reads: 0,
             trace: Sha256::new(),
+            members_change: false,
+            level: LEVELS.1,
             reads_ask_nobody: false,
             leaders: BTreeMap::new(),
             said: Vec::new(),
@@ -140,8 +146,11 @@ impl Sim {
     }
 
     pub(in super::super) fn start(&mut self, id: u64) {
+        let founder = NODES.contains(&id);
+        let start = config(id, if founder { &NODES } else { &[] });
+        let start = ReplicaConfig { levels: (1, self.level), ..start };
         let node = self.nodes.get_mut(&id).unwrap();
-        let mut replica = Replica::new(config(id, &NODES), node.disk.clone()).expect("restores");
+        let mut replica = Replica::new(start, node.disk.clone()).expect("restores");
         replica.set_limits(Limits {
             log_entries_max: 60,
             log_entries_kept: 20,
@@ -165,6 +174,18 @@ impl Sim {
 
     pub(in super::super) fn stay_down(&mut self, id: u64) {
         self.nodes.get_mut(&id).unwrap().stays_down = true;
+    }
+
+    pub(in super::super) fn ids(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// An empty node that waits to be let in.
+    pub(in super::super) fn join(&mut self, id: u64) {
+        self.members_change = true;
+        self.nodes.insert(id, Node::default());
+        self.start(id);
+        self.drain(id);
     }
 
     /// The one leader of the highest term.
@@ -237,7 +258,7 @@ impl Sim {
         self.now += 1;
         self.deliver();
         self.finish_writes();
-        for id in NODES {
+        for id in self.ids() {
             // Clocks differ by a second.
             let wall_ms = 1_700_000_000_000 + self.now * TICK_MS + id * 500;
             if let Some(replica) = self.nodes.get_mut(&id).and_then(|n| n.replica.as_mut()) {
@@ -256,13 +277,16 @@ impl Sim {
     pub(in super::super) fn deliver(&mut self) {
         while let Some(entry) = self.network.first_entry().filter(|e| e.key().0 <= self.now) {
             let (from, to, packet) = entry.remove();
-            let node = self.nodes.get_mut(&to).unwrap();
-            let Some(replica) = &mut node.replica else { continue };
+            let node = self.nodes.get_mut(&to);
+            let Some(replica) = node.and_then(|n| n.replica.as_mut()) else { continue };
             match packet {
                 Packet::Raft(message) => {
                     let taken = replica.handle_peer(NodeId(from), &message);
                     let shown = || format!("{:?}", Message::decode(message.as_ref()));
-                    assert_eq!(taken, Ok(()), "an honest peer was refused: {}", shown());
+                    let stranger =
+                        matches!(taken, Err(PeerMisbehaved::Removed | PeerMisbehaved::NotAMember));
+                    let fine = taken.is_ok() || (self.members_change && stranger);
+                    assert!(fine, "an honest peer was refused: {taken:?} {}", shown());
                 }
                 Packet::Ask(round) => {
                     let end = replica.log_end();
@@ -275,7 +299,7 @@ impl Sim {
     }
 
     pub(in super::super) fn finish_writes(&mut self) {
-        for id in NODES {
+        for id in self.ids() {
             let node = self.nodes.get_mut(&id).unwrap();
             let Some((_, persist)) = node.writing.take_if(|(due, _)| *due <= self.now) else {
                 continue;
@@ -338,7 +362,7 @@ impl Sim {
                 let leader = *self.leaders.entry(term).or_insert(id);
                 assert_eq!(leader, id, "two leaders in term {term}");
             }
-            ReplicaCommand::Role { .. } => {}
+            ReplicaCommand::Members | ReplicaCommand::Role { .. } => {}
             ReplicaCommand::Halt { reason } => panic!("node {id} halts: {reason}"),
         }
     }
@@ -382,7 +406,7 @@ impl Sim {
                 self.crash(id);
             }
         }
-        for id in NODES {
+        for id in self.ids() {
             let stays = self.nodes[&id].stays_down;
             if self.nodes[&id].replica.is_none() && !stays && self.rng.below(60) == 0 {
                 self.start(id);
@@ -400,8 +424,8 @@ impl Sim {
     pub(in super::super) fn heal(&mut self) {
         self.faults = CALM;
         self.cut = None;
-        for id in NODES {
-            if self.nodes[&id].replica.is_none() {
+        for id in self.ids() {
+            if self.nodes[&id].replica.is_none() && !self.nodes[&id].stays_down {
                 self.start(id);
             }
         }
@@ -437,7 +461,8 @@ impl Sim {
                 panic!("request {at} was left without an answer");
             }
             if self.rng.percent(30) {
-                let id = NODES[self.rng.below(3) as usize];
+                let ids = self.ids();
+                let id = ids[self.rng.below(ids.len() as u64) as usize];
                 self.propose(at, id);
             }
         }
