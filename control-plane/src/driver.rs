@@ -19,6 +19,7 @@ use control_core::replica::{
     HaltReason, Persist, Position, ProposeError, ReadError, Replica, ReplicaCommand, Role,
     TransferError,
 };
+use proto::control::ClusterMember;
 use proto::id::NodeId;
 use proto::raft::{Command, Outcome};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -92,6 +93,10 @@ enum PeerInput {
     Clock(NodeId, u64),
     /// Its process has ended.
     Gone(NodeId),
+    /// The members, for a node that joins.
+    Introduce(Vec<ClusterMember>),
+    /// Feature levels it knows.
+    Levels(NodeId, (u32, u32)),
     /// Where its log ends, for the reader's round of this number.
     LogEnd(NodeId, u64, Position),
     /// A raft message, as the certificate names the sender.
@@ -114,6 +119,18 @@ pub struct Parts {
     pub outboxes: Outboxes,
     /// How fast raft's time goes.
     pub pace: Pace,
+    /// The members until the state knows them.
+    pub founders: Vec<ClusterMember>,
+    /// Feature levels this node may know.
+    pub levels: (u32, u32),
+}
+
+/// All that are or were members.
+pub type Members = Arc<Vec<ClusterMember>>;
+
+fn members(replica: &Replica, founders: &[ClusterMember]) -> Members {
+    let known: Vec<ClusterMember> = replica.state().members().collect();
+    Arc::new(if known.is_empty() { founders.to_vec() } else { known })
 }
 
 struct Loop {
@@ -128,6 +145,8 @@ struct Loop {
     new_reads: Vec<oneshot::Sender<Read>>,
     clocks: Clocks,
     pace: Pace,
+    founders: Vec<ClusterMember>,
+    members: watch::Sender<Members>,
     log_end: Arc<Mutex<Position>>,
     writing: Arc<Writing>,
     next: u64,
@@ -145,7 +164,8 @@ pub fn start(
     let (stop, stopped) = watch::channel(false);
     let (progress, seen) = watch::channel(Progress::of(&parts.replica));
     let (stalls, stalled) = watch::channel(false);
-    let Parts { replica, wal, hub, outboxes, pace } = parts;
+    let Parts { replica, wal, hub, outboxes, pace, founders, levels } = parts;
+    let (members, members_seen) = watch::channel(members(&replica, &founders));
     let log_end = Arc::new(Mutex::new(replica.log_end()));
     let writing = Writing::new();
     tokio::spawn(stall::watch(Arc::downgrade(&writing), pace.clone(), stalls));
@@ -160,6 +180,8 @@ pub fn start(
         new_reads: Vec::new(),
         clocks: Clocks::default(),
         pace,
+        founders,
+        members,
         log_end: log_end.clone(),
         writing,
         next: 0,
@@ -172,7 +194,12 @@ pub fn start(
         // Nobody listens only when the process ends anyway.
         let _ = ended.send(result);
     })?;
-    Ok(Driver::new(api, peer, stop, Shared { progress: seen, stalled, log_end }))
+    Ok(Driver::new(
+        api,
+        peer,
+        stop,
+        Shared { progress: seen, stalled, log_end, members: members_seen, levels },
+    ))
 }
 
 impl Loop {
@@ -236,6 +263,11 @@ impl Loop {
                 PeerInput::Clock(node, wall_ms) => {
                     self.clocks.told(node, wall_ms, Instant::now());
                 }
+                PeerInput::Introduce(them) => {
+                    self.founders = them;
+                    self.members.send_replace(members(&self.replica, &self.founders));
+                }
+                PeerInput::Levels(node, levels) => self.replica.handle_levels(node, levels),
                 PeerInput::Gone(node) => self.replica.handle_peer_gone(node),
                 PeerInput::LogEnd(node, round, end) => {
                     self.replica.handle_log_end(node, round, end);
@@ -290,6 +322,7 @@ impl Loop {
             }
             Err(error) => {
                 telemetry::proposal(match error {
+                    ProposeError::Members(_) => "refused",
                     ProposeError::NotLeader { .. } => "not_leader",
                     ProposeError::Overloaded => "overloaded",
                     ProposeError::TooLarge => "too_large",
@@ -324,6 +357,9 @@ impl Loop {
             match command {
                 ReplicaCommand::Ask { to, round } => self.outboxes.push(to, Parcel::Ask(round)),
                 ReplicaCommand::Event(event) => self.hub.push(event),
+                ReplicaCommand::Members => {
+                    self.members.send_replace(members(&self.replica, &self.founders));
+                }
                 ReplicaCommand::Halt { reason } => return Err(reason.into()),
                 ReplicaCommand::Outcome { proposal, outcome, revision: _ } => {
                     self.answer_proposal(proposal, outcome);

@@ -9,12 +9,15 @@ mod link;
 mod outbox;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use proto::control::{ClusterMember, MemberRole};
 use proto::id::NodeId;
+use proto::identity::CONTROL_DNS_NAME;
 use proto::raft::peer_client::PeerClient;
-use proto::raft::{Command, ProposeRequest, ProposeResponse};
+use proto::raft::{Command, JoinRequest, ProposeRequest, ProposeResponse};
+use tokio::task::AbortHandle;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
@@ -22,7 +25,6 @@ pub use outbox::{Outbox, Outboxes, Parcel};
 
 use link::Link;
 
-use crate::config::Member;
 use crate::driver::Driver;
 use crate::pace::Pace;
 use crate::problem::Problem;
@@ -35,6 +37,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// How long a ping may take.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// One try to be let in.
+const JOIN: Duration = Duration::from_secs(6);
+/// Between two rounds of tries.
+const JOIN_AGAIN: Duration = Duration::from_secs(1);
+
 /// Whom raft messages come from.
 #[derive(Debug, Clone)]
 pub struct Sender {
@@ -44,22 +51,101 @@ pub struct Sender {
     pub incarnation: String,
 }
 
-/// Clients of all other members.
+/// Clients of all other members; they come and go.
 #[derive(Clone)]
-pub struct Peers(Arc<BTreeMap<NodeId, (String, Channel)>>);
+pub struct Peers(Arc<Shared>);
+
+struct Shared {
+    parts: Parts,
+    open: Mutex<BTreeMap<NodeId, Peer>>,
+}
+
+/// What connections are made of.
+pub struct Parts {
+    /// This node's certificate and the authority.
+    pub credentials: Arc<Credentials>,
+    /// This node.
+    pub sender: Sender,
+    /// Where the driver puts what goes out.
+    pub outboxes: Outboxes,
+    /// Takes what comes in.
+    pub driver: Driver,
+    /// Learns of round trips.
+    pub pace: Pace,
+}
+
+struct Peer {
+    address: String,
+    channel: Channel,
+    link: AbortHandle,
+}
 
 impl Peers {
-    /// Prepares connections; they are made when first used.
-    pub fn new<'a>(
-        members: impl Iterator<Item = &'a Member>,
-        credentials: &Credentials,
-    ) -> Result<Self, Problem> {
-        let channels = members.map(|member| {
-            let name = format!("{}.control.voxmesh", member.id);
-            let channel = endpoint(&member.address, &name, credentials)?.connect_lazy();
-            Ok((member.id, (member.address.clone(), channel)))
+    /// Connected to nobody.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(Shared { parts, open: Mutex::default() }))
+    }
+
+    /// Keeps a stream of raft messages to each member, whoever they are, until this node stops.
+    pub async fn follow(self) {
+        let mut members = self.0.parts.driver.members();
+        loop {
+            let now = members.borrow_and_update().clone();
+            self.connect(&now);
+            if members.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn connect(&self, members: &[ClusterMember]) {
+        let Parts { sender, outboxes, pace, .. } = &self.0.parts;
+        let wanted: BTreeMap<NodeId, &ClusterMember> = members
+            .iter()
+            .filter(|m| m.role() != MemberRole::Removed && m.node_id != sender.node.0)
+            .map(|member| (NodeId(member.node_id), member))
+            .collect();
+        let mut open = self.lock();
+        open.retain(|id, peer| {
+            let stays = wanted.get(id).is_some_and(|member| member.address == peer.address);
+            if !stays {
+                tracing::info!(to = %id, address = peer.address, "no connection to it any more");
+                peer.link.abort();
+                outboxes.remove(*id);
+                pace.forget(*id);
+            }
+            stays
         });
-        Ok(Self(Arc::new(channels.collect::<Result<_, Problem>>()?)))
+        for (id, member) in wanted {
+            if open.contains_key(&id) {
+                continue;
+            }
+            match self.dial(id, &member.address) {
+                Ok(peer) => drop(open.insert(id, peer)),
+                Err(problem) => tracing::error!(to = %id, %problem, "a member cannot be dialed"),
+            }
+        }
+    }
+
+    fn dial(&self, to: NodeId, address: &str) -> Result<Peer, Problem> {
+        let Parts { credentials, sender, outboxes, driver, pace } = &self.0.parts;
+        let name = format!("{to}.control.voxmesh");
+        let channel = endpoint(address, &name, credentials)?.connect_lazy();
+        let link = Link {
+            to,
+            address: address.to_owned(),
+            channel: channel.clone(),
+            sender: sender.clone(),
+            outbox: outboxes.to(to),
+            driver: driver.clone(),
+            pace: pace.clone(),
+        };
+        let link = tokio::spawn(link.run()).abort_handle();
+        Ok(Peer { address: address.to_owned(), channel, link })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hands a command to the leader.
@@ -76,24 +162,35 @@ impl Peers {
     }
 
     fn channel(&self, node: NodeId) -> Result<Channel, Status> {
-        let channel = self.0.get(&node).map(|(_, channel)| channel.clone());
+        let channel = self.lock().get(&node).map(|peer| peer.channel.clone());
         channel.ok_or_else(|| Status::unavailable(format!("node {node} is not a member here")))
     }
+}
 
-    /// Keeps a stream of raft messages to each member, for ever.
-    pub fn run(&self, sender: &Sender, outboxes: &Outboxes, driver: &Driver, pace: &Pace) {
-        for (&to, (address, channel)) in self.0.iter() {
-            let link = Link {
-                to,
-                address: address.clone(),
-                channel: channel.clone(),
-                sender: sender.clone(),
-                outbox: outboxes.to(to),
-                driver: driver.clone(),
-                pace: pace.clone(),
+/// Asks the cluster at `addresses` to let this node in, until it does: its members.
+pub async fn join(
+    addresses: &[String],
+    credentials: &Credentials,
+    member: &ClusterMember,
+) -> Vec<ClusterMember> {
+    loop {
+        for address in addresses {
+            let asked = async {
+                let endpoint = endpoint(address, CONTROL_DNS_NAME, credentials)
+                    .map_err(|problem| Status::invalid_argument(problem.to_string()))?;
+                let mut client = PeerClient::new(endpoint.connect_lazy());
+                let request = JoinRequest { member: Some(member.clone()) };
+                within(JOIN, client.join(Request::new(request))).await
             };
-            tokio::spawn(link.run());
+            match asked.await {
+                Ok(answer) => {
+                    tracing::info!(address, "this node was let in: the leader sends it everything");
+                    return answer.into_inner().members;
+                }
+                Err(status) => tracing::warn!(address, %status, "not let in yet"),
+            }
         }
+        tokio::time::sleep(jittered(JOIN_AGAIN)).await;
     }
 }
 

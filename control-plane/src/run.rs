@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use control_core::replica::{Replica, ReplicaConfig, RestoreError};
+use control_core::replica::{LEVELS, Replica, ReplicaConfig, RestoreError};
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
+use proto::control::{ClusterMember, MemberRole};
 use proto::id::NodeId;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,12 +18,12 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::api::{self, Api, Cluster};
 use crate::check;
-use crate::config::Config;
+use crate::config::{Config, Member};
 use crate::driver::{self, Driver, DriverError, Progress};
 use crate::hub::Hub;
 use crate::liveness::Liveness;
 use crate::pace::Pace;
-use crate::peer::{Outboxes, Peers, Sender};
+use crate::peer::{self, Outboxes, Peers, Sender};
 use crate::problem::Problem;
 use crate::tls::Credentials;
 use crate::wal::{Health, Opened, Options, Owner, Wal, WalError};
@@ -53,7 +54,7 @@ pub enum RunError {
     #[error(transparent)]
     Problem(#[from] Problem),
     /// What the disk holds does not fit.
-    #[error("{0}: correct [[members]], or restore node.data_dir from a copy")]
+    #[error("{0}: correct the configuration, or restore node.data_dir from a copy")]
     Restore(#[from] RestoreError),
     /// TLS refused the certificates.
     #[error("tls cannot be used ({0}): issue certificates with `meshctl pki issue`")]
@@ -122,6 +123,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 impl Ready {
     async fn run(self, signals: impl Future<Output = ()>) -> Result<(), RunError> {
         let Restored { replica, wal, incarnation, others, health } = restore(&self.config)?;
+        let replica_is_new = replica.voters().is_empty();
         let hub = Arc::new(Hub::new(replica.state().revision()));
         let outboxes = Outboxes::default();
         let pace = Pace::new(self.config.timers);
@@ -132,10 +134,32 @@ impl Ready {
             hub: hub.clone(),
             outboxes: outboxes.clone(),
             pace: pace.clone(),
+            founders: founders(&self.config),
+            levels: levels(&self.config),
         };
+        let joins = replica_is_new && !self.config.node.join.is_empty();
         let driver = driver::start(parts, ended)?;
-        let peers = Peers::new(self.config.peers(), &self.credentials)?;
-        peers.run(&Sender { node: self.config.node.id, incarnation }, &outboxes, &driver, &pace);
+        let credentials = Arc::new(self.credentials);
+        if joins {
+            let own = joining(&self.config, &incarnation);
+            let (at, credentials) = (self.config.node.join.clone(), credentials.clone());
+            let driver = driver.clone();
+            tokio::spawn(async move {
+                let members = peer::join(&at, &credentials, &own).await;
+                // Fails when this node is stopping.
+                let _ = driver.introduce(members).await;
+            });
+        }
+        let sender = Sender { node: self.config.node.id, incarnation };
+        let parts = peer::Parts {
+            credentials: credentials.clone(),
+            sender,
+            outboxes,
+            driver: driver.clone(),
+            pace,
+        };
+        let peers = Peers::new(parts);
+        tokio::spawn(peers.clone().follow());
         let (stop, stopped) = watch::channel(false);
         let liveness = Arc::new(Liveness::default());
         let page = admin::Page {
@@ -148,11 +172,10 @@ impl Ready {
             cluster: Cluster::new(driver.clone(), peers, health),
             hub,
             liveness,
-            members: self.config.members.clone(),
             incarnations: others,
             stop: stopped,
         });
-        let tls = TlsAcceptor::from(Arc::new(self.credentials.server_config()?));
+        let tls = TlsAcceptor::from(Arc::new(credentials.server_config()?));
         let (accepted, connections) = mpsc::channel(ACCEPTED);
         tokio::spawn(accept::run(self.api, tls, self.config.node.mesh.clone(), accepted));
         let mut serving = tokio::spawn(api.serve(connections));
@@ -234,6 +257,8 @@ fn restore(config: &Config) -> Result<Restored, RunError> {
     let replica = ReplicaConfig {
         id: config.node.id,
         voters: config.members.iter().map(|member| member.id).collect(),
+        members: founders(config),
+        levels: levels(config),
         heartbeat_ticks: config.timers.heartbeat_ticks(),
         election_ticks: config.timers.election_ticks(),
         priority: config.node.priority,
@@ -249,6 +274,37 @@ fn restore(config: &Config) -> Result<Restored, RunError> {
     }
     let health = wal.health();
     Ok(Restored { replica, wal, incarnation, others, health })
+}
+
+/// The first members, as every node of a new cluster has them in its file.
+fn founders(config: &Config) -> Vec<ClusterMember> {
+    let founder = |member: &Member| ClusterMember {
+        node_id: member.id.0,
+        address: member.address.clone(),
+        region: member.region.clone(),
+        role: MemberRole::Voter.into(),
+        priority: member.priority,
+        ..ClusterMember::default()
+    };
+    config.members.iter().map(founder).collect()
+}
+
+/// This node, as it introduces itself.
+fn joining(config: &Config, incarnation: &str) -> ClusterMember {
+    let address = config.node.address.clone();
+    ClusterMember {
+        node_id: config.node.id.0,
+        address: address.unwrap_or_else(|| config.api.to_string()),
+        region: config.node.region.clone(),
+        incarnation: incarnation.to_owned(),
+        priority: config.node.priority,
+        ..ClusterMember::default()
+    }
+}
+
+fn levels(config: &Config) -> (u32, u32) {
+    let (oldest, newest) = LEVELS;
+    (oldest, config.node.feature_level_max.unwrap_or(newest).clamp(oldest, newest))
 }
 
 /// 128 random bits, for names that must never meet.

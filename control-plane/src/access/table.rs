@@ -54,6 +54,10 @@ static TABLE: &[Row] = &[
     ),
     line("control.v1.Access/Unbind", Named("grant", of!(c::BindRequest, |m| binding(m)))),
     line("control.v1.Admin/Status", Fixed("read", "cluster/status")),
+    line("control.v1.Cluster/ChangeMembers", Fixed("operate", "cluster/members")),
+    line("control.v1.Cluster/ListMembers", Fixed("read", "cluster/members")),
+    line("control.v1.Cluster/RaiseFeatureLevel", Fixed("operate", "cluster/feature-level")),
+    line("control.v1.Cluster/TransferLeader", Fixed("operate", "cluster/leader")),
     line(
         "control.v1.Compliance/DeletePolicy",
         Named("delete", of!(c::DeleteNumberPolicyRequest, |m| rules(&m.country))),
@@ -378,8 +382,8 @@ static TABLE: &[Row] = &[
         ),
     ),
     line("control.v1.Watch/Watch", Fixed("watch", "changes")),
+    line("raft.v1.Peer/Join", ControlNode),
     line("raft.v1.Peer/Propose", ControlNode),
-    line("raft.v1.Peer/ReadIndex", ControlNode),
     line("raft.v1.Peer/Stream", ControlNode),
 ];
 

@@ -2,7 +2,7 @@
 
 use control_core::replica::Replica;
 use proto::control::admin_server::Admin;
-use proto::control::{Member, StatusRequest, StatusResponse};
+use proto::control::{Member, MemberRole, StatusRequest, StatusResponse};
 use tonic::Request;
 
 use super::{Answer, Api, answer, authorise};
@@ -16,10 +16,12 @@ impl Admin for Api {
             let driver = self.0.cluster.driver();
             let look = |replica: &Replica| (replica.status(), Progress::of(replica).header());
             let (status, header) = driver.query(look).await?;
-            let members = self.0.members.iter().map(|member| {
-                let known = status.match_index.iter().find(|(id, _)| *id == member.id);
+            let all = driver.members().borrow().clone();
+            let members = all.iter().filter(|member| member.role() != MemberRole::Removed);
+            let members = members.map(|member| {
+                let known = status.match_index.iter().find(|(id, _)| id.0 == member.node_id);
                 Member {
-                    node_id: member.id.0,
+                    node_id: member.node_id,
                     address: member.address.clone(),
                     region: member.region.clone(),
                     match_index: known.map_or(0, |(_, index)| *index),

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use control_core::replica::{ProposeError, ReadError, Replica};
+use control_core::replica::{MembersError, ProposeError, ReadError, Replica};
 use proto::control::{ResponseHeader, WriteOptions};
 use proto::id::NodeId;
 use proto::identity::Identity;
@@ -125,6 +125,10 @@ impl Cluster {
             }
             Proposed::Lost => Err(Again::Soon(outcome_unknown())),
             Proposed::Refused(ProposeError::Overloaded) => Err(Again::No(Failure::overloaded())),
+            Proposed::Refused(ProposeError::Members(MembersError::InProgress)) => {
+                Err(Again::Soon(MembersError::InProgress.into()))
+            }
+            Proposed::Refused(ProposeError::Members(error)) => Err(Again::No(error.into())),
             Proposed::Refused(error @ ProposeError::TooLarge) => {
                 Err(Again::No(Failure::invalid(error.to_string())))
             }

@@ -9,6 +9,7 @@ mod cluster;
 mod compliance;
 mod failure;
 mod growth;
+mod members;
 mod numbers;
 mod peer;
 mod pops;
@@ -34,7 +35,6 @@ use tonic::{Extensions, Request, Response, Status};
 
 use crate::accept::{Caller, Connection};
 use crate::access::Gate;
-use crate::config::Member;
 use crate::hub::Hub;
 use crate::liveness::Liveness;
 use crate::telemetry;
@@ -42,6 +42,8 @@ use crate::telemetry;
 pub use cluster::Cluster;
 use failure::Failure;
 
+/// How long leadership may take to move: an election would be over.
+const TRANSFER: Duration = Duration::from_secs(2);
 /// Requests at once on a connection.
 const STREAMS_MAX: u32 = 256;
 /// HTTP/2 pings: a dead client is noticed after interval and timeout.
@@ -59,7 +61,6 @@ struct Shared {
     cluster: Cluster,
     hub: Arc<Hub>,
     liveness: Arc<Liveness>,
-    members: Vec<Member>,
     /// Data directories other nodes came with.
     incarnations: Mutex<BTreeMap<NodeId, String>>,
     stop: signal::Receiver<bool>,
@@ -73,8 +74,6 @@ pub struct Parts {
     pub hub: Arc<Hub>,
     /// Heartbeats.
     pub liveness: Arc<Liveness>,
-    /// All voters.
-    pub members: Vec<Member>,
     /// Data directories other nodes are known to have.
     pub incarnations: BTreeMap<NodeId, String>,
     /// Turns true when long streams have to end.
@@ -84,9 +83,9 @@ pub struct Parts {
 impl Api {
     /// From its parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { cluster, hub, liveness, members, incarnations, stop } = parts;
+        let Parts { cluster, hub, liveness, incarnations, stop } = parts;
         let incarnations = Mutex::new(incarnations);
-        Self(Arc::new(Shared { cluster, hub, liveness, members, incarnations, stop }))
+        Self(Arc::new(Shared { cluster, hub, liveness, incarnations, stop }))
     }
 
     /// Serves connections until told to stop, then lets open requests end.

@@ -6,11 +6,13 @@ use std::sync::PoisonError;
 
 use bytes::Bytes;
 use control_core::replica::ProposeError;
+use proto::control::{ClusterMember, MemberChange, MemberRole, WriteOptions, member_change};
 use proto::id::NodeId;
-use proto::identity::Kind;
+use proto::identity::{Identity, Kind};
 use proto::raft::peer_server::Peer;
 use proto::raft::{
-    Command, LogEnd, Pong, ProposeRequest, ProposeResponse, RaftAck, RaftFrame, command,
+    ChangeMembers, Command, JoinRequest, JoinResponse, LogEnd, Pong, ProposeRequest,
+    ProposeResponse, RaftAck, RaftFrame, command,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -58,11 +60,23 @@ impl Peer for Api {
                     Err(Failure::unavailable("OUTCOME_UNKNOWN", "leadership was lost meanwhile"))
                 }
                 Proposed::Refused(ProposeError::NotLeader { .. }) => Err(not_leader()),
+                Proposed::Refused(ProposeError::Members(error)) => Err(error.into()),
                 Proposed::Refused(ProposeError::Overloaded) => Err(Failure::overloaded()),
                 Proposed::Refused(error @ ProposeError::TooLarge) => {
                     Err(Failure::invalid(error.to_string()))
                 }
             }
+        })
+        .await
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Answer<JoinResponse> {
+        answer("Peer.Join", async {
+            self.member(request.extensions())?;
+            let caller = caller(request.extensions())?;
+            self.let_in(&caller, request.into_inner().member.unwrap_or_default()).await?;
+            let members = self.0.cluster.driver().members().borrow().to_vec();
+            Ok(JoinResponse { members })
         })
         .await
     }
@@ -78,6 +92,7 @@ fn from_a_client(command: &Command) -> Result<(), Failure> {
         command.kind,
         None | Some(
             command::Kind::AdvanceClock(_)
+                | command::Kind::FoundMembers(_)
                 | command::Kind::HashCheck(_)
                 | command::Kind::InitCluster(_)
         )
@@ -93,13 +108,43 @@ impl Api {
     fn member(&self, extensions: &Extensions) -> Result<NodeId, Failure> {
         let caller = caller(extensions)?;
         let id = caller.name.parse().ok().map(NodeId).filter(|_| caller.kind == Kind::Control);
-        id.filter(|id| self.0.members.iter().any(|member| member.id == *id)).ok_or_else(|| {
+        let id = id.ok_or_else(|| Failure::denied(&caller))?;
+        let members = self.0.cluster.driver().members();
+        let known = members.borrow().iter().find(|m| m.node_id == id.0).map(ClusterMember::role);
+        // One that is not known yet may be known to a majority: this node lags.
+        if known == Some(MemberRole::Removed) {
             let message = format!(
-                "{} is not among this node's [[members]]: list the same members on every node",
-                caller.principal()
+                "node {id} was removed from this cluster: join with a new node.id and an empty data_dir"
             );
-            Failure::new(Code::FailedPrecondition, "NOT_A_MEMBER", message)
-        })
+            return Err(Failure::new(Code::FailedPrecondition, "REMOVED", message));
+        }
+        Ok(id)
+    }
+
+    /// Lets a new node in as a learner, or recognises one that was let in before.
+    async fn let_in(&self, caller: &Identity, member: ClusterMember) -> Result<(), Failure> {
+        let id = member.node_id;
+        if caller.name != id.to_string() || member.incarnation.is_empty() {
+            return Err(Failure::invalid("member.node_id or incarnation is not the caller's"));
+        }
+        let members = self.0.cluster.driver().members();
+        let known = members.borrow().iter().find(|m| m.node_id == id).cloned();
+        let kind = match known {
+            Some(known) if known.incarnation == member.incarnation => return Ok(()),
+            Some(known) if !known.incarnation.is_empty() => {
+                let message = format!("node {id} is a member with another data_dir");
+                return Err(Failure::new(Code::FailedPrecondition, "INCARNATION", message));
+            }
+            // An operator announced it.
+            Some(_) => member_change::Kind::Update(member.clone()),
+            None => member_change::Kind::AddLearner(member.clone()),
+        };
+        let changes = vec![MemberChange { kind: Some(kind) }];
+        let request_id = format!("join-{id}-{}", member.incarnation);
+        let options = Some(WriteOptions { request_id });
+        let kind = command::Kind::ChangeMembers(ChangeMembers { changes });
+        self.0.cluster.write(caller, options, kind).await?;
+        Ok(())
     }
 
     async fn frames(
@@ -143,7 +188,8 @@ impl Api {
             driver.remember_incarnation(from, frame.incarnation).await?;
         }
         if let Some(ping) = frame.ping {
-            let pong = Pong { number: ping.number, wall_ms: wall_ms() };
+            let (level_min, level_max) = driver.levels();
+            let pong = Pong { number: ping.number, wall_ms: wall_ms(), level_min, level_max };
             return Ok(Some(RaftAck { pong: Some(pong), log_end: None }));
         }
         if frame.ask != 0 {
@@ -158,8 +204,15 @@ impl Api {
 
     /// Whether this is the first time it comes; refused if it came with another one before.
     fn is_new_incarnation(&self, from: NodeId, incarnation: &str) -> Result<bool, Failure> {
+        let members = self.0.cluster.driver().members();
+        let joined = members.borrow().iter().find(|m| m.node_id == from.0).cloned();
+        let joined = joined.filter(|member| !member.incarnation.is_empty());
         let mut known = self.0.incarnations.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.get(&from) {
+        if joined.as_ref().is_some_and(|member| member.incarnation == incarnation) {
+            return Ok(false);
+        }
+        let known_here = joined.as_ref().map(|member| &member.incarnation);
+        match known_here.or(known.get(&from)) {
             Some(known) if known == incarnation => Ok(false),
             Some(_) => {
                 telemetry::frame_dropped(PeerDrop::Incarnation);

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use proto::control::{
     GetComplianceRecordRequest, GetNumberRequest, GetPortOrderRequest, GetReservationRequest,
     GetTenantRequest, ListAccessRequest, ListAvailableRequest, ListBlocksRequest,
-    ListComplianceRecordsRequest, ListComplianceRequest, ListNumbersRequest, ListPoolsRequest,
-    ListPopsRequest, ListPortOrdersRequest, ListRequest, ListReservationsRequest,
+    ListComplianceRecordsRequest, ListComplianceRequest, ListMembersRequest, ListNumbersRequest,
+    ListPoolsRequest, ListPopsRequest, ListPortOrdersRequest, ListRequest, ListReservationsRequest,
     ListTenantsRequest, ReadConsistency, ReadOptions, SelectCallerIdRequest,
 };
 use proto::id::Revision;
@@ -52,7 +52,8 @@ macro_rules! reads {
 reads! {
     GetComplianceRecordRequest, GetNumberRequest, GetPortOrderRequest, GetReservationRequest,
     GetTenantRequest, ListAccessRequest, ListAvailableRequest, ListBlocksRequest,
-    ListComplianceRecordsRequest, ListComplianceRequest, ListNumbersRequest, ListPoolsRequest, ListPopsRequest,
+    ListComplianceRecordsRequest, ListComplianceRequest, ListMembersRequest, ListNumbersRequest,
+    ListPoolsRequest, ListPopsRequest,
     ListPortOrdersRequest, ListRequest, ListReservationsRequest, ListTenantsRequest,
     SelectCallerIdRequest,
 }

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use control_core::replica::PEER_MESSAGE_BYTES_MAX;
 use proto::control::access_server::{AccessServer, SERVICE_NAME as ACCESS};
 use proto::control::admin_server::{AdminServer, SERVICE_NAME as ADMIN};
+use proto::control::cluster_server::{ClusterServer, SERVICE_NAME as CLUSTER};
 use proto::control::compliance_server::{ComplianceServer, SERVICE_NAME as COMPLIANCE};
 use proto::control::numbers_server::{NumbersServer, SERVICE_NAME as NUMBERS};
 use proto::control::pops_server::{PopsServer, SERVICE_NAME as POPS};
@@ -30,6 +31,7 @@ const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 #[derive(Clone)]
 pub(super) struct Router {
     admin: AdminServer<Api>,
+    cluster: ClusterServer<Api>,
     compliance: ComplianceServer<Api>,
     numbers: NumbersServer<Api>,
     peer: PeerServer<Api>,
@@ -48,6 +50,7 @@ impl Router {
         let bytes = REQUEST_BYTES_MAX;
         Self {
             admin: AdminServer::new(api.clone()).max_decoding_message_size(bytes),
+            cluster: ClusterServer::new(api.clone()).max_decoding_message_size(bytes),
             compliance: ComplianceServer::new(api.clone()).max_decoding_message_size(bytes),
             numbers: NumbersServer::new(api.clone()).max_decoding_message_size(bytes),
             peer: PeerServer::new(api.clone()).max_decoding_message_size(peer_bytes),
@@ -91,6 +94,7 @@ impl Service<http::Request<Body>> for Router {
         let service = request.uri().path().trim_start_matches('/').split('/').next();
         match service.unwrap_or_default() {
             ADMIN => self.admin.call(request),
+            CLUSTER => self.cluster.call(request),
             COMPLIANCE => self.compliance.call(request),
             NUMBERS => self.numbers.call(request),
             PEER => self.peer.call(request),

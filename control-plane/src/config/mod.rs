@@ -58,6 +58,12 @@ pub struct Node {
     pub data_dir: PathBuf,
     /// A higher one wins elections among equals. Default 0.
     pub priority: i64,
+    /// Where a cluster can be joined, `host:port` each; empty for one of its first members.
+    pub join: Vec<String>,
+    /// `host:port` of the API as others reach it; without it, `api.listen`. For nodes that join.
+    pub address: Option<String>,
+    /// Newest feature level this node may know, to hold an upgrade back.
+    pub feature_level_max: Option<u32>,
 }
 
 /// One voter.
@@ -69,6 +75,8 @@ pub struct Member {
     pub address: String,
     /// Where it stands.
     pub region: String,
+    /// A higher one wins elections among equals. Default 0.
+    pub priority: i64,
 }
 
 /// PEM files.
@@ -168,6 +176,14 @@ impl Config {
     }
 
     fn check_members(&self, problems: &mut Vec<Problem>) {
+        if !self.node.join.is_empty() {
+            if !self.members.is_empty() {
+                let fix = "leave [[members]] out: the cluster tells this node who they are";
+                let what = "is given, and [[members]] too";
+                problems.push(Problem::new("node.join", what, fix));
+            }
+            return;
+        }
         let count = self.members.len();
         if count.is_multiple_of(2) || count > MEMBERS_MAX {
             let what = format!("lists {count} voters");

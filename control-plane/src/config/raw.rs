@@ -15,6 +15,7 @@ use crate::problem::{Problem, Problems};
 pub(super) struct File {
     node: RawNode,
     api: Listen,
+    #[serde(default)]
     members: Vec<RawMember>,
     tls: RawTls,
     admin: Listen,
@@ -33,6 +34,10 @@ struct RawNode {
     data_dir: PathBuf,
     #[serde(default)]
     priority: i64,
+    #[serde(default)]
+    join: Vec<String>,
+    address: Option<String>,
+    feature_level_max: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -47,6 +52,8 @@ struct RawMember {
     id: u64,
     address: String,
     region: String,
+    #[serde(default)]
+    priority: i64,
 }
 
 #[derive(Deserialize)]
@@ -84,7 +91,7 @@ impl File {
         members.sort_by_key(|m| m.id);
         let timers = self.timers.validate(problems);
         let storage = self.storage.validate(problems);
-        let data_dir = self.node.data_dir;
+        let data_dir = self.node.data_dir.clone();
         if data_dir.as_os_str().is_empty() {
             let fix = "name a directory on a local disk";
             problems.push(Problem::new("node.data_dir", "is empty", fix));
@@ -92,9 +99,18 @@ impl File {
         if !problems.is_empty() {
             return None;
         }
-        let priority = self.node.priority;
+        let RawNode { priority, join, address, feature_level_max, .. } = self.node;
         Some(Config {
-            node: Node { id: id?, region: region?, mesh: mesh?, data_dir, priority },
+            node: Node {
+                id: id?,
+                region: region?,
+                mesh: mesh?,
+                data_dir,
+                priority,
+                join,
+                address,
+                feature_level_max,
+            },
             api: api?,
             admin: admin?,
             members,
@@ -153,7 +169,7 @@ fn member(raw: RawMember, problems: &mut Vec<Problem>) -> Option<Member> {
         problems.push(Problem::new(format!("{name} address"), what, fix));
         return None;
     }
-    Some(Member { id: id?, address: raw.address, region: region? })
+    Some(Member { id: id?, address: raw.address, region: region?, priority: raw.priority })
 }
 
 fn node_id(field: &str, id: u64, problems: &mut Vec<Problem>) -> Option<NodeId> {

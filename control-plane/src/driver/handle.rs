@@ -6,12 +6,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use control_core::access::Policy;
 use control_core::replica::{Position, ProposeError, ReadError, Replica, Role, TransferError};
-use proto::control::ResponseHeader;
+use proto::control::{ClusterMember, ResponseHeader};
 use proto::id::{NodeId, Revision};
 use proto::raft::Command;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{ApiInput, PeerInput, Proposed, Read};
+use super::{ApiInput, Members, PeerInput, Proposed, Read};
 
 /// The driver ended: this process is about to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -96,6 +96,8 @@ pub(super) struct Shared {
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) stalled: watch::Receiver<bool>,
     pub(super) log_end: Arc<Mutex<Position>>,
+    pub(super) members: watch::Receiver<Members>,
+    pub(super) levels: (u32, u32),
 }
 
 impl Driver {
@@ -171,6 +173,16 @@ impl Driver {
         self.peer.send(PeerInput::Clock(node, wall_ms)).await.map_err(|_| Stopped)
     }
 
+    /// Who the members are, until the state says so.
+    pub async fn introduce(&self, members: Vec<ClusterMember>) -> Result<(), Stopped> {
+        self.peer.send(PeerInput::Introduce(members)).await.map_err(|_| Stopped)
+    }
+
+    /// A node told which feature levels it knows.
+    pub async fn levels_of(&self, node: NodeId, levels: (u32, u32)) -> Result<(), Stopped> {
+        self.peer.send(PeerInput::Levels(node, levels)).await.map_err(|_| Stopped)
+    }
+
     /// A node told where its log ends.
     pub async fn log_end_of(&self, it: NodeId, round: u64, end: Position) -> Result<(), Stopped> {
         self.peer.send(PeerInput::LogEnd(it, round, end)).await.map_err(|_| Stopped)
@@ -189,6 +201,16 @@ impl Driver {
     /// Where the replica stands, now and from now on.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.shared.progress.clone()
+    }
+
+    /// All that are or were members.
+    pub fn members(&self) -> watch::Receiver<Members> {
+        self.shared.members.clone()
+    }
+
+    /// Feature levels this node may know.
+    pub fn levels(&self) -> (u32, u32) {
+        self.shared.levels
     }
 
     /// Where this node's log ends: at least at what it acknowledged to the leader.

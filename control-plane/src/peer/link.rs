@@ -190,7 +190,8 @@ impl Link {
         self.pace.measured(self.to, took);
         // Its clock was read half a round trip ago.
         let half = u64::try_from(took.as_millis() / 2).unwrap_or(u64::MAX);
-        // Fails when this node is stopping.
+        // These fail when this node is stopping.
+        let _ = self.driver.levels_of(self.to, (pong.level_min, pong.level_max)).await;
         let _ = self.driver.clock_of(self.to, pong.wall_ms.saturating_add(half)).await;
     }
 }

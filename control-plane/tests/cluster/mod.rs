@@ -111,6 +111,35 @@ impl Cluster {
         }
     }
 
+    /// An empty node that asks the others to let it in, running.
+    #[allow(dead_code, reason = "each test uses a part of this")]
+    pub(crate) fn join(&mut self, id: u64, region: &str) {
+        let request = pki::Request {
+            kind: Kind::Control,
+            name: id.to_string(),
+            region: region.into(),
+            ..<_>::default()
+        };
+        pki::issue(&self.path().join("ca"), &request, self.path()).unwrap();
+        let host = self.nodes[0].api.ip();
+        let free = || TcpListener::bind((host, 0)).unwrap().local_addr().unwrap();
+        let node = Node { id, api: free(), admin: free(), child: None, paused: false };
+        let join: Vec<String> = self.nodes.iter().map(|n| n.api.to_string()).collect();
+        let (api, admin, dir) = (node.api, node.admin, self.path());
+        let text = format!(
+            "[node]\nid = {id}\nregion = \"{region}\"\nmesh = \"demo\"\njoin = {join:?}\n\
+             data_dir = {:?}\n[api]\nlisten = \"{api}\"\n\
+             [tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n[admin]\nlisten = \"{admin}\"\n",
+            self.data_dir(id),
+            dir.join("ca.pem"),
+            dir.join(format!("control-{id}.pem")),
+            dir.join(format!("control-{id}.key")),
+        );
+        fs::write(self.config(id), text).unwrap();
+        self.nodes.push(node);
+        self.spawn(id);
+    }
+
     fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -190,7 +219,8 @@ impl Cluster {
             let pid = node.child.as_ref().unwrap().id().to_string();
             assert!(Command::new("kill").arg(&pid).status().unwrap().success());
         }
-        for id in 1..=3 {
+        let ids: Vec<u64> = self.nodes.iter().map(|node| node.id).collect();
+        for id in ids {
             let Some(mut child) = self.node(id).child.take() else { continue };
             let began = Instant::now();
             let status = loop {

@@ -125,14 +125,14 @@ fn types_no_peer_sends() {
 fn false_senders_and_receivers() {
     let mut scene = Scene::new(2);
     let Scene { leader, victim, other, .. } = scene;
-    use MessageType::MsgHeartbeat;
+    use MessageType::{MsgHeartbeat, MsgHeartbeatResponse};
     for claimed in [other, 9, 0, u64::MAX, victim] {
         let why = scene.lie(MsgHeartbeat, |m| m.from = claimed);
         assert_eq!(why, PeerMisbehaved::Impersonates { claimed });
     }
     for stranger in [0, 9, u64::MAX, victim] {
-        let why = scene.lie_of(stranger, victim, MsgHeartbeat, |_| {});
-        assert_eq!(why, PeerMisbehaved::NotAVoter, "{stranger}");
+        let why = scene.lie_of(stranger, victim, MsgHeartbeatResponse, |_| {});
+        assert_eq!(why, PeerMisbehaved::NotAMember, "{stranger}");
     }
     for to in [0, leader, other, u64::MAX] {
         let why = scene.lie(MsgHeartbeat, |m| m.to = to);

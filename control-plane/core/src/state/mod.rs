@@ -35,8 +35,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use proto::control::{
-    Change, ClusterMember, ComplianceRecord, Event, NumberPolicy, Pop, Requirement, Resource, ResourceKey, Role,
-    Route, Trunk,
+    Change, ClusterMember, ComplianceRecord, Event, NumberPolicy, Pop, Requirement, Resource,
+    ResourceKey, Role, Route, Trunk,
 };
 use proto::control::{change, resource_key};
 use proto::raft::command::Kind;

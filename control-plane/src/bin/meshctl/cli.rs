@@ -61,6 +61,9 @@ pub(crate) enum Output {
 pub(crate) enum Command {
     /// Show how each control node stands; exits 0 if there is a leader and a majority answers
     Status,
+    /// The control nodes: members, leader, feature level
+    #[command(subcommand)]
+    Control(crate::control::Control),
     /// List the POPs and whether they are heard
     Pops(Read),
     /// Carrier and PBX connections

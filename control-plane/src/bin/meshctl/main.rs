@@ -7,6 +7,7 @@
 mod cli;
 mod compliance;
 mod connect;
+mod control;
 mod docs;
 mod numbers;
 mod pki;
@@ -85,6 +86,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 async fn ask(command: Command, mesh: &Mesh, printer: &Printer) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Control(command) => return control::run(command, mesh, printer).await,
         Command::Status => return status::run(mesh, printer).await,
         Command::Pops(read) => pops::list(read, mesh, printer).await?,
         Command::Trunks(command) => trunks::run(command, mesh, printer).await?,
