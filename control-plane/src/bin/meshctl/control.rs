@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::{Read, Write};
-use crate::connect::{Mesh, consistency, options};
+use crate::connect::{Mesh, options};
 use crate::table::Printer;
 
 /// Between two looks at a learner that catches up.
@@ -204,7 +204,7 @@ async fn change(
 }
 
 async fn list(read: Read, mesh: &Mesh, printer: &Printer) -> Result<()> {
-    let request = ListMembersRequest { consistency: consistency(read), read: None };
+    let request = ListMembersRequest { read: read.options(), consistency: 0 };
     let ask = async |channel, request| ClusterClient::new(channel).list_members(request).await;
     let answer = mesh.call(request, ask).await?;
     let members: Vec<MemberDoc> = answer.members.iter().map(document).collect();
