@@ -121,6 +121,8 @@ impl ControlNode {
         let config = ReplicaConfig {
             id: node_id(self.index),
             voters,
+            members: Vec::new(),
+            levels: control_core::replica::LEVELS,
             heartbeat_ticks: 2,
             election_ticks: (election, election + 1),
             priority: 0,

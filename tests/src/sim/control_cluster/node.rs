@@ -74,6 +74,8 @@ impl Node {
         let config = ReplicaConfig {
             id: node_id(self.index),
             voters: (1..).take(plan.nodes).map(NodeId).collect(),
+            members: Vec::new(),
+            levels: control_core::replica::LEVELS,
             heartbeat_ticks: 2,
             election_ticks: (election, election + 1),
             priority: 0,

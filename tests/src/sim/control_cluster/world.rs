@@ -366,6 +366,7 @@ impl World {
                 self.reply(node, attempt, None);
             }
             ReplicaCommand::Ask { to, round } => self.question(node, index_of(to), round),
+            ReplicaCommand::Members => {}
             ReplicaCommand::ReadReady { read } => {
                 if let Some(attempt) = self.nodes[node].reads.remove(&read) {
                     self.serve(node, attempt);

@@ -41,7 +41,7 @@ impl World {
                 }
             }
             // Nobody reads here.
-            ReplicaCommand::Ask { .. } => {}
+            ReplicaCommand::Ask { .. } | ReplicaCommand::Members => {}
             ReplicaCommand::Persist(persist) => {
                 let after = Duration::from_micros(200 + self.sync.below(4_000));
                 if let Some(node) = self.control.get_mut(index) {
@@ -108,7 +108,10 @@ impl World {
             Err(ProposeError::NotLeader { leader }) => {
                 self.operator.refused_by(leader.map(index_of), now);
             }
-            Err(why @ (ProposeError::Overloaded | ProposeError::TooLarge)) => {
+            Err(
+                why
+                @ (ProposeError::Members(_) | ProposeError::Overloaded | ProposeError::TooLarge),
+            ) => {
                 self.complaints.push(format!("a proposal was refused: {why}"));
             }
         }
