@@ -114,6 +114,10 @@ async fn answer(
             page.prometheus.run_upkeep();
             respond(StatusCode::OK, "text/plain; version=0.0.4", page.prometheus.render())
         }
+        "/healthz" if page.control.is_fenced() => {
+            let text = "fenced: a newer process registered as this POP; stop this one\n";
+            plain(StatusCode::SERVICE_UNAVAILABLE, text.into())
+        }
         "/healthz" if figures.status.cluster_id.is_empty() => {
             let text = "no view yet: no control node answered, and there is no copy on disk\n";
             plain(StatusCode::SERVICE_UNAVAILABLE, text.into())
@@ -158,6 +162,7 @@ impl Page {
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": seconds(self.clock.now().since(Instant::ZERO)),
             "epoch": self.control.epoch.load(Ordering::Relaxed),
+            "fenced": self.control.is_fenced(),
             "view": {
                 "revision": status.revision.0,
                 "cluster_id": status.cluster_id,
@@ -210,6 +215,7 @@ impl Page {
         t::VIEW_REVISION.set(float(status.revision.0));
         t::VIEW_LIVE.set(f64::from(u8::from(self.control.live.load(Ordering::Relaxed))));
         t::EPOCH.set(float(self.control.epoch.load(Ordering::Relaxed)));
+        t::FENCED.set(f64::from(u8::from(self.control.is_fenced())));
         t::CALLS.set(float(status.active_calls as u64));
         for reason in Reason::ALL {
             t::SHELL_DROPPED.total_of("reason", reason.name(), self.drops.get(*reason));
@@ -231,6 +237,7 @@ fn call_metrics(status: &Status) {
         ("cdr", counters.cdrs),
         ("glare", counters.glare),
         ("info_dropped", counters.infos_dropped),
+        ("port_taken", counters.ports_taken),
         ("probe", counters.probes),
         ("stray_answer", counters.stray_answers),
     ] {

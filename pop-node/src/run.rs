@@ -114,6 +114,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         udp: Udp::start(bound.udp, &sip_events, drops.clone())?,
         tcp: Tcp::start(bound.tcp, config.max_tcp_connections, sip_events, drops.clone())?,
         media: media.clone(),
+        links: links.clone(),
         link_events,
         resolver: resolve::Resolver::new(answers, drops.clone()),
         cdr: cdr::Writer::start(&config.data_dir, clock, drops.clone())?,

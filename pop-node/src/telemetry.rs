@@ -69,6 +69,7 @@ table! {
     VIEW_REVISION = Gauge "pop_view_revision" Count "Revision of the control plane's view in use";
     VIEW_LIVE = Gauge "pop_view_live" Count "1 while a control node feeds the view, else 0";
     EPOCH = Gauge "pop_epoch" Count "Epoch of the registration; 0 before the first";
+    FENCED = Gauge "pop_fenced" Count "1 if a newer process registered as this POP, else 0";
     CALLS = Gauge "pop_calls_active" Count "Calls now";
     MEDIA_LEGS = Gauge "pop_media_legs" Count "Open media legs";
     CALL_EVENTS = Counter "pop_call_events_total" Count "What the call machine counted {event}";

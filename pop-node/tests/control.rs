@@ -221,6 +221,9 @@ impl Follower {
             let event = tokio::time::timeout(PATIENCE, self.events.recv()).await;
             match event.expect("an event").unwrap() {
                 Event::Registered(epoch) => epochs.push(epoch),
+                // The scripted nodes fence the first registration.
+                Event::Fenced => {}
+                Event::Snapshot(view) => self.view = *view,
                 Event::View(update) => {
                     self.view.apply(update).expect("no gap reaches the calls");
                 }
@@ -291,11 +294,13 @@ async fn the_watch_resumes_elsewhere_and_refuses_to_go_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn registers_beats_at_every_node_and_registers_again_when_fenced() {
+async fn registers_once_and_beats_at_every_node() {
     let mesh = Authority::new("demo");
     let script = || vec![Ok(vec![part(1, &["fra1"], true)])];
     let (one, first) = serve(&mesh, "1", script()).await;
     let (two, second) = serve(&mesh, "2", script()).await;
+    // An older process was here before.
+    first.registered.lock().unwrap().push(wire::RegisterPopRequest::default());
     let follower = Follower::start(&mesh, &[one, two], View::default());
     follower.client.shared.calls.store(3, Ordering::Relaxed);
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -306,12 +311,37 @@ async fn registers_beats_at_every_node_and_registers_again_when_fenced() {
         assert!(tokio::time::Instant::now() < deadline, "{:?}", second.beats.lock().unwrap());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // The node that answers first is asked; each registration has an id of its own.
+    // The node that answers first is asked.
     let registered = first.registered.lock().unwrap();
-    let id = |index: usize| registered[index].options.clone().unwrap().request_id;
     assert_eq!(registered.len(), 2);
-    assert_eq!(id(0).len(), 32);
-    assert_ne!(id(0), id(1));
+    assert_eq!(registered[1].options.clone().unwrap().request_id.len(), 32);
+    assert!(!follower.client.shared.is_fenced());
+}
+
+/// Of two processes with one name the older one goes, and says so: it does not register again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_process_keeps_away_once_it_is_fenced() {
+    let mesh = Authority::new("demo");
+    let script = vec![Ok(vec![part(1, &["fra1"], true)])];
+    let (address, node) = serve(&mesh, "1", script).await;
+    let mut follower = Follower::start(&mesh, &[address], View::default());
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let event = tokio::time::timeout(PATIENCE, follower.events.recv()).await;
+        match event.expect("an event").unwrap() {
+            Event::Registered(epoch) => seen.push(epoch.0),
+            Event::Fenced => seen.push(0),
+            Event::Snapshot(_) | Event::View(_) => {}
+        }
+    }
+    assert_eq!(seen, [41, 0]);
+    assert!(follower.client.shared.is_fenced());
+    // Nothing of it would tell the control plane that it lives; longer than the first retry.
+    let more = tokio::time::timeout(Duration::from_millis(700), follower.events.recv()).await;
+    assert!(more.is_err(), "{more:?}");
+    assert_eq!(node.registered.lock().unwrap().len(), 1);
+    // The one that was refused, and one on its way meanwhile.
+    assert!(node.beats.lock().unwrap().len() <= 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -183,6 +183,25 @@ async fn when_a_pop_stops_its_streams_fail_and_the_link_comes_back_with_it() {
     fra.up(&again.id.clone()).await;
 }
 
+/// Two processes with one name: the older one, once fenced, leaves the links to the newer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_pop_closes_its_links_and_dials_no_more() {
+    let mesh = Authority::new("demo");
+    let (mut old, mut sin, connection) = pair(&mesh).await;
+    old.links.fence();
+    let Event::Down { peer, .. } = sin.event().await else { panic!("the link is up still") };
+    assert_eq!(peer, old.id);
+    let Event::Down { connection: gone, .. } = old.event().await else { panic!("still up") };
+    assert_eq!(gone, connection.stable_id());
+    let mut new = Pop::start(&mesh, "fra1");
+    new.knows("sin1", &sin);
+    new.up(&sin.id.clone()).await;
+    sin.up(&new.id.clone()).await;
+    // Longer than the first redials would take.
+    let more = tokio::time::timeout(Duration::from_secs(1), sin.events.recv()).await;
+    assert!(more.is_err(), "{more:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_and_wrong_names_are_refused() {
     let (mesh, other) = (Authority::new("demo"), Authority::new("other"));

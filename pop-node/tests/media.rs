@@ -131,7 +131,7 @@ async fn a_burst_is_not_lost_between_socket_and_core() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_is_counted_and_a_taken_port_is_too() {
-    let (media, _events, drops) = start();
+    let (media, mut events, drops) = start();
     let anna = Phone::new(&media, 1, ip(5)).await;
     for length in [0, 1, 11, 2_000, 9_000] {
         anna.socket.send_to(&vec![0xff; length], anna.pop).unwrap();
@@ -151,6 +151,16 @@ async fn garbage_is_counted_and_a_taken_port_is_too() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(drops.get(Reason::MediaBindFailed), 1);
+    // The calls are told which ports are theirs and which are not.
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
+        if matches!(event, MediaEvent::Opened { .. } | MediaEvent::PortTaken { .. }) {
+            told.push(event);
+        }
+    }
+    let expected = [MediaEvent::Opened { leg: LegId(1) }, MediaEvent::PortTaken { leg: LegId(9) }];
+    assert_eq!(told, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,6 +33,9 @@ pub(super) async fn run(shared: Arc<Shared>, index: usize, pop_id: String, seed:
         if status.code() == Code::FailedPrecondition {
             shared.fence(epoch);
         }
+        if shared.is_fenced() {
+            return;
+        }
         tracing::info!(node = node.endpoint, why = super::said(&status), "no heartbeats");
         tokio::time::sleep(backoff.delay()).await;
     }

@@ -34,14 +34,15 @@ const REQUEST: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A registration that held so long was no quarrel with another process.
-const SETTLED: Duration = Duration::from_secs(60);
-
 /// What the control plane tells the signaling loop.
 #[derive(Debug)]
 pub enum Event {
     /// Our registration has this epoch.
     Registered(Epoch),
+    /// A newer process registered as this POP: this one must not go on.
+    Fenced,
+    /// The whole view, built already.
+    Snapshot(Box<View>),
     /// A change of the view, checked to follow the one before.
     View(ViewUpdate),
 }
@@ -76,6 +77,12 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// A newer process registered as this POP.
+    pub fn is_fenced(&self) -> bool {
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        epoch != 0 && self.fenced.load(Ordering::Relaxed) >= epoch
+    }
+
     /// A node says that this epoch is not ours any more.
     fn fence(&self, epoch: u64) {
         self.fenced.fetch_max(epoch, Ordering::Relaxed);
@@ -168,7 +175,9 @@ fn node(endpoint: &str, credentials: &Credentials) -> Result<Node, tonic::transp
     Ok(Node { endpoint: endpoint.to_owned(), heard: AtomicBool::new(false), channel })
 }
 
-/// Enters the POP in the registry, once per process and again when it was fenced.
+/// Enters the POP in the registry, once per process. Who registers later has the higher epoch and
+/// the name; the older process learns it by a refused heartbeat and keeps away from then on, or the
+/// two would take each other's links for ever.
 struct Register {
     shared: Arc<Shared>,
     pop: Pop,
@@ -179,25 +188,23 @@ struct Register {
 impl Register {
     async fn run(self, seed: u64) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5), seed);
-        loop {
-            // The same id until it is answered: a lost answer does not count twice.
-            let request_id = hex(&self.credentials.random::<16>());
-            let epoch = self.until_answered(&request_id, &mut backoff).await;
-            tracing::info!(epoch, "registered with the control plane");
-            self.shared.epoch.store(epoch, Ordering::Relaxed);
-            self.shared.registered.notify_waiters();
-            if self.events.send(Event::Registered(Epoch(epoch))).await.is_err() {
-                return;
-            }
-            let registered = tokio::time::Instant::now();
-            self.shared.until_fenced(epoch).await;
-            // Two processes of one name must not spin at each other's expense.
-            if registered.elapsed() >= SETTLED {
-                backoff.reset();
-            }
-            tracing::error!("another process registered as this POP; registering again");
-            tokio::time::sleep(backoff.delay()).await;
+        // The same id until it is answered: a lost answer does not count twice.
+        let request_id = hex(&self.credentials.random::<16>());
+        let epoch = self.until_answered(&request_id, &mut backoff).await;
+        tracing::info!(epoch, "registered with the control plane");
+        self.shared.epoch.store(epoch, Ordering::Relaxed);
+        self.shared.registered.notify_waiters();
+        if self.events.send(Event::Registered(Epoch(epoch))).await.is_err() {
+            return;
         }
+        self.shared.until_fenced(epoch).await;
+        tracing::error!(
+            epoch,
+            "fenced: a newer process registered as this POP. This one takes no more calls and has \
+             closed its links; stop it, or restart it to take the name back"
+        );
+        // The process is ending otherwise.
+        let _ = self.events.send(Event::Fenced).await;
     }
 
     async fn until_answered(&self, request_id: &str, backoff: &mut Backoff) -> u64 {

@@ -1,5 +1,6 @@
 //! The watch: resume by revision, notice gaps, begin anew when needed, keep the disk copy fresh.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use proto::control::watch_response::Kind;
 use proto::control::{Resource, SnapshotPart, WatchRequest, WatchResponse};
 use proto::id::Revision;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
 use super::{Copy, Event, REQUEST, Shared};
@@ -46,12 +48,15 @@ enum Left {
 pub(super) struct Watch {
     shared: Arc<Shared>,
     own: String,
-    view: View,
+    /// Shared with the thread that writes the copy, while it does.
+    view: Arc<View>,
     events: mpsc::Sender<Event>,
     peers: watch::Sender<Vec<Peer>>,
     copy: Copy,
     /// When the copy must be written; `None`: it is fresh.
     save_at: Option<tokio::time::Instant>,
+    /// The copy being written: at most one, the next one is of the latest view.
+    saving: Option<JoinHandle<io::Result<()>>>,
     /// Ask for a snapshot although we hold a view.
     anew: bool,
     /// A snapshot on its way.
@@ -69,11 +74,12 @@ impl Watch {
         let this = Self {
             shared,
             own,
-            view,
+            view: Arc::new(view),
             events,
             peers,
             copy,
             save_at: None,
+            saving: None,
             anew: false,
             parts: Vec::new(),
         };
@@ -87,8 +93,12 @@ impl Watch {
             () = self.follow_all(seed) => {}
             () = stop.notified() => {}
         }
-        if self.save_at.take().is_some() {
-            self.save().await;
+        let saved = written(&mut self.saving).await;
+        self.saved(saved);
+        if self.save_at.is_some() {
+            self.save();
+            let saved = written(&mut self.saving).await;
+            self.saved(saved);
         }
     }
 
@@ -143,7 +153,8 @@ impl Watch {
                     }
                     backoff.reset();
                 }
-                () = tokio::time::sleep_until(save_at) => self.save().await,
+                () = tokio::time::sleep_until(save_at) => self.save(),
+                saved = written(&mut self.saving), if self.saving.is_some() => self.saved(saved),
             }
         }
     }
@@ -176,15 +187,25 @@ impl Watch {
         }
         let resources = std::mem::take(&mut self.parts);
         self.anew = false;
-        self.apply(ViewUpdate::Snapshot { cluster_id, revision: theirs, resources }).await
+        let mut view = View::default();
+        view.apply(ViewUpdate::Snapshot { cluster_id, revision: theirs, resources })?;
+        // Built here, twice: the calls must not wait for that.
+        let theirs = Box::new(view.clone());
+        self.view = Arc::new(view);
+        self.applied(Event::Snapshot(theirs)).await
     }
 
     async fn apply(&mut self, update: ViewUpdate) -> Result<(), Left> {
-        self.view.apply(update.clone())?;
+        // Copied only while the one before is being written.
+        Arc::make_mut(&mut self.view).apply(update.clone())?;
+        self.applied(Event::View(update)).await
+    }
+
+    async fn applied(&mut self, event: Event) -> Result<(), Left> {
         self.shared.live.store(true, Ordering::Relaxed);
         self.save_at.get_or_insert_with(|| tokio::time::Instant::now() + SAVE_AFTER);
         self.publish_peers();
-        self.events.send(Event::View(update)).await.map_err(|_| Left::Closed)
+        self.events.send(event).await.map_err(|_| Left::Closed)
     }
 
     fn publish_peers(&self) {
@@ -203,20 +224,36 @@ impl Watch {
     async fn pause(&mut self, delay: Duration) {
         let end = tokio::time::Instant::now() + delay;
         if self.save_at.is_some_and(|at| at < end) {
-            self.save().await;
+            self.save();
         }
         tokio::time::sleep_until(end).await;
     }
 
-    async fn save(&mut self) {
+    /// Has the latest view written, or that put off while another one is.
+    fn save(&mut self) {
+        if self.saving.as_ref().is_some_and(|saving| !saving.is_finished()) {
+            self.save_at = Some(tokio::time::Instant::now() + SAVE_AFTER);
+            return;
+        }
         self.save_at = None;
         let (copy, view) = (self.copy.clone(), self.view.clone());
-        let saved = tokio::task::spawn_blocking(move || copy.save(&view)).await;
-        if let Ok(Err(error)) = saved {
+        self.saving = Some(tokio::task::spawn_blocking(move || copy.save(&view)));
+    }
+
+    fn saved(&mut self, saved: io::Result<()>) {
+        if let Err(error) = saved {
             tracing::error!(%error, "the view's copy was not written; it is tried again");
             self.save_at = Some(tokio::time::Instant::now() + SAVE_AFTER * 10);
         }
     }
+}
+
+/// When the copy is written; at once if none is being.
+async fn written(saving: &mut Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
+    let Some(task) = saving else { return Ok(()) };
+    let saved = task.await;
+    *saving = None;
+    saved.unwrap_or_else(|ended| Err(io::Error::other(ended)))
 }
 
 fn far() -> tokio::time::Instant {

@@ -78,6 +78,7 @@ pub(crate) struct Context {
 }
 
 /// Our end of all links.
+#[derive(Clone)]
 pub struct Links {
     context: Arc<Context>,
 }
@@ -106,6 +107,11 @@ impl Links {
         tokio::spawn(peer::answer(context.clone()));
         tokio::spawn(dial_all(context.clone(), peers));
         Ok(Self { context })
+    }
+
+    /// A newer process has our name: closes all connections, dials and answers no more.
+    pub fn fence(&self) {
+        self.context.endpoint.close(peer::Close::Fenced.code(), b"fenced");
     }
 
     /// Closes all connections; peers see it at once.

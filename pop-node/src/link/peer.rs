@@ -25,6 +25,10 @@ const HANDSHAKES_UNPROVEN_MAX: usize = 16;
 /// A handshake, or the welcome after it, takes no longer.
 const HANDSHAKE: Duration = Duration::from_secs(4);
 
+/// The peer prefers another process with our name: time to hear from the control plane which of us
+/// is the older one, and has to go.
+const REPLACED_PAUSE: Duration = Duration::from_secs(4);
+
 /// Application error codes of a close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Close {
@@ -33,6 +37,7 @@ pub(super) enum Close {
     Direction = 2,
     Removed = 3,
     Replaced = 4,
+    Fenced = 5,
 }
 
 impl Close {
@@ -78,7 +83,12 @@ pub(super) async fn dial(context: Arc<Context>, peer: PopId, mut address: watch:
             Ok(connection) => {
                 backoff.reset();
                 tokio::select! {
-                    () = serve(&context, &peer, connection.clone()) => {}
+                    () = serve(&context, &peer, connection.clone()) => {
+                        if is_replaced(&connection) {
+                            tracing::error!(%peer, "another process speaks for this POP");
+                            tokio::time::sleep(REPLACED_PAUSE).await;
+                        }
+                    }
                     () = gone(&mut address) => {
                         connection.close(Close::Removed.code(), b"removed");
                         down(&context, &peer, &connection).await;
@@ -100,6 +110,15 @@ pub(super) async fn dial(context: Arc<Context>, peer: PopId, mut address: watch:
             }
         }
     }
+}
+
+/// The peer has a newer connection of this POP: not ours, for we have one at a time.
+fn is_replaced(connection: &Connection) -> bool {
+    use quinn::ConnectionError::ApplicationClosed;
+    matches!(
+        connection.close_reason(),
+        Some(ApplicationClosed(close)) if close.error_code == Close::Replaced.code()
+    )
 }
 
 /// Returns when the view no longer names the peer.

@@ -3,7 +3,7 @@
 //! 1. orders (call set-up does not wait for media) · 2. packets of legs, one a socket ·
 //! 3. datagrams of peers · 4. timers · 5. everything to send, then events for the calls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -56,6 +56,8 @@ pub(super) struct Thread {
     ready: Vec<u64>,
     /// An event the calls had no room for.
     event: Option<MediaEvent>,
+    /// Legs whose ports other programs have: at most one entry a leg, its call waits for it.
+    taken: VecDeque<MediaEvent>,
     buffer: Box<[u8; PACKET_BYTES_MAX]>,
     /// Queues may hold more than one turn took.
     more: bool,
@@ -80,6 +82,7 @@ impl Thread {
             links: BTreeMap::new(),
             ready: Vec::new(),
             event: None,
+            taken: VecDeque::new(),
             buffer: Box::new([0; PACKET_BYTES_MAX]),
             more: false,
             stopped: false,
@@ -173,9 +176,10 @@ impl Thread {
         if let MediaCommand::OpenLeg { leg, local } = command
             && let Err(error) = self.sockets.open(*leg, *local, &self.poll)
         {
-            // The call goes on without media and ends as silent.
             self.output.drops.count(Reason::MediaBindFailed);
-            tracing::error!(%error, %local, "cannot open media ports");
+            tracing::warn!(%error, %local, "cannot open media ports: the call takes others");
+            self.taken.push_back(MediaEvent::PortTaken { leg: *leg });
+            return;
         }
         self.media.handle_command(command, now);
         if let MediaCommand::CloseLeg { leg } = command {
@@ -254,7 +258,8 @@ impl Thread {
 
     fn tell(&mut self) {
         loop {
-            let Some(event) = self.event.take().or_else(|| self.media.poll_event()) else { return };
+            let fresh = || self.taken.pop_front().or_else(|| self.media.poll_event());
+            let Some(event) = self.event.take().or_else(fresh) else { return };
             match self.output.events.try_send(event) {
                 Ok(()) => {}
                 Err(TrySendError::Full(event)) => {

@@ -9,7 +9,7 @@ mod execute;
 mod tcp;
 mod udp;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -116,6 +116,8 @@ pub struct Outputs {
     pub tcp: Tcp,
     /// The media thread.
     pub media: media::Handle,
+    /// The links, to close them all.
+    pub links: link::Links,
     /// For the events of call streams we open.
     pub link_events: mpsc::Sender<link::Event>,
     /// Names.
@@ -146,6 +148,8 @@ pub struct Signaling {
     inputs: Inputs,
     outputs: Outputs,
     links: BTreeMap<PopId, quinn::Connection>,
+    /// POPs the core was told to have no link to.
+    missing: BTreeSet<PopId>,
     streams: BTreeMap<CallStream, Outbox>,
     /// Orders the media thread had no room for; no command is executed before them.
     held: VecDeque<media::Order>,
@@ -164,6 +168,7 @@ impl Signaling {
             inputs,
             outputs,
             links: BTreeMap::new(),
+            missing: BTreeSet::new(),
             streams: BTreeMap::new(),
             held: VecDeque::new(),
             more: false,
@@ -173,6 +178,7 @@ impl Signaling {
 
     /// Runs until told to stop and all calls have ended, or their time is over.
     pub async fn run(mut self) {
+        self.tell_missing_links(self.clock.now());
         loop {
             let event = self.next().await;
             self.apply(event);
@@ -249,11 +255,38 @@ impl Signaling {
     fn control(&mut self, event: control::Event, now: Instant) {
         match event {
             control::Event::Registered(epoch) => self.pop.set_epoch(epoch),
+            control::Event::Fenced => {
+                self.pop.fence();
+                self.outputs.links.fence();
+            }
+            control::Event::Snapshot(view) => {
+                let old = self.pop.restore_view(*view);
+                // A million numbers take their time to go.
+                drop(tokio::task::spawn_blocking(move || drop(old)));
+                self.tell_missing_links(now);
+            }
             control::Event::View(update) => match self.pop.handle_view(update, now) {
-                Ok(revision) => tracing::debug!(%revision, "view"),
+                Ok(revision) => {
+                    tracing::debug!(%revision, "view");
+                    self.tell_missing_links(now);
+                }
                 // The watch has checked the same update against the same view.
                 Err(gap) => tracing::error!(%gap, "the view did not take a checked update"),
             },
+        }
+    }
+
+    /// A POP we never had a link to is not there yet: calls may wait a moment for it.
+    fn tell_missing_links(&mut self, now: Instant) {
+        let own = self.pop.id().clone();
+        let is_news = |id: &&PopId| {
+            **id != own && !self.links.contains_key(*id) && !self.missing.contains(*id)
+        };
+        let news: Vec<PopId> =
+            self.pop.view().pops().map(|(id, _)| id).filter(is_news).cloned().collect();
+        for peer in news {
+            self.missing.insert(peer.clone());
+            self.pop.handle_link(peer, LinkState::Down, now);
         }
     }
 

@@ -45,8 +45,8 @@ pub(super) fn admit(
         return refuse(core, tx, plain(&request, 403), Refusal::NotACaller, now);
     };
     let trunk = core.view.trunk(&trunk_id).cloned().unwrap_or_default();
-    if core.closing {
-        return refuse(core, tx, busy(&request), Refusal::ShuttingDown, now);
+    if let Some(refusal) = core.closed() {
+        return refuse(core, tx, busy(&request), refusal, now);
     }
     let arrival = Arrival { tx, flow, request, trunk_id, trunk };
     if let Err((response, refusal)) = authenticate(core, &arrival, now) {

@@ -13,7 +13,9 @@ use super::index::{Handle, Index};
 use super::peers::Peers;
 use super::ports::Ports;
 use super::records::Records;
-use super::{CallStream, Initiator, LinkState, PopCommand, PopConfig, PopCounters, ResolveError};
+use super::{
+    CallStream, Initiator, LinkState, PopCommand, PopConfig, PopCounters, Refusal, ResolveError,
+};
 use crate::call::{Begin, CallKey, Link, splitmix};
 use crate::media::MediaCommand;
 use crate::sip::{self, ClientTx, Endpoint, Flow, Request, Response, ServerTx, Text, Transport};
@@ -43,6 +45,8 @@ pub(crate) struct Core {
     /// Not finished yet; a local call once.
     pub(crate) live_calls: usize,
     pub(crate) closing: bool,
+    /// A newer process has our name.
+    pub(crate) fenced: bool,
     random: u64,
     /// Numbers everything of ours that needs one; never reused.
     next: u64,
@@ -71,6 +75,7 @@ impl Core {
             trunk_calls: BTreeMap::new(),
             live_calls: 0,
             closing: false,
+            fenced: false,
             random: splitmix(config.seed),
             next: 0,
             config,
@@ -184,6 +189,14 @@ impl Core {
         let reason = reason.to_owned();
         self.send(&link, Kind::Reject(CallReject { status: u32::from(status), reason }));
         self.close_link(link);
+    }
+
+    /// Why no call is taken at all, if so.
+    pub(crate) fn closed(&self) -> Option<Refusal> {
+        if self.fenced {
+            return Some(Refusal::Fenced);
+        }
+        self.closing.then_some(Refusal::ShuttingDown)
     }
 
     /// No room for another call. Calls that came in or left here count, a local one once.

@@ -30,6 +30,8 @@ refusals! {
     BadNumber = "bad_number",
     /// 400, 415 or 488: the body of an INVITE is of no use.
     BadOffer = "bad_offer",
+    /// 503: a newer process registered as this POP.
+    Fenced = "fenced",
     /// A message between POPs that is malformed or not expected.
     BadPeerMessage = "bad_peer_message",
     /// 405 or 501.

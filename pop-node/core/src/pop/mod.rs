@@ -84,9 +84,16 @@ impl Pop {
         self.core.view.apply(update)
     }
 
-    /// Takes a whole view, as read from disk.
-    pub fn restore_view(&mut self, view: View) {
-        self.core.view = view;
+    /// Takes a whole view, as read from disk or built elsewhere; gives the old one back, which may
+    /// be long to drop.
+    pub fn restore_view(&mut self, view: View) -> View {
+        std::mem::replace(&mut self.core.view, view)
+    }
+
+    /// A newer process registered as this POP: no more calls are taken. Those in progress go on as
+    /// long as they can.
+    pub fn fence(&mut self) {
+        self.core.fenced = true;
     }
 
     /// A link came up or went down; a POP never heard of counts as up.
@@ -144,6 +151,11 @@ impl Pop {
         self.core.index.remove(&handle);
         self.deliver(key, Input::Resolved(result), now);
         self.settle(now);
+    }
+
+    /// Our name.
+    pub fn id(&self) -> &PopId {
+        &self.core.config.id
     }
 
     /// The epoch of a new registration.

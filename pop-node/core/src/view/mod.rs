@@ -72,7 +72,6 @@ impl View {
             }
             ViewUpdate::Event(event) => self.event(event)?,
         }
-        self.acl = Acl::new(self.trunks.iter());
         Ok(self.revision)
     }
 
@@ -103,7 +102,11 @@ impl View {
                 Err(_) => self.skipped += 1,
             },
             Some(ResourceKind::Trunk(trunk)) => match TrunkId::new(&trunk.trunk_id) {
-                Ok(id) => _ = self.trunks.insert(id, trunk),
+                Ok(id) => {
+                    self.delete_trunk(&id);
+                    self.acl.insert(&id, &trunk);
+                    self.trunks.insert(id, trunk);
+                }
                 Err(_) => self.skipped += 1,
             },
             Some(ResourceKind::Route(route)) => match RouteId::new(&route.route_id) {
@@ -125,7 +128,7 @@ impl View {
         let known = match key {
             Some(KeyKind::PopId(id)) => PopId::new(&id).map(|id| self.pops.remove(&id)).is_ok(),
             Some(KeyKind::TrunkId(id)) => {
-                TrunkId::new(&id).map(|id| self.trunks.remove(&id)).is_ok()
+                TrunkId::new(&id).map(|id| self.delete_trunk(&id)).is_ok()
             }
             Some(KeyKind::RouteId(id)) => {
                 RouteId::new(&id).map(|id| self.delete_route(&id)).is_ok()
@@ -137,6 +140,12 @@ impl View {
             None => false,
         };
         self.skipped += u64::from(!known);
+    }
+
+    fn delete_trunk(&mut self, id: &TrunkId) {
+        if let Some(old) = self.trunks.remove(id) {
+            self.acl.remove(id, &old);
+        }
     }
 
     fn delete_route(&mut self, id: &RouteId) {

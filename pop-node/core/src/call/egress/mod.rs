@@ -133,8 +133,8 @@ fn check(
     setup: CallSetup,
     core: &Core,
 ) -> Result<(Wanted, control::Trunk), (u16, Refusal)> {
-    if core.closing {
-        return Err((503, Refusal::ShuttingDown));
+    if let Some(refusal) = core.closed() {
+        return Err((503, refusal));
     }
     if let Link::Remote(stream) = back {
         // A POP that is not in the view is none of the mesh, or not yet.

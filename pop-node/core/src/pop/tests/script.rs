@@ -53,6 +53,7 @@ pub(super) fn act(world: &mut World, words: &[&str]) -> Option<()> {
         ["taken", first, last] => {
             world.taken = (first.parse().ok()?..=last.parse().ok()?).collect();
         }
+        ["fence", pop] => world.pop(&PopId::new(pop).ok()?).fence(),
         ["silent", pop, leg] => {
             let (leg, now) = (LegId(leg.parse().ok()?), world.now);
             let event = MediaEvent::Silent { leg, since: now };
