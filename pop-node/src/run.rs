@@ -94,13 +94,9 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
     let (peers, peers_in) = watch::channel(Vec::new());
     let (link_events, link_in) = mpsc::channel(EVENTS_MAX);
-    let settings = link::Settings {
-        own: config.id.clone(),
-        max_calls: config.max_calls,
-        events: link_events.clone(),
-        media: media.clone(),
-        drops: drops.clone(),
-    };
+    let (own, max_calls) = (config.id.clone(), config.max_calls);
+    let (events, relay, lost) = (link_events.clone(), media.clone(), drops.clone());
+    let settings = link::Settings { own, max_calls, events, media: relay, drops: lost };
     let links = link::Links::start(credentials.clone(), bound.overlay, settings, peers_in)?;
 
     let (control_events, control_in) = mpsc::channel(EVENTS_MAX);

@@ -121,7 +121,7 @@ impl Cluster {
             ..<_>::default()
         };
         pki::issue(&self.path().join("ca"), &request, self.path()).unwrap();
-        let host = self.nodes[0].api.ip();
+        let host = self.nodes.first().unwrap().api.ip();
         let free = || TcpListener::bind((host, 0)).unwrap().local_addr().unwrap();
         let node = Node { id, api: free(), admin: free(), child: None, paused: false };
         let join: Vec<String> = self.nodes.iter().map(|n| n.api.to_string()).collect();
