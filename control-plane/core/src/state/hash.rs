@@ -12,13 +12,21 @@ pub(crate) struct TableHash([u64; 4]);
 
 impl TableHash {
     pub(crate) fn add(&mut self, key: &[u8], value: &[u8]) {
-        for (sum, lane) in self.0.iter_mut().zip(lanes(key, value)) {
+        self.add_lanes(lanes(key, value));
+    }
+
+    pub(crate) fn remove(&mut self, key: &[u8], value: &[u8]) {
+        self.remove_lanes(lanes(key, value));
+    }
+
+    pub(crate) fn add_lanes(&mut self, lanes: [u64; 4]) {
+        for (sum, lane) in self.0.iter_mut().zip(lanes) {
             *sum = sum.wrapping_add(lane);
         }
     }
 
-    pub(crate) fn remove(&mut self, key: &[u8], value: &[u8]) {
-        for (sum, lane) in self.0.iter_mut().zip(lanes(key, value)) {
+    pub(crate) fn remove_lanes(&mut self, lanes: [u64; 4]) {
+        for (sum, lane) in self.0.iter_mut().zip(lanes) {
             *sum = sum.wrapping_sub(lane);
         }
     }
@@ -32,7 +40,8 @@ impl TableHash {
     }
 }
 
-fn lanes(key: &[u8], value: &[u8]) -> [u64; 4] {
+/// SHA-256 of an entry, as four numbers.
+pub(crate) fn lanes(key: &[u8], value: &[u8]) -> [u64; 4] {
     // The length keeps ("a", "bc") and ("ab", "c") apart.
     let digest = Sha256::new()
         .chain_update((key.len() as u64).to_le_bytes())

@@ -12,6 +12,7 @@
 //! permissions (the API's, by certificate).
 
 mod access;
+pub mod audit;
 mod compliance;
 mod hash;
 pub mod limits;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use proto::control::{
-    Change, ClusterMember, ComplianceRecord, Event, NumberPolicy, Pop, Requirement, Resource,
+    AuditRow, Change, ClusterMember, ComplianceRecord, Event, NumberPolicy, Pop, Requirement, Resource,
     ResourceKey, Role, Route, Trunk,
 };
 use proto::control::{change, resource_key};
@@ -58,7 +59,7 @@ use numbers::record::{BlockRecord, NumberRecord, ShelfRecord};
 use porting::PortRecord;
 use requests::{RequestName, RequestRecord, Seen};
 use reservations::ReservationRecord;
-use tables::{META_TABLE, Meta, Record, Row, Tables};
+use tables::{AUDIT_TABLE, Digests, META_TABLE, Meta, Record, Row, Tables};
 use tenants::TenantRecord;
 
 /// Most expiries one command carries out. More wait for the next command.
@@ -104,6 +105,7 @@ pub(crate) struct Index {
     routes: usize,
     /// Shared with the API, which asks it for each request.
     policy: Arc<Policy>,
+    chain: audit::Chain,
 }
 
 /// What ends at its time.
@@ -181,11 +183,13 @@ impl State {
         self.tables.put_meta_u64(Meta::LogTime, now_ms);
         let mut step = Step::default();
         self.expire(now_ms, &mut step);
+        let expired = Some(self.tables.take_digests()).filter(|_| step.changed);
         let answer = match self.once(command, now_ms) {
             Once::First => self.execute(command, now_ms, &mut step),
             Once::Refused(rejected) => Err(rejected),
             Once::Repeated(outcome) => {
                 let event = self.commit(step);
+                expired.iter().for_each(|digests| self.audit_expiry(digests));
                 let changes = self.tables.take_changes();
                 return Applied { outcome: worded(*outcome), changes, event, repeated: true };
             }
@@ -193,8 +197,10 @@ impl State {
         let event = self.commit(step);
         let kind = answer.unwrap_or_else(outcome::Kind::Rejected);
         let outcome = Outcome { revision: self.revision().0, kind: Some(kind) };
+        let digests = self.tables.take_digests();
+        expired.iter().for_each(|digests| self.audit_expiry(digests));
         if !command.request_id.is_empty() {
-            self.remember_unless_refused(command, &outcome, now_ms);
+            self.record_unless_refused(command, &outcome, &digests, now_ms);
         }
         Applied { outcome, changes: self.tables.take_changes(), event, repeated: false }
     }
@@ -230,8 +236,14 @@ impl State {
         }
     }
 
-    /// Everything is remembered but the refusal to look at it at all.
-    fn remember_unless_refused(&mut self, command: &Command, outcome: &Outcome, now_ms: u64) {
+    /// Everything is remembered and audited but the refusal to look at it at all.
+    fn record_unless_refused(
+        &mut self,
+        command: &Command,
+        outcome: &Outcome,
+        digests: &Digests,
+        now_ms: u64,
+    ) {
         let reason = match &outcome.kind {
             Some(outcome::Kind::Rejected(rejected)) => rejected.reason(),
             _ => Reason::Unspecified,
@@ -239,6 +251,7 @@ impl State {
         let refused = reason == Reason::IdempotencyKeyReused
             || (reason == Reason::Limit && self.check_requests_limit(&command.principal).is_err());
         if !refused {
+            self.audit(command, outcome, digests);
             self.remember(command, &wordless(outcome), now_ms);
         }
     }
@@ -363,6 +376,7 @@ impl Index {
         let (table, name) = key.split_first()?;
         match *table {
             META_TABLE => {}
+            AUDIT_TABLE => self.load_audit(AuditRow::decode(value).ok()?),
             // See `load_numbers`.
             BlockRecord::BYTE | NumberRecord::BYTE | ShelfRecord::BYTE | TenantRecord::BYTE => {}
             ComplianceRecord::TABLE => self.add_compliance_record(&record(name, value)?),

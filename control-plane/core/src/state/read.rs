@@ -3,6 +3,8 @@
 use proto::control::{Pop, Resource, Route, Trunk, resource};
 use proto::id::Revision;
 
+use sha2::{Digest, Sha256};
+
 use super::State;
 use super::numbers::key::HIGHEST;
 use super::numbers::record::takes_calls;
@@ -80,7 +82,8 @@ impl State {
 
     /// Hash of all tables: equal on all nodes at the same log index.
     pub fn hash(&self) -> [u8; 32] {
-        self.tables.hash()
+        let (_, chain) = self.audit_head();
+        Sha256::new().chain_update(self.tables.hash()).chain_update(chain).finalize().into()
     }
 
     /// All tables by key, as storage and snapshots hold them.

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use prost::Message;
 use proto::control::{Pop, Route, Trunk};
 
-use super::hash::TableHash;
+use super::hash::{TableHash, lanes};
 use super::packed::Packed;
+use super::requests::RequestRecord;
 
 /// One changed key of the tables; `None` deletes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +73,9 @@ impl Record for Trunk {
 /// Single values: `m` and a name.
 pub(crate) const META_TABLE: u8 = b'm';
 
+/// Audit rows: not hashed with the others, for their chain is a hash already.
+pub(crate) const AUDIT_TABLE: u8 = b'A';
+
 /// Single values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Meta {
@@ -106,6 +110,32 @@ pub(crate) struct Tables {
     map: BTreeMap<Packed, Packed>,
     hash: TableHash,
     changed: BTreeMap<Vec<u8>, Option<Bytes>>,
+    digests: Digests,
+}
+
+/// What a command replaced and what it wrote, as sums of the hashes of records.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Digests {
+    removed: TableHash,
+    added: TableHash,
+}
+
+impl Digests {
+    pub(crate) fn before(&self) -> Vec<u8> {
+        short(self.removed)
+    }
+
+    pub(crate) fn after(&self) -> Vec<u8> {
+        short(self.added)
+    }
+}
+
+/// 16 bytes tell two states apart; nothing for nothing.
+fn short(hash: TableHash) -> Vec<u8> {
+    if hash == TableHash::default() {
+        return Vec::new();
+    }
+    hash.to_bytes().get(..16).unwrap_or_default().to_vec()
 }
 
 impl Tables {
@@ -115,8 +145,10 @@ impl Tables {
         let packed = |(key, value): (Vec<u8>, Bytes)| (Packed::from(&*key), Packed::from(&*value));
         let map: BTreeMap<Packed, Packed> = entries.into_iter().map(packed).collect();
         let mut hash = TableHash::default();
-        map.iter().for_each(|(key, value)| hash.add(key.as_slice(), value.as_slice()));
-        Self { map, hash, changed: BTreeMap::new() }
+        map.iter()
+            .filter(|(key, _)| is_hashed(key.as_slice()))
+            .for_each(|(key, value)| hash.add(key.as_slice(), value.as_slice()));
+        Self { map, hash, ..Self::default() }
     }
 
     pub(crate) fn get<R: Row>(&self, name: impl AsRef<[u8]>) -> Option<R> {
@@ -205,17 +237,43 @@ impl Tables {
     }
 
     fn write(&mut self, key: Vec<u8>, value: Option<Bytes>) {
+        let audited = key.first().is_some_and(|t| ![META_TABLE, RequestRecord::BYTE].contains(t));
         let old = match &value {
             Some(bytes) => {
-                self.hash.add(&key, bytes);
+                let lanes = lanes(&key, bytes);
+                self.hash.add_lanes(lanes);
+                if audited {
+                    self.digests.added.add_lanes(lanes);
+                }
                 self.map.insert(key.as_slice().into(), Packed::from(&**bytes))
             }
             None => self.map.remove(key.as_slice()),
         };
         if let Some(old) = old {
-            self.hash.remove(&key, old.as_slice());
+            let lanes = lanes(&key, old.as_slice());
+            self.hash.remove_lanes(lanes);
+            if audited {
+                self.digests.removed.add_lanes(lanes);
+            }
         }
         self.changed.insert(key, value);
+    }
+
+    /// What was replaced and written since the last call, single values left out.
+    pub(crate) fn take_digests(&mut self) -> Digests {
+        std::mem::take(&mut self.digests)
+    }
+
+    /// Stores what is not hashed with the tables.
+    pub(crate) fn put_plain(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        let value = Bytes::from(value);
+        self.map.insert(key.as_slice().into(), Packed::from(&*value));
+        self.changed.insert(key, Some(value));
+    }
+
+    /// What `put_plain` stored.
+    pub(crate) fn plain<M: Message + Default>(&self, key: &[u8]) -> Option<M> {
+        self.map.get(key).and_then(|bytes| M::decode(bytes.as_slice()).ok())
     }
 
     /// What changed since the last call, by key.
@@ -232,6 +290,10 @@ impl Tables {
     pub(crate) fn entries(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
         self.map.iter().map(|(key, value)| (key.as_slice(), value.as_slice()))
     }
+}
+
+fn is_hashed(key: &[u8]) -> bool {
+    key.first() != Some(&AUDIT_TABLE)
 }
 
 fn key<R: Row>(name: &impl AsRef<[u8]>) -> Vec<u8> {
