@@ -12,9 +12,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use proto::identity::Identity;
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -49,11 +50,23 @@ impl Drop for Open {
     }
 }
 
+/// Who is let in.
+#[derive(Debug, Clone)]
+pub enum Guests {
+    /// Those with a certificate; who is of this mesh has a name afterwards.
+    Mesh(Arc<str>),
+    /// Everybody: TLS asks for no certificate.
+    Strangers,
+}
+
+/// The TLS settings of the moment; open connections keep those they began with.
+pub type Tls = watch::Receiver<Arc<ServerConfig>>;
+
 /// Accepts until the receiver is gone.
 pub async fn run(
     listener: TcpListener,
-    tls: TlsAcceptor,
-    mesh: String,
+    tls: Tls,
+    guests: Guests,
     connections: mpsc::Sender<io::Result<Connection>>,
 ) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -72,10 +85,10 @@ pub async fn run(
             telemetry::connection_refused(ConnectionRefused::Limit);
             continue;
         };
-        let (tls, mesh, connections) = (tls.clone(), mesh.clone(), connections.clone());
-        let slots = slots.clone();
+        let tls = TlsAcceptor::from(tls.borrow().clone());
+        let (guests, connections, slots) = (guests.clone(), connections.clone(), slots.clone());
         tokio::spawn(async move {
-            let connection = handshake(stream, &tls, &mesh, slots).await;
+            let connection = handshake(stream, &tls, &guests, slots).await;
             drop(begun);
             if let Some(connection) = connection {
                 // Only fails when the server is gone.
@@ -119,7 +132,7 @@ impl Drop for Begun {
 async fn handshake(
     stream: TcpStream,
     tls: &TlsAcceptor,
-    mesh: &str,
+    guests: &Guests,
     slots: Arc<Semaphore>,
 ) -> Option<Connection> {
     let address = stream.peer_addr().ok();
@@ -141,10 +154,16 @@ async fn handshake(
         return None;
     };
     telemetry::connections(1.0);
-    let caller = caller_of(&stream, mesh);
-    if let Err(why) = &caller {
-        tracing::warn!(?address, "a caller was refused: its certificate {why}");
-    }
+    let caller = match guests {
+        Guests::Strangers => Err("was not asked for here".into()),
+        Guests::Mesh(mesh) => {
+            let caller = caller_of(&stream, mesh);
+            if let Err(why) = &caller {
+                tracing::warn!(?address, "a caller was refused: its certificate {why}");
+            }
+            caller
+        }
+    };
     Some(Connection { stream, caller, _open: Open(slot) })
 }
 

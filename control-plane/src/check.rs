@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::config::Config;
+use crate::pki::Authority;
 use crate::problem::Problem;
 use crate::tls::Credentials;
 
@@ -16,7 +17,11 @@ use crate::tls::Credentials;
 pub fn check(config: &Config, now: SystemTime) -> Vec<Problem> {
     let mut problems = Vec::new();
     problems.extend(credentials(config, now).err());
+    problems.extend(authority(config).err());
     problems.extend(data_dir(&config.node.data_dir).err());
+    if let Some(ca) = &config.ca {
+        problems.extend(listen("ca.listen", ca.listen).err());
+    }
     problems.extend(listen("api.listen", config.api).err());
     problems.extend(listen("admin.listen", config.admin).err());
     problems
@@ -27,6 +32,17 @@ pub fn credentials(config: &Config, now: SystemTime) -> Result<Credentials, Prob
     let credentials = Credentials::load(&config.tls)?;
     credentials.check_for(config, now)?;
     Ok(credentials)
+}
+
+/// The mesh's authority, on a node that has it.
+pub fn authority(config: &Config) -> Result<Option<Authority>, Problem> {
+    let Some(ca) = &config.ca else { return Ok(None) };
+    let authority = Authority::load(&config.tls.ca, &ca.key)?;
+    if authority.mesh() == config.node.mesh {
+        return Ok(Some(authority));
+    }
+    let what = format!("is of mesh \"{}\", this is \"{}\"", authority.mesh(), config.node.mesh);
+    Err(Problem::new("ca.key", what, "give the key of this mesh's authority"))
 }
 
 /// Makes the directory and proves that files can be written there.

@@ -10,6 +10,7 @@ pub mod check;
 pub mod config;
 pub mod driver;
 pub mod hub;
+pub mod join;
 pub mod liveness;
 pub mod pace;
 pub mod peer;

@@ -4,7 +4,7 @@
 //! 3 stopped itself while running (disk failed, state differs).
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -31,6 +31,14 @@ struct Cli {
 enum Command {
     /// Explain what is wrong with a configuration before anything starts
     Check(File),
+    /// Make this machine a control node of a mesh: key, certificate and a first configuration
+    Join {
+        /// As `meshctl token create --control NODE` printed it
+        token: String,
+        /// Where the files go
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -44,6 +52,16 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match (cli.command, cli.run) {
         (Some(Command::Check(file)), _) => check_file(&file),
+        (Some(Command::Join { token, dir }), _) => match join(&token, &dir) {
+            Ok(text) => {
+                say(text);
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                say(error);
+                ExitCode::FAILURE
+            }
+        },
         (None, Some(file)) => run_file(&file),
         (None, None) => ExitCode::from(2), // clap shows the help first.
     }
@@ -73,6 +91,12 @@ fn check_file(file: &File) -> ExitCode {
     let (id, members) = (config.node.id, config.members.len());
     say(format_args!("{} can start as node {id} of {members}", file.config.display()));
     ExitCode::SUCCESS
+}
+
+fn join(token: &str, dir: &Path) -> anyhow::Result<String> {
+    let token = token.parse()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(control_plane::join::run(&token, dir))?)
 }
 
 fn run_file(file: &File) -> ExitCode {

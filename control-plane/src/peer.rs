@@ -12,11 +12,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use enroll::dial::{self, Tls};
 use proto::control::{ClusterMember, MemberRole};
 use proto::id::NodeId;
 use proto::identity::CONTROL_DNS_NAME;
 use proto::raft::peer_client::PeerClient;
 use proto::raft::{Command, JoinRequest, ProposeRequest, ProposeResponse};
+use rustls_pki_types::ServerName;
 use tokio::task::AbortHandle;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -62,8 +64,8 @@ struct Shared {
 
 /// What connections are made of.
 pub struct Parts {
-    /// This node's certificate and the authority.
-    pub credentials: Arc<Credentials>,
+    /// This node's certificate and the authorities, of the moment.
+    pub tls: Tls,
     /// This node.
     pub sender: Sender,
     /// Where the driver puts what goes out.
@@ -128,9 +130,8 @@ impl Peers {
     }
 
     fn dial(&self, to: NodeId, address: &str) -> Result<Peer, Problem> {
-        let Parts { credentials, sender, outboxes, driver, pace } = &self.0.parts;
-        let name = format!("{to}.control.voxmesh");
-        let channel = endpoint(address, &name, credentials)?.connect_lazy();
+        let Parts { tls, sender, outboxes, driver, pace } = &self.0.parts;
+        let channel = channel(to, address, tls)?;
         let link = Link {
             to,
             address: address.to_owned(),
@@ -142,6 +143,11 @@ impl Peers {
         };
         let link = tokio::spawn(link.run()).abort_handle();
         Ok(Peer { address: address.to_owned(), channel, link })
+    }
+
+    /// Channels to all other members.
+    pub fn channels(&self) -> Vec<Channel> {
+        self.lock().values().map(|peer| peer.channel.clone()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
@@ -194,6 +200,29 @@ pub async fn join(
     }
 }
 
+/// A channel to a member that connects when first used, with the certificate of that moment. The
+/// member is dialed by the DNS name of its node.
+pub fn channel(to: NodeId, address: &str, tls: &Tls) -> Result<Channel, Problem> {
+    let unusable = |error: String| {
+        let what = format!("cannot be dialed ({error})");
+        Problem::new(address, what, "write host:port")
+    };
+    let endpoint = dial::endpoint(address).map_err(|error| unusable(error.to_string()))?;
+    let name = ServerName::try_from(format!("{to}.control.voxmesh"));
+    let name = name.map_err(|error| unusable(error.to_string()))?;
+    Ok(dial::channel(&alive(endpoint), name, tls.clone()))
+}
+
+/// Notices a dead peer soon.
+fn alive(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+}
+
 /// How to reach a control node.
 pub fn endpoint(address: &str, name: &str, tls: &Credentials) -> Result<Endpoint, Problem> {
     let unusable = |error: tonic::transport::Error| {
@@ -201,14 +230,7 @@ pub fn endpoint(address: &str, name: &str, tls: &Credentials) -> Result<Endpoint
         Problem::new(address, format!("cannot be dialed ({error})"), fix)
     };
     let endpoint = Endpoint::from_shared(format!("https://{address}")).map_err(unusable)?;
-    Ok(endpoint
-        .tls_config(tls.client_config(name))
-        .map_err(unusable)?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true))
+    Ok(alive(endpoint.tls_config(tls.client_config(name)).map_err(unusable)?))
 }
 
 async fn within<T>(

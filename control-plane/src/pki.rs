@@ -4,13 +4,14 @@
 //! ECDSA P-256, files of keys are readable by their owner only. Existing files are never replaced
 //! unless asked. Does not revoke: issue short-lived certificates, or bring an own CA.
 
+mod authority;
+
 use std::fs;
-use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use enroll::files;
 use proto::identity::{Identity, Kind};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -21,6 +22,8 @@ use rustls_pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::problem::Problem;
+
+pub use authority::{Authority, Requested, SignError};
 
 /// How long an authority is valid.
 const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -91,7 +94,8 @@ pub fn init(mesh: &str, dir: &Path) -> Result<PathBuf, Problem> {
 /// Issues a certificate from the authority in `ca`, into `out`, with a copy of `ca.pem`.
 pub fn issue(ca: &Path, request: &Request, out: &Path) -> Result<Issued, Problem> {
     let (ca_pem, issuer) = authority(ca)?;
-    let mesh = mesh_of(&ca_pem)?;
+    let der = CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap_or(Vec::new().into());
+    let mesh = mesh_of(&der)?;
     let identity =
         Identity::new(&mesh, &request.region, request.kind, &request.name).map_err(|error| {
             let what = format!("\"{}\" or --region \"{}\": {error}", request.name, request.region);
@@ -115,7 +119,7 @@ pub fn issue(ca: &Path, request: &Request, out: &Path) -> Result<Issued, Problem
         )?;
     }
     let key = KeyPair::generate().map_err(failed)?;
-    let params = leaf_params(&identity, request).map_err(failed)?;
+    let params = leaf_params(&identity, &request.ips, request.days).map_err(failed)?;
     let cert = params.signed_by(&key, &issuer).map_err(failed)?;
     write(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
     write(&cert_path, cert.pem().as_bytes(), 0o644)?;
@@ -141,16 +145,20 @@ fn stem(request: &Request) -> Result<String, Problem> {
     }
 }
 
-fn leaf_params(identity: &Identity, request: &Request) -> Result<CertificateParams, rcgen::Error> {
+fn leaf_params(
+    identity: &Identity,
+    ips: &[IpAddr],
+    days: u32,
+) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::new(identity.dns_names())?;
     params.distinguished_name.push(DnType::CommonName, identity.principal());
     params.subject_alt_names.push(SanType::URI(identity.to_uri().try_into()?));
-    params.subject_alt_names.extend(request.ips.iter().copied().map(SanType::IpAddress));
+    params.subject_alt_names.extend(ips.iter().copied().map(SanType::IpAddress));
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
-    validity(&mut params, Duration::from_secs(u64::from(request.days) * 86_400));
+    validity(&mut params, Duration::from_secs(u64::from(days) * 86_400));
     Ok(params)
 }
 
@@ -178,10 +186,9 @@ fn authority(dir: &Path) -> Result<(String, Issuer<'static, KeyPair>), Problem> 
     Ok((cert, issuer))
 }
 
-fn mesh_of(ca_pem: &str) -> Result<String, Problem> {
-    let der = CertificateDer::from_pem_slice(ca_pem.as_bytes()).ok();
-    let mesh = der.as_ref().and_then(|der| {
-        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+fn mesh_of(der: &CertificateDer<'_>) -> Result<String, Problem> {
+    let certificate = X509Certificate::from_der(der).ok();
+    let mesh = certificate.and_then(|(_, certificate)| {
         let name = certificate.subject().iter_organization().next()?;
         name.as_str().ok().map(str::to_owned)
     });
@@ -205,21 +212,8 @@ fn refuse_existing(paths: &[&Path], fix: &str) -> Result<(), Problem> {
     }
 }
 
-/// Written beside and renamed, so that no reader ever sees half a key.
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Problem> {
-    let temporary = path.with_extension("new");
-    // What lies there may be readable by others, or lead elsewhere: never written through.
-    let removed = fs::remove_file(&temporary).or_else(|error| match error.kind() {
-        ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    });
-    let written = removed
-        .and_then(|()| {
-            fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)
-        })
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&temporary, path));
-    written.map_err(|error| {
+    files::write(path, bytes, mode).map_err(|error| {
         let what = format!("{} cannot be written ({error})", path.display());
         Problem::new("--out", what, "choose a directory you may write")
     })
@@ -252,16 +246,6 @@ mod tests {
         let said = issue(&ca, &request, &out).unwrap_err().to_string();
         assert!(said.contains("exists") && said.contains("--force"), "{said}");
         issue(&ca, &Request { force: true, ..request }, &out).unwrap();
-    }
-
-    #[test]
-    fn a_key_is_not_written_into_a_file_that_lies_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, elsewhere) = (dir.path().join("a.key"), dir.path().join("elsewhere"));
-        std::os::unix::fs::symlink(&elsewhere, dir.path().join("a.new")).unwrap();
-        write(&path, b"key", 0o600).unwrap();
-        assert!(!elsewhere.exists());
-        assert!(fs::symlink_metadata(&path).unwrap().is_file());
     }
 
     #[test]

@@ -14,20 +14,22 @@ use proto::id::NodeId;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_rustls::TlsAcceptor;
 
-use crate::api::{self, Api, Cluster};
+use crate::accept::{self, Guests};
+use crate::admin;
+use crate::api::{self, Api, Cluster, Issuing};
 use crate::check;
 use crate::config::{Config, Member};
 use crate::driver::{self, Driver, DriverError, Progress};
 use crate::hub::Hub;
 use crate::liveness::Liveness;
 use crate::pace::Pace;
-use crate::peer::{self, Outboxes, Peers, Sender};
+use crate::peer::{self, Outboxes, Peers, Sender, channel};
+use crate::pki::Authority;
 use crate::problem::Problem;
 use crate::tls::Credentials;
+use crate::tls::rotation::Rotation;
 use crate::wal::{Health, Opened, Options, Owner, Wal, WalError};
-use crate::{accept, admin};
 
 /// Open requests get this long to end.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -86,6 +88,8 @@ impl RunError {
 struct Ready {
     config: Config,
     credentials: Credentials,
+    authority: Option<Authority>,
+    join: Option<TcpListener>,
     api: TcpListener,
     admin: TcpListener,
     prometheus: PrometheusHandle,
@@ -105,7 +109,12 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     // The first number read costs 0.1 s of preparation; no request should wait for it.
     tokio::task::spawn_blocking(proto::e164::E164::warm_up);
     let credentials = check::credentials(&config, SystemTime::now())?;
+    let authority = check::authority(&config)?;
     check::data_dir(&config.node.data_dir)?;
+    let join = match &config.ca {
+        Some(ca) => Some(TcpListener::from_std(check::listen("ca.listen", ca.listen)?)?),
+        None => None,
+    };
     let api = TcpListener::from_std(check::listen("api.listen", config.api)?)?;
     let admin = TcpListener::from_std(check::listen("admin.listen", config.admin)?)?;
     let prometheus = crate::telemetry::install()?;
@@ -117,7 +126,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             _ = interrupt.recv() => {}
         }
     };
-    Ready { config, credentials, api, admin, prometheus }.run(signals).await
+    Ready { config, credentials, authority, join, api, admin, prometheus }.run(signals).await
 }
 
 impl Ready {
@@ -139,6 +148,9 @@ impl Ready {
         };
         let joins = replica_is_new && !self.config.node.join.is_empty();
         let driver = driver::start(parts, ended)?;
+        let shown = self.authority.as_ref().map(Authority::certificate);
+        let rotation = Rotation::new(&self.config, &self.credentials, shown)?;
+        let issuing = issuing(&self.config, self.authority, &self.credentials);
         let credentials = Arc::new(self.credentials);
         if joins {
             let own = joining(&self.config, &incarnation);
@@ -151,13 +163,8 @@ impl Ready {
             });
         }
         let sender = Sender { node: self.config.node.id, incarnation };
-        let parts = peer::Parts {
-            credentials: credentials.clone(),
-            sender,
-            outboxes,
-            driver: driver.clone(),
-            pace,
-        };
+        let parts =
+            peer::Parts { tls: rotation.client(), sender, outboxes, driver: driver.clone(), pace };
         let peers = Peers::new(parts);
         tokio::spawn(peers.clone().follow());
         let (stop, stopped) = watch::channel(false);
@@ -169,17 +176,28 @@ impl Ready {
         };
         tokio::spawn(admin::serve(self.admin, page));
         let api = Api::new(api::Parts {
-            cluster: Cluster::new(driver.clone(), peers, health),
+            cluster: Cluster::new(driver.clone(), peers.clone(), health),
             hub,
             liveness,
+            mesh: self.config.node.mesh.clone(),
+            issuing,
             incarnations: others,
             stop: stopped,
         });
-        let tls = TlsAcceptor::from(Arc::new(credentials.server_config()?));
+        tokio::spawn(api.clone().audit_reads());
+        if let (Some(listener), Some(tls)) = (self.join, rotation.join()) {
+            let (accepted, connections) = mpsc::channel(ACCEPTED);
+            tokio::spawn(accept::run(listener, tls, Guests::Strangers, accepted));
+            tokio::spawn(api.clone().serve_joins(connections));
+        }
         let (accepted, connections) = mpsc::channel(ACCEPTED);
-        tokio::spawn(accept::run(self.api, tls, self.config.node.mesh.clone(), accepted));
+        let guests = Guests::Mesh(self.config.node.mesh.as_str().into());
+        tokio::spawn(accept::run(self.api, rotation.server(), guests, accepted));
         let mut serving = tokio::spawn(api.serve(connections));
         let node = self.config.node.id;
+        // Itself too: it may be the one that issues.
+        let own = channel(node, &self.config.api.to_string(), &rotation.client())?;
+        tokio::spawn(rotation.run(own, peers));
         tracing::info!(%node, api = %self.config.api, admin = %self.config.admin, "control node");
         tokio::select! {
             () = signals => {}
@@ -191,6 +209,15 @@ impl Ready {
         }
         shut_down(&stop, serving, &driver, end).await
     }
+}
+
+fn issuing(
+    config: &Config,
+    authority: Option<Authority>,
+    credentials: &Credentials,
+) -> Option<Issuing> {
+    let (authority, config) = authority.zip(config.ca.clone())?;
+    Some(Issuing { authority, config, ca_pem: credentials.ca_pem() })
 }
 
 async fn shut_down(

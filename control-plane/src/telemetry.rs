@@ -27,6 +27,8 @@ macro_rules! table {
 table! {
     API_REQUESTS = "control_api_requests_total", Counter, "API requests by method and gRPC code";
     BUILD_INFO = "control_build_info", Gauge, "1, with the version as a label";
+    CERTIFICATE_LEFT = "control_certificate_left_seconds", Gauge,
+        "Time until this node's certificate ends";
     CONNECTIONS = "control_connections", Gauge, "Open TLS connections of clients and peers";
     CONNECTIONS_REFUSED = "control_connections_refused_total", Counter,
         "Connections refused, by reason";
@@ -166,6 +168,11 @@ pub fn connections(change: f64) {
 /// A connection was refused.
 pub fn connection_refused(reason: ConnectionRefused) {
     counter!(CONNECTIONS_REFUSED, "reason" => reason.as_str()).increment(1);
+}
+
+/// Seconds until the certificate ends.
+pub fn certificate_left(seconds: i64) {
+    gauge!(CERTIFICATE_LEFT).set(seconds as f64);
 }
 
 /// A POP's heartbeat came.

@@ -1,19 +1,22 @@
 //! Certificates: read, judged before use, turned into TLS configurations.
 //!
 //! Mutual TLS 1.3 (RFC 8446) only. A party is its certificate's SPIFFE-style URI; clients verify
-//! the DNS name of a control node. Does not reload certificates: a restart does.
+//! the DNS name of a control node. `rotation` follows files that change.
+
+pub mod rotation;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use enroll::renew::Validity;
 use proto::identity::{CONTROL_DNS_NAME, Identity, Kind};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{CertificateError, RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tonic::transport::{Certificate, ClientTlsConfig};
@@ -189,7 +192,47 @@ impl Credentials {
             .with_client_cert_verifier(client_verifier(&self.roots)?)
             .with_single_cert(self.chain.clone(), self.key.clone_key())?;
         config.alpn_protocols = vec![b"h2".to_vec()];
+        // Who comes back shows its certificate again.
+        config.send_tls13_tickets = 0;
         Ok(config)
+    }
+
+    /// What the join address listens with: no client certificate, and the authority's own one
+    /// beside ours, which new machines look for.
+    pub fn join_config(
+        &self,
+        authority: CertificateDer<'static>,
+    ) -> Result<ServerConfig, rustls::Error> {
+        let mut chain = self.chain.clone();
+        chain.push(authority);
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_no_client_auth()
+            .with_single_cert(chain, self.key.clone_key())?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
+
+    /// What to dial control nodes with.
+    pub fn dial_config(&self) -> Result<ClientConfig, rustls::Error> {
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(self.roots.clone())
+            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())?;
+        // A ticket would bring an old certificate back after a rotation.
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(config)
+    }
+
+    /// When the certificate is valid.
+    pub fn validity(&self) -> Result<Validity, Problem> {
+        let Leaf { not_before, not_after, .. } = self.leaf()?;
+        Ok(Validity { not_before, not_after })
+    }
+
+    /// All authorities this party trusts, as PEM.
+    pub fn ca_pem(&self) -> String {
+        String::from_utf8_lossy(&self.pem.ca).into_owned()
     }
 
     /// What to dial a control node with; `name` is the DNS name its certificate must carry.

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod drops;
+pub mod join;
 pub mod link;
 pub mod media;
 pub mod resolve;

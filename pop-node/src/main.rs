@@ -1,7 +1,7 @@
 //! `pop-node`: runs a POP, or checks its configuration.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -24,6 +24,14 @@ struct Cli {
 enum Command {
     /// Explains what is wrong with a configuration before anything starts
     Check(File),
+    /// Makes this machine a POP of a mesh: key, certificate and a first configuration
+    Join {
+        /// As `meshctl token create --pop NAME` printed it
+        token: String,
+        /// Where the files go
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -37,6 +45,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match (cli.command, cli.run) {
         (Some(Command::Check(file)), _) => check_file(&file),
+        (Some(Command::Join { token, dir }), _) => join(&token, &dir),
         (None, Some(file)) => run_file(&file),
         (None, None) => ExitCode::FAILURE,
     }
@@ -64,6 +73,23 @@ fn check_file(file: &File) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+fn join(token: &str, dir: &Path) -> ExitCode {
+    let joined = token.parse().map_err(anyhow::Error::from).and_then(|token| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(pop_node::join::run(&token, dir))?)
+    });
+    match joined {
+        Ok(text) => {
+            text.lines().for_each(say);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(error);
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::config::{Config, Liveness};
 use crate::drops::Drops;
 use crate::signaling::{self, Inputs, Outputs, Signaling, Tcp, Udp};
 use crate::sockets::{self, SipSocket};
-use crate::tls::Credentials;
+use crate::tls::{Credentials, rotation};
 use crate::{admin, cdr, control, link, media, resolve, telemetry};
 
 /// Between the tasks and the signaling loop; a full one makes its sender wait.
@@ -94,14 +94,15 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
     let (peers, peers_in) = watch::channel(Vec::new());
     let (link_events, link_in) = mpsc::channel(EVENTS_MAX);
-    let (own, max_calls) = (config.id.clone(), config.max_calls);
-    let (events, relay, lost) = (link_events.clone(), media.clone(), drops.clone());
-    let settings = link::Settings { own, max_calls, events, media: relay, drops: lost };
+    let settings = link_settings(&config, (&link_events, &media, &drops));
     let links = link::Links::start(credentials.clone(), bound.overlay, settings, peers_in)?;
 
     let (control_events, control_in) = mpsc::channel(EVENTS_MAX);
     let settings = control_settings(&config);
     let control = control::Client::start(settings, &credentials, view, control_events, peers)?;
+
+    let (links_now, nodes) = (links.clone(), control.shared.channels());
+    tokio::spawn(rotation::run(config.clone(), credentials.clone(), links_now, nodes));
 
     let (sip_events, sip_in) = mpsc::channel(EVENTS_MAX);
     let (answers, resolved_in) = mpsc::channel(EVENTS_MAX);
@@ -202,6 +203,19 @@ fn media_config(config: &Config, credentials: &Credentials) -> MediaConfig {
         flush_delay: FLUSH,
         datagram_bytes: DATAGRAM_BYTES,
         cname: format!("{}@{}", config.id, config.media_address),
+    }
+}
+
+fn link_settings(
+    config: &Config,
+    (events, media, drops): (&mpsc::Sender<link::Event>, &media::Handle, &Drops),
+) -> link::Settings {
+    link::Settings {
+        own: config.id.clone(),
+        max_calls: config.max_calls,
+        events: events.clone(),
+        media: media.clone(),
+        drops: drops.clone(),
     }
 }
 

@@ -66,6 +66,8 @@ macro_rules! table {
 table! {
     INFO = Gauge "pop_info" Count "Always 1 {pop, region, version}";
     UPTIME = Gauge "pop_uptime_seconds" Seconds "Time since the process started";
+    CERTIFICATE_LEFT = Gauge "pop_certificate_left_seconds" Seconds
+        "Time until this POP's certificate ends";
     VIEW_REVISION = Gauge "pop_view_revision" Count "Revision of the control plane's view in use";
     VIEW_LIVE = Gauge "pop_view_live" Count "1 while a control node feeds the view, else 0";
     EPOCH = Gauge "pop_epoch" Count "Epoch of the registration; 0 before the first";

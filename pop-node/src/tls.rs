@@ -2,13 +2,16 @@
 //!
 //! Everything inside the mesh is mutual TLS 1.3; who a peer is, its certificate says in a
 //! SPIFFE-style URI. Each refusal is one sentence that names the file and the fix.
-//! Deliberately not here: rotation without a restart, revocation lists.
+//! `rotation` follows files that change. Deliberately not here: revocation lists.
+
+pub mod rotation;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use enroll::renew::Validity;
 use proto::identity::{Identity, Kind};
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
@@ -16,6 +19,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use tokio::sync::watch;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -24,9 +28,6 @@ use crate::config::Config;
 
 /// ALPN of the overlay, version 1.
 pub const ALPN: &[u8] = b"voxmesh/1";
-
-/// The name every control node's certificate carries.
-pub const CONTROL_DNS_NAME: &str = "control.voxmesh";
 
 /// Why the certificate files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -145,13 +146,9 @@ pub struct Credentials {
     provider: Arc<CryptoProvider>,
     roots: Arc<RootCertStore>,
     certified: Arc<CertifiedKey>,
-    pem: Arc<Pem>,
-}
-
-struct Pem {
-    ca: Vec<u8>,
-    cert: Vec<u8>,
-    key: Vec<u8>,
+    validity: Validity,
+    /// What control nodes are dialed with; shared by all clones, so that all follow a rotation.
+    dial: Arc<watch::Sender<Arc<rustls::ClientConfig>>>,
 }
 
 impl fmt::Debug for Credentials {
@@ -164,23 +161,16 @@ impl Credentials {
     /// Loads the files of `config` and checks that they are this POP's, valid at `wall`.
     pub fn load(config: &Config, wall: SystemTime) -> Result<Self, TlsError> {
         let files = &config.tls;
-        let pem = Pem {
-            ca: read("ca", &files.ca)?,
-            cert: read("cert", &files.cert)?,
-            key: read("key", &files.key)?,
-        };
-        let authorities = certificates("ca", &files.ca, &pem.ca)?;
-        let chain = certificates("cert", &files.cert, &pem.cert)?;
-        let key = PrivateKeyDer::from_pem_slice(&pem.key).map_err(|_| TlsError::Malformed {
-            field: "key",
-            path: files.key.clone(),
-            wanted: "private key",
+        let authorities = certificates("ca", &files.ca, &read("ca", &files.ca)?)?;
+        let chain = certificates("cert", &files.cert, &read("cert", &files.cert)?)?;
+        let key = PrivateKeyDer::from_pem_slice(&read("key", &files.key)?).map_err(|_| {
+            TlsError::Malformed { field: "key", path: files.key.clone(), wanted: "private key" }
         })?;
         for authority in &authorities {
             check_validity("ca", &files.ca, authority, wall)?;
         }
         let Some(leaf) = chain.first().cloned() else { return Err(no_certificate(config)) };
-        check_validity("cert", &files.cert, &leaf, wall)?;
+        let validity = check_validity("cert", &files.cert, &leaf, wall)?;
         let identity = identity_of(&leaf)
             .map_err(|source| TlsError::NoIdentity { cert: files.cert.clone(), source })?;
         check_identity(config, &identity)?;
@@ -188,7 +178,9 @@ impl Credentials {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let certified = certified(config, chain, key, &provider)?;
         let roots = Arc::new(root_store(authorities)?);
-        let credentials = Self { identity, provider, roots, certified, pem: Arc::new(pem) };
+        let client = client(&provider, &roots, &certified)?;
+        let dial = Arc::new(watch::Sender::new(Arc::new(client)));
+        let credentials = Self { identity, provider, roots, certified, validity, dial };
         credentials.check_authority(config, wall)?;
         Ok(credentials)
     }
@@ -200,13 +192,8 @@ impl Credentials {
 
     /// For dialing other POPs.
     pub fn overlay_client(&self) -> Result<rustls::ClientConfig, TlsError> {
-        let mut config = rustls::ClientConfig::builder_with_provider(self.provider.clone())
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(self.roots.clone())
-            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(self.certified.clone())));
+        let mut config = client(&self.provider, &self.roots, &self.certified)?;
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // Tickets would let a peer come back without showing its certificate again.
-        config.resumption = rustls::client::Resumption::disabled();
         Ok(config)
     }
 
@@ -225,13 +212,19 @@ impl Credentials {
         Ok(config)
     }
 
-    /// For the control plane's API.
-    pub fn grpc_client(&self) -> tonic::transport::ClientTlsConfig {
-        use tonic::transport::{Certificate, ClientTlsConfig, Identity};
-        ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(&self.pem.ca))
-            .identity(Identity::from_pem(&self.pem.cert, &self.pem.key))
-            .domain_name(CONTROL_DNS_NAME)
+    /// For the control plane's API: the settings of the moment.
+    pub fn dial(&self) -> enroll::dial::Tls {
+        self.dial.subscribe()
+    }
+
+    /// When our certificate is valid.
+    pub const fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    /// New connections to control nodes use what `newer` holds, from all clones of this one.
+    pub fn adopt(&self, newer: &Self) {
+        self.dial.send_replace(newer.dial.borrow().clone());
     }
 
     /// Random bytes from the operating system, through the TLS provider.
@@ -257,6 +250,20 @@ impl Credentials {
                 source,
             })
     }
+}
+
+fn client(
+    provider: &Arc<CryptoProvider>,
+    roots: &Arc<RootCertStore>,
+    certified: &Arc<CertifiedKey>,
+) -> Result<rustls::ClientConfig, TlsError> {
+    let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots.clone())
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified.clone())));
+    // Tickets would let a peer come back without showing its certificate again.
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
 }
 
 fn random_bytes<const N: usize>(provider: &CryptoProvider) -> [u8; N] {
@@ -334,7 +341,7 @@ fn check_validity(
     path: &Path,
     certificate: &CertificateDer<'_>,
     wall: SystemTime,
-) -> Result<(), TlsError> {
+) -> Result<Validity, TlsError> {
     let (_, certificate) = X509Certificate::from_der(certificate).map_err(|_| {
         TlsError::Malformed { field, path: path.into(), wanted: "X.509 certificate" }
     })?;
@@ -350,7 +357,10 @@ fn check_validity(
     if wall > until {
         return Err(TlsError::Expired { field, path, until: rfc3339(until), clock });
     }
-    Ok(())
+    Ok(Validity {
+        not_before: validity.not_before.timestamp(),
+        not_after: validity.not_after.timestamp(),
+    })
 }
 
 fn check_identity(config: &Config, identity: &Identity) -> Result<(), TlsError> {

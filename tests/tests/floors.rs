@@ -57,8 +57,9 @@ fn arrows_point_down_only() {
         ("proto", &[]),
         ("pop-core", &["proto"]),
         ("control-core", &["proto"]),
-        ("pop-node", &["pop-core", "proto"]),
-        ("control-plane", &["control-core", "proto"]),
+        ("enroll", &["proto"]),
+        ("pop-node", &["enroll", "pop-core", "proto"]),
+        ("control-plane", &["control-core", "enroll", "proto"]),
         ("chaos", &["control-core", "pop-core", "proto"]),
         ("tests", &["chaos", "control-core", "pop-core", "proto"]),
     ];

@@ -60,6 +60,10 @@ fn check(command: &Command) -> Check {
         Some(Kind::ChangeMembers(change)) => members::check(change),
         Some(Kind::SetFeatureLevel(level)) => members::check_level(*level),
         Some(Kind::FoundMembers(_)) => Err("this command is internal".into()),
+        Some(Kind::CreateToken(create)) => access::check_token(create),
+        Some(Kind::RedeemToken(redeem)) => access::check_redeem(redeem, &command.principal),
+        Some(Kind::RevokeToken(id)) => text("token_id", id, 64),
+        Some(Kind::RecordReads(reads)) => access::check_reads(reads, &command.principal),
         Some(Kind::AdvanceClock(_) | Kind::HashCheck(_) | Kind::InitCluster(_)) => {
             Err("this command is internal".into())
         }

@@ -7,7 +7,7 @@ use proto::control as c;
 use proto::control::allocate_number_request::Which;
 use proto::e164::E164;
 
-use super::Needs::{self, ControlNode, Fixed, Named, Own};
+use super::Needs::{self, ControlNode, Fixed, Named, Nothing, Own};
 
 /// One RPC.
 pub struct Row {
@@ -54,6 +54,7 @@ static TABLE: &[Row] = &[
     ),
     line("control.v1.Access/Unbind", Named("grant", of!(c::BindRequest, |m| binding(m)))),
     line("control.v1.Admin/Status", Fixed("read", "cluster/status")),
+    line("control.v1.Audit/List", Fixed("read", "audit/rows")),
     line("control.v1.Cluster/ChangeMembers", Fixed("operate", "cluster/members")),
     line("control.v1.Cluster/ListMembers", Fixed("read", "cluster/members")),
     line("control.v1.Cluster/RaiseFeatureLevel", Fixed("operate", "cluster/feature-level")),
@@ -123,6 +124,8 @@ static TABLE: &[Row] = &[
             }),
         ),
     ),
+    line("control.v1.Enrollment/Join", Nothing),
+    line("control.v1.Enrollment/Renew", Needs::Identity),
     line(
         "control.v1.Numbers/Activate",
         Named(
@@ -381,6 +384,18 @@ static TABLE: &[Row] = &[
             }),
         ),
     ),
+    line(
+        "control.v1.Tokens/Create",
+        Named(
+            "grant",
+            of!(c::CreateTokenRequest, |m| { vec![format!("tokens/{}/{}", m.kind, m.name)] }),
+        ),
+    ),
+    line("control.v1.Tokens/List", Fixed("read", "tokens")),
+    line(
+        "control.v1.Tokens/Revoke",
+        Named("grant", of!(c::RevokeTokenRequest, |m| { vec![format!("tokens/{}", m.token_id)] })),
+    ),
     line("control.v1.Watch/Watch", Fixed("watch", "changes")),
     line("raft.v1.Peer/Join", ControlNode),
     line("raft.v1.Peer/Propose", ControlNode),
@@ -400,7 +415,7 @@ fn tenant(id: &str) -> String {
 }
 
 fn with_tenant(id: &str, mut resources: Vec<String>) -> Vec<String> {
-    resources.push(tenant(id));
+    resources.insert(0, tenant(id));
     resources
 }
 

@@ -69,11 +69,21 @@ impl Cluster {
         options: Option<WriteOptions>,
         kind: command::Kind,
     ) -> Result<(outcome::Kind, ResponseHeader), Failure> {
+        self.write_as(caller.principal(), options, kind).await
+    }
+
+    /// As `write`, for those who have no certificate.
+    pub(super) async fn write_as(
+        &self,
+        principal: String,
+        options: Option<WriteOptions>,
+        kind: command::Kind,
+    ) -> Result<(outcome::Kind, ResponseHeader), Failure> {
         let request_id = options.unwrap_or_default().request_id;
         if request_id.is_empty() {
             return Err(Failure::invalid("options.request_id is empty: send a new UUID per write"));
         }
-        let command = Command { request_id, principal: caller.principal(), kind: Some(kind) };
+        let command = Command { request_id, principal, kind: Some(kind) };
         control_core::command::validate(&command)?;
         let (outcome, header) = self.agree(&command).await?;
         match outcome.kind {

@@ -45,6 +45,7 @@ const FIXES: &[(&str, &str)] = &[
     ("NO_IDENTITY", "come with a certificate of this mesh (meshctl pki issue)"),
     ("NO_QUORUM", "retry with the same request_id; see that a majority of the members runs"),
     ("NUMBER_ALLOCATED", "choose another number"),
+    ("NO_AUTHORITY", "ask a node with [ca] in its configuration"),
     ("OUTCOME_UNKNOWN", "retry with the same request_id: it takes effect once"),
     ("OVERLOADED", "wait as long as RetryInfo says, then retry with the same request_id"),
     ("PERMISSION_DENIED", "ask an administrator for a role (meshctl roles explain)"),
@@ -54,6 +55,9 @@ const FIXES: &[(&str, &str)] = &[
     ("REVISION_COMPACTED", "begin anew without from_revision: a snapshot comes first"),
     ("STOPPING", "ask another control node"),
     ("STORAGE_LOW", "free disk space on the control nodes; reads and releases go on"),
+    ("TOKEN_EXPIRED", "have a new token made: meshctl token create"),
+    ("TOKEN_UNKNOWN", "have a token of this mesh made: meshctl token create"),
+    ("TOKEN_USED", "have a new token made: meshctl token create"),
     ("WOULD_LOSE_QUORUM", "start the voters that are silent, or remove those first"),
 ];
 

@@ -5,8 +5,10 @@
 
 mod access;
 mod admin;
+mod audit;
 mod cluster;
 mod compliance;
+mod enrollment;
 mod failure;
 mod growth;
 mod members;
@@ -15,10 +17,12 @@ mod peer;
 mod pops;
 mod porting;
 mod read;
+mod reads;
 mod router;
 mod routing;
 mod shelves;
 mod tenants;
+mod tokens;
 mod watch;
 mod write;
 
@@ -35,8 +39,10 @@ use tonic::{Extensions, Request, Response, Status};
 
 use crate::accept::{Caller, Connection};
 use crate::access::Gate;
+use crate::config::CaConfig;
 use crate::hub::Hub;
 use crate::liveness::Liveness;
+use crate::pki::Authority;
 use crate::telemetry;
 
 pub use cluster::Cluster;
@@ -50,6 +56,10 @@ const STREAMS_MAX: u32 = 256;
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// How long a ping may take.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A join is one write and a signature.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(12);
+/// Requests at once on a connection of somebody unknown.
+const JOIN_STREAMS_MAX: u32 = 2;
 /// HTTP/2 windows: a peer far away must not wait for window updates.
 const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
@@ -61,9 +71,22 @@ struct Shared {
     cluster: Cluster,
     hub: Arc<Hub>,
     liveness: Arc<Liveness>,
+    mesh: String,
+    issuing: Option<Issuing>,
+    reads: reads::Reads,
     /// Data directories other nodes came with.
     incarnations: Mutex<BTreeMap<NodeId, String>>,
     stop: signal::Receiver<bool>,
+}
+
+/// What it takes to issue certificates.
+pub struct Issuing {
+    /// Signs.
+    pub authority: Authority,
+    /// As configured.
+    pub config: CaConfig,
+    /// All authorities of the mesh, for new machines.
+    pub ca_pem: String,
 }
 
 /// What the API is made of.
@@ -74,6 +97,10 @@ pub struct Parts {
     pub hub: Arc<Hub>,
     /// Heartbeats.
     pub liveness: Arc<Liveness>,
+    /// Name of the mesh.
+    pub mesh: String,
+    /// On nodes that let new machines in.
+    pub issuing: Option<Issuing>,
     /// Data directories other nodes are known to have.
     pub incarnations: BTreeMap<NodeId, String>,
     /// Turns true when long streams have to end.
@@ -83,9 +110,31 @@ pub struct Parts {
 impl Api {
     /// From its parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { cluster, hub, liveness, incarnations, stop } = parts;
+        let Parts { cluster, hub, liveness, mesh, issuing, incarnations, stop } = parts;
         let incarnations = Mutex::new(incarnations);
-        Self(Arc::new(Shared { cluster, hub, liveness, incarnations, stop }))
+        let reads = reads::Reads::default();
+        let shared = Shared { cluster, hub, liveness, mesh, issuing, reads, incarnations, stop };
+        Self(Arc::new(shared))
+    }
+
+    /// Takes join tokens on connections without client certificates, until told to stop.
+    pub async fn serve_joins(
+        self,
+        connections: mpsc::Receiver<io::Result<Connection>>,
+    ) -> Result<(), tonic::transport::Error> {
+        let mut stop = self.0.stop.clone();
+        let router = router::JoinRouter::new(&self);
+        tonic::transport::Server::builder()
+            .timeout(JOIN_TIMEOUT)
+            .concurrency_limit_per_connection(1)
+            .max_concurrent_streams(JOIN_STREAMS_MAX)
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+            .serve_with_incoming_shutdown(router, ReceiverStream::new(connections), async move {
+                // An error means the sender is gone: stop too.
+                let _ = stop.wait_for(|stop| *stop).await;
+            })
+            .await
     }
 
     /// Serves connections until told to stop, then lets open requests end.

@@ -9,10 +9,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proto::control::{
     GetComplianceRecordRequest, GetNumberRequest, GetPortOrderRequest, GetReservationRequest,
-    GetTenantRequest, ListAccessRequest, ListAvailableRequest, ListBlocksRequest,
+    GetTenantRequest, ListAccessRequest, ListAuditRequest, ListAvailableRequest, ListBlocksRequest,
     ListComplianceRecordsRequest, ListComplianceRequest, ListMembersRequest, ListNumbersRequest,
     ListPoolsRequest, ListPopsRequest, ListPortOrdersRequest, ListRequest, ListReservationsRequest,
-    ListTenantsRequest, ReadConsistency, ReadOptions, SelectCallerIdRequest,
+    ListTenantsRequest, ListTokensRequest, ReadConsistency, ReadOptions, SelectCallerIdRequest,
 };
 use proto::id::Revision;
 
@@ -51,11 +51,11 @@ macro_rules! reads {
 
 reads! {
     GetComplianceRecordRequest, GetNumberRequest, GetPortOrderRequest, GetReservationRequest,
-    GetTenantRequest, ListAccessRequest, ListAvailableRequest, ListBlocksRequest,
+    GetTenantRequest, ListAccessRequest, ListAuditRequest, ListAvailableRequest, ListBlocksRequest,
     ListComplianceRecordsRequest, ListComplianceRequest, ListMembersRequest, ListNumbersRequest,
     ListPoolsRequest, ListPopsRequest,
     ListPortOrdersRequest, ListRequest, ListReservationsRequest, ListTenantsRequest,
-    SelectCallerIdRequest,
+    ListTokensRequest, SelectCallerIdRequest,
 }
 
 impl Freshness {

@@ -49,6 +49,8 @@ impl Routing for Api {
             let revealed = gate.is_some_and(|gate| gate.check(&caller, "reveal", "trunks").is_ok());
             if !revealed {
                 trunks.iter_mut().for_each(hide_passwords);
+            } else if trunks.iter().any(has_passwords) {
+                self.0.reads.note(&caller, "trunks/passwords");
             }
             Ok(ListTrunksResponse { header: Some(header), trunks, next_page_token })
         })
@@ -85,6 +87,10 @@ impl Routing for Api {
         })
         .await
     }
+}
+
+fn has_passwords(trunk: &Trunk) -> bool {
+    trunk.outbound_auth.is_some() || trunk.inbound_auth.is_some()
 }
 
 fn hide_passwords(trunk: &mut Trunk) {

@@ -31,6 +31,8 @@ pub struct Config {
     pub members: Vec<Member>,
     /// Certificates.
     pub tls: TlsFiles,
+    /// On nodes that let new machines in.
+    pub ca: Option<CaConfig>,
     /// Raft's clockwork.
     pub timers: Timers,
     /// The disk.
@@ -89,6 +91,23 @@ pub struct TlsFiles {
     /// Its private key.
     pub key: PathBuf,
 }
+
+/// The mesh's authority on this node: who gets at its key can be anybody in the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaConfig {
+    /// PEM file of its private key; the certificate is found in `tls.ca`.
+    pub key: PathBuf,
+    /// Where join tokens are taken, without a client certificate. A port of its own, so that the
+    /// API never has to look at anybody without one.
+    pub listen: SocketAddr,
+    /// What join tokens name: `host:port` of this node, and of others that take tokens.
+    pub advertise: Vec<String>,
+    /// Days of validity of what it signs. Default 90.
+    pub days: u32,
+}
+
+/// Days of validity, unless configured.
+const CA_DAYS: u32 = 90;
 
 /// Raft's clockwork, in wall units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

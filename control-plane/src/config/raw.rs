@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::id::{NodeId, PopId};
 use serde::Deserialize;
 
-use super::{Config, Member, Node, Storage, Timers, TlsFiles};
+use super::{CA_DAYS, CaConfig, Config, Member, Node, Storage, Timers, TlsFiles};
 use crate::problem::{Problem, Problems};
 
 #[derive(Deserialize)]
@@ -18,6 +18,7 @@ pub(super) struct File {
     #[serde(default)]
     members: Vec<RawMember>,
     tls: RawTls,
+    ca: Option<RawCa>,
     admin: Listen,
     #[serde(default)]
     timers: RawTimers,
@@ -64,6 +65,16 @@ struct RawTls {
     key: PathBuf,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCa {
+    key: PathBuf,
+    listen: String,
+    #[serde(default)]
+    advertise: Vec<String>,
+    days: Option<u32>,
+}
+
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct RawStorage {
@@ -91,6 +102,7 @@ impl File {
         members.sort_by_key(|m| m.id);
         let timers = self.timers.validate(problems);
         let storage = self.storage.validate(problems);
+        let ca = self.ca.and_then(|ca| ca.validate(problems));
         let data_dir = self.node.data_dir.clone();
         if data_dir.as_os_str().is_empty() {
             let fix = "name a directory on a local disk";
@@ -115,6 +127,7 @@ impl File {
             admin: admin?,
             members,
             tls: TlsFiles { ca: self.tls.ca, cert: self.tls.cert, key: self.tls.key },
+            ca,
             timers: timers?,
             storage,
         })
@@ -133,6 +146,27 @@ impl RawStorage {
             read
         });
         Storage { low_water_bytes }
+    }
+}
+
+impl RawCa {
+    fn validate(self, problems: &mut Vec<Problem>) -> Option<CaConfig> {
+        let listen = address("ca.listen", &self.listen, problems)?;
+        let mut advertise = self.advertise;
+        if advertise.is_empty() {
+            advertise.push(listen.to_string());
+        }
+        if listen.ip().is_unspecified() && advertise.iter().any(|a| *a == listen.to_string()) {
+            let what = format!("is missing, and ca.listen is {listen}");
+            let fix = "list host:port as new machines reach it, such as \"10.0.0.11:7001\"";
+            problems.push(Problem::new("ca.advertise", what, fix));
+        }
+        let days = self.days.unwrap_or(CA_DAYS);
+        if !(1..=825).contains(&days) {
+            let fix = "choose 1 to 825: machines renew by themselves";
+            problems.push(Problem::new("ca.days", format!("is {days}"), fix));
+        }
+        Some(CaConfig { key: self.key, listen, advertise, days })
     }
 }
 

@@ -1,4 +1,5 @@
 //! A cluster of real processes on loopback, gone with its value.
+#![allow(dead_code, reason = "each test crate uses its part")]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -25,6 +26,8 @@ pub(crate) struct Node {
     pub(crate) id: u64,
     pub(crate) api: SocketAddr,
     admin: SocketAddr,
+    /// Where it takes join tokens, on the node that has the authority.
+    join: SocketAddr,
     child: Option<Child>,
     /// Stopped by SIGSTOP: it runs, but nobody asks it.
     paused: bool,
@@ -71,7 +74,7 @@ impl Cluster {
                 let listener = TcpListener::bind(format!("{}:0", host(id))).unwrap();
                 listener.local_addr().unwrap()
             };
-            Node { id, api: free(), admin: free(), child: None, paused: false }
+            Node { id, api: free(), admin: free(), join: free(), child: None, paused: false }
         });
         let nodes: Vec<Node> = nodes.collect();
         let mut cluster = Self { dir, nodes };
@@ -107,6 +110,9 @@ impl Cluster {
                 dir.join(format!("control-{id}.key")),
                 node.admin,
             );
+            let authority =
+                format!("[ca]\nkey = {:?}\nlisten = \"{}\"\n", dir.join("ca/ca.key"), node.join);
+            let text = if id == 1 { text + &authority } else { text };
             fs::write(self.config(id), text).unwrap();
         }
     }
@@ -123,7 +129,8 @@ impl Cluster {
         pki::issue(&self.path().join("ca"), &request, self.path()).unwrap();
         let host = self.nodes.first().unwrap().api.ip();
         let free = || TcpListener::bind((host, 0)).unwrap().local_addr().unwrap();
-        let node = Node { id, api: free(), admin: free(), child: None, paused: false };
+        let node =
+            Node { id, api: free(), admin: free(), join: free(), child: None, paused: false };
         let join: Vec<String> = self.nodes.iter().map(|n| n.api.to_string()).collect();
         let (api, admin, dir) = (node.api, node.admin, self.path());
         let text = format!(
@@ -140,7 +147,7 @@ impl Cluster {
         self.spawn(id);
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
@@ -171,6 +178,7 @@ impl Cluster {
         let child = Command::new(env!("CARGO_BIN_EXE_control-plane"))
             .arg("--config")
             .arg(self.config(id))
+            .env("RUST_LOG", "debug,h2=warn,hyper=warn,hyper_util=warn,rustls=warn,tonic=warn")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -276,6 +284,13 @@ impl Cluster {
         endpoint.connect_lazy()
     }
 
+    /// A certificate of the authority in `ca`, where those of all nodes are.
+    pub(crate) fn issue(&self, ca: &str, kind: Kind, name: &str, region: &str) {
+        let (name, region) = (name.to_owned(), region.to_owned());
+        let request = pki::Request { kind, name, region, force: true, ..<_>::default() };
+        pki::issue(&self.path().join(ca), &request, self.path()).unwrap();
+    }
+
     /// A certificate of another authority, for the same mesh.
     pub(crate) fn issue_foreign(&self) {
         let (dir, name) = (self.path().join("foreign"), String::from("foreign"));
@@ -338,6 +353,11 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.kill_all();
     }
+}
+
+/// The metrics of a node.
+pub(crate) fn metrics(node: &Node) -> String {
+    http(node.admin, "/metrics").unwrap_or_default()
 }
 
 fn http(address: SocketAddr, path: &str) -> Option<String> {

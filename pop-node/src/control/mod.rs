@@ -18,9 +18,11 @@ use pop_core::view::{View, ViewUpdate};
 use proto::control::pops_client::PopsClient;
 use proto::control::{Pop, RegisterPopRequest, WriteOptions};
 use proto::id::Epoch;
+use proto::identity::CONTROL_DNS_NAME;
+use rustls_pki_types::ServerName;
 use tokio::sync::{Notify, mpsc};
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::backoff::Backoff;
 use crate::link::Peer;
@@ -81,6 +83,11 @@ impl Shared {
     pub fn is_fenced(&self) -> bool {
         let epoch = self.epoch.load(Ordering::Relaxed);
         epoch != 0 && self.fenced.load(Ordering::Relaxed) >= epoch
+    }
+
+    /// A channel to each control node.
+    pub fn channels(&self) -> Vec<Channel> {
+        self.nodes.iter().map(|node| node.channel.clone()).collect()
     }
 
     /// A node says that this epoch is not ours any more.
@@ -165,14 +172,19 @@ impl Client {
 }
 
 fn node(endpoint: &str, credentials: &Credentials) -> Result<Node, tonic::transport::Error> {
-    let channel = Endpoint::from_shared(format!("https://{endpoint}"))?
-        .tls_config(credentials.grpc_client())?
+    let settings = enroll::dial::endpoint(endpoint)?
         .connect_timeout(REQUEST)
         .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .tcp_nodelay(true)
-        .connect_lazy();
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+    let channel = enroll::dial::channel(&settings, control_name(), credentials.dial());
     Ok(Node { endpoint: endpoint.to_owned(), heard: AtomicBool::new(false), channel })
+}
+
+/// What every control node's certificate carries.
+fn control_name() -> ServerName<'static> {
+    // A constant that is a DNS name; nothing verifies as the other one.
+    ServerName::try_from(CONTROL_DNS_NAME)
+        .unwrap_or(ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()))
 }
 
 /// Enters the POP in the registry, once per process. Who registers later has the higher epoch and

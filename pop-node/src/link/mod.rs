@@ -68,7 +68,9 @@ pub enum Event {
 pub(crate) struct Context {
     own: PopId,
     credentials: Credentials,
-    client: quinn::ClientConfig,
+    /// Of the moment: certificates change.
+    client: watch::Sender<quinn::ClientConfig>,
+    max_calls: u32,
     endpoint: quinn::Endpoint,
     events: mpsc::Sender<Event>,
     media: media::Handle,
@@ -92,12 +94,15 @@ impl Links {
         peers: watch::Receiver<Vec<Peer>>,
     ) -> Result<Self, StartError> {
         let Settings { own, max_calls, events, media, drops } = settings;
-        let (endpoint, client) = quic::endpoint(&credentials, socket, max_calls)?;
+        let quic::Configs { server, client } = quic::configs(&credentials, max_calls)?;
+        let endpoint = quic::endpoint(server, socket)?;
+        let client = watch::Sender::new(client);
         let accepted = AtomicU64::new(0);
         let context = Arc::new(Context {
             own,
             credentials,
             client,
+            max_calls,
             endpoint,
             events,
             media,
@@ -112,6 +117,14 @@ impl Links {
     /// A newer process has our name: closes all connections, dials and answers no more.
     pub fn fence(&self) {
         self.context.endpoint.close(peer::Close::Fenced.code(), b"fenced");
+    }
+
+    /// New links use these certificates; those that are up stay as they are.
+    pub fn rotate(&self, credentials: &Credentials) -> Result<(), StartError> {
+        let configs = quic::configs(credentials, self.context.max_calls)?;
+        self.context.endpoint.set_server_config(Some(configs.server));
+        self.context.client.send_replace(configs.client);
+        Ok(())
     }
 
     /// Closes all connections; peers see it at once.

@@ -130,7 +130,8 @@ async fn gone(address: &mut watch::Receiver<String>) {
 async fn connect(context: &Context, peer: &PopId, address: &str) -> Result<Connection, LinkError> {
     let address = tokio::net::lookup_host(address).await?.next().ok_or(LinkError::NoAddress)?;
     let name = pop_dns_name(peer.as_str());
-    let connecting = context.endpoint.connect_with(context.client.clone(), address, &name)?;
+    let client = context.client.borrow().clone();
+    let connecting = context.endpoint.connect_with(client, address, &name)?;
     let connection = tokio::time::timeout(HANDSHAKE, connecting).await??;
     let welcome = async {
         let shown = identify(context, &connection)?;

@@ -85,12 +85,13 @@ fn transport(max_calls: u32) -> TransportConfig {
     transport
 }
 
-/// The endpoint that answers and dials, and the settings for dialing.
-pub(super) fn endpoint(
-    credentials: &Credentials,
-    socket: std::net::UdpSocket,
-    max_calls: u32,
-) -> Result<(Endpoint, ClientConfig), StartError> {
+/// Settings for being dialed and for dialing.
+pub(super) struct Configs {
+    pub(super) server: ServerConfig,
+    pub(super) client: ClientConfig,
+}
+
+pub(super) fn configs(credentials: &Credentials, max_calls: u32) -> Result<Configs, StartError> {
     let transport = Arc::new(transport(max_calls));
     let server = QuicServerConfig::try_from(credentials.overlay_server()?)?;
     let mut server = ServerConfig::with_crypto(Arc::new(server));
@@ -98,7 +99,14 @@ pub(super) fn endpoint(
     let client = QuicClientConfig::try_from(credentials.overlay_client()?)?;
     let mut client = ClientConfig::new(Arc::new(client));
     client.transport_config(transport);
+    Ok(Configs { server, client })
+}
+
+/// The endpoint that answers and dials.
+pub(super) fn endpoint(
+    server: ServerConfig,
+    socket: std::net::UdpSocket,
+) -> Result<Endpoint, StartError> {
     let config = EndpointConfig::default();
-    let endpoint = Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))?;
-    Ok((endpoint, client))
+    Ok(Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))?)
 }

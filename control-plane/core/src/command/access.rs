@@ -2,6 +2,7 @@
 
 use proto::control::{Binding, Role};
 use proto::id::PopId;
+use proto::raft::{CreateToken, RecordReads, RedeemToken};
 
 use super::{Check, bounded, label, text};
 use crate::access::VERBS;
@@ -68,6 +69,52 @@ pub(super) fn check_binding(binding: &Binding) -> Check {
     Err(format!(
         "principal {principal:?} is neither like \"operator/anna\" or \"service/*\" nor \"*\""
     ))
+}
+
+/// Join tokens live between these.
+const TTL_MS: std::ops::RangeInclusive<u64> = 60_000..=7 * 24 * 3_600_000;
+/// Readers of one gathering.
+const READS_MAX: usize = 256;
+
+pub(super) fn check_token(create: &CreateToken) -> Check {
+    let token = create.token.clone().unwrap_or_default();
+    label("region", &token.region)?;
+    match token.kind.as_str() {
+        "pop" => label("name", &token.name)?,
+        "control" if token.name.parse::<u64>().is_ok_and(|id| id > 0) => {}
+        "control" => return Err("name of a control node is its node id, 1 or more".into()),
+        other => return Err(format!("kind {other:?} is neither \"pop\" nor \"control\"")),
+    }
+    if !TTL_MS.contains(&create.ttl_ms) {
+        return Err(format!("ttl_ms is {}: one minute to seven days", create.ttl_ms));
+    }
+    sha256("secret_sha256", &token.secret_sha256)
+}
+
+pub(super) fn check_redeem(redeem: &RedeemToken, principal: &str) -> Check {
+    if !principal.starts_with("token/") {
+        return Err("this command is internal".into());
+    }
+    sha256("secret_sha256", &redeem.secret_sha256)?;
+    sha256("key_sha256", &redeem.key_sha256)
+}
+
+pub(super) fn check_reads(reads: &RecordReads, principal: &str) -> Check {
+    if !principal.starts_with("control/") {
+        return Err("this command is internal".into());
+    }
+    if reads.reads.len() > READS_MAX {
+        return Err(format!("reads has more than {READS_MAX} entries"));
+    }
+    for read in &reads.reads {
+        text("principal", &read.principal, 128)?;
+        text("resource", &read.resource, 128)?;
+    }
+    Ok(())
+}
+
+fn sha256(name: &str, bytes: &[u8]) -> Check {
+    if bytes.len() == 32 { Ok(()) } else { Err(format!("{name} needs 32 bytes")) }
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ mod reservations;
 mod routes;
 mod tables;
 mod tenants;
+pub mod tokens;
 mod trunks;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,8 +37,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 use proto::control::{
-    AuditRow, Change, ClusterMember, ComplianceRecord, Event, NumberPolicy, Pop, Requirement, Resource,
-    ResourceKey, Role, Route, Trunk,
+    AuditRow, Change, ClusterMember, ComplianceRecord, Event, NumberPolicy, Pop, Requirement,
+    Resource, ResourceKey, Role, Route, Token, Trunk,
 };
 use proto::control::{change, resource_key};
 use proto::raft::command::Kind;
@@ -105,6 +106,7 @@ pub(crate) struct Index {
     routes: usize,
     /// Shared with the API, which asks it for each request.
     policy: Arc<Policy>,
+    tokens: usize,
     chain: audit::Chain,
 }
 
@@ -119,6 +121,8 @@ pub(crate) enum Expiry {
     Reservation(u64),
     /// Record of this name.
     Request(RequestName),
+    /// Token of this id.
+    Token(u64),
 }
 
 /// What a command comes to.
@@ -270,6 +274,13 @@ impl State {
             Some(Kind::ChangeMembers(change)) => self.change_members(change),
             Some(Kind::FoundMembers(found)) => self.found_members(found),
             Some(Kind::SetFeatureLevel(level)) => self.set_feature_level(*level),
+            Some(Kind::CreateToken(create)) => {
+                self.create_token(create, &command.principal, now_ms, step)
+            }
+            Some(Kind::RedeemToken(redeem)) => self.redeem_token(redeem, now_ms, step),
+            Some(Kind::RevokeToken(token_id)) => self.revoke_token(token_id, step),
+            // Only audited.
+            Some(Kind::RecordReads(_)) => Ok(outcome::Kind::Done(Done {})),
             Some(Kind::InitCluster(id)) => self.init_cluster(id),
             // Log time moved on already; the hash is compared by the replica.
             Some(Kind::AdvanceClock(_) | Kind::HashCheck(_)) => Ok(outcome::Kind::Done(Done {})),
@@ -341,6 +352,10 @@ impl State {
             Expiry::Port(order) => return self.end_port(*order, now_ms, step),
             Expiry::Reservation(seq) => return self.end_reservation(*seq, step),
             Expiry::Request(name) => self.forget(name),
+            Expiry::Token(id) => {
+                self.forget_token(&tokens::name(*id));
+                step.unseen();
+            }
         }
         1
     }
@@ -399,6 +414,7 @@ impl Index {
                 record::<Pop>(name, value)?;
                 self.pops += 1;
             }
+            Token::TABLE => due.push(self.count_token(&record(name, value)?)?),
             Role::TABLE => self.load_role(&record(name, value)?),
             BindingRecord::TABLE => self.load_binding(&record(name, value)?),
             RequestRecord::BYTE => {

@@ -22,7 +22,8 @@ pub(crate) const REQUESTS_MAX: u64 = 2_000_000;
 pub(crate) const POP_REQUESTS_MAX: u64 = 10_000;
 
 fn requests_max(principal: &str) -> u64 {
-    if principal.starts_with("pop/") { POP_REQUESTS_MAX } else { REQUESTS_MAX }
+    let few = principal.starts_with("pop/") || principal.starts_with("token/");
+    if few { POP_REQUESTS_MAX } else { REQUESTS_MAX }
 }
 
 /// What a request came to. Its name is a digest of principal and request id.

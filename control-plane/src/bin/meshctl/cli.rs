@@ -87,6 +87,12 @@ pub(crate) enum Command {
     /// Who may do what: roles and who has them
     #[command(subcommand)]
     Roles(crate::roles::Roles),
+    /// Join tokens: let new machines in
+    #[command(subcommand)]
+    Token(crate::tokens::Tokens),
+    /// Who changed what: list, export, verify the chain
+    #[command(subcommand)]
+    Audit(crate::audit::Audit),
     /// An own authority and certificates for nodes and operators
     #[command(subcommand)]
     Pki(Pki),
@@ -253,6 +259,8 @@ pub(crate) enum Pki {
         #[arg(long)]
         force: bool,
     },
+    /// Replace your own certificate (--cert, --key) by a new one while it is still valid
+    Renew,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]

@@ -31,6 +31,7 @@ pub(crate) struct Unreached(String);
 /// The control nodes.
 pub(crate) struct Mesh {
     nodes: Vec<(String, Channel)>,
+    files: TlsFiles,
     patience: Duration,
 }
 
@@ -70,15 +71,25 @@ impl Mesh {
         }
         let credentials = Credentials::load(&files)?;
         credentials.check(SystemTime::now())?;
-        Self::dial(&endpoints, &credentials, Duration::from_secs(given.timeout))
+        Self::dial(&endpoints, &credentials, files, Duration::from_secs(given.timeout))
     }
 
-    fn dial(endpoints: &[String], tls: &Credentials, patience: Duration) -> Result<Self> {
+    fn dial(
+        endpoints: &[String],
+        tls: &Credentials,
+        files: TlsFiles,
+        patience: Duration,
+    ) -> Result<Self> {
         let nodes = endpoints.iter().map(|address| {
             let channel = endpoint(address, CONTROL_DNS_NAME, tls)?.connect_lazy();
             Ok((address.clone(), channel))
         });
-        Ok(Self { nodes: nodes.collect::<Result<_>>()?, patience })
+        Ok(Self { nodes: nodes.collect::<Result<_>>()?, files, patience })
+    }
+
+    /// The caller's own certificate files.
+    pub(crate) fn files(&self) -> &TlsFiles {
+        &self.files
     }
 
     /// The nodes, each by its address.

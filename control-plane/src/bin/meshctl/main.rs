@@ -4,6 +4,7 @@
 //! so that it takes effect once. Prints a table for people or JSON for programs. Exit codes: 0
 //! done, 1 refused, 2 wrong arguments, 3 not reached or not answered.
 
+mod audit;
 mod cli;
 mod compliance;
 mod connect;
@@ -19,6 +20,7 @@ mod routes;
 mod status;
 mod table;
 mod tenants;
+mod tokens;
 mod trunks;
 mod values;
 
@@ -27,7 +29,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use cli::{Cli, Command, Output};
+use audit::Audit;
+use cli::{Cli, Command, Output, Pki};
 use connect::{Mesh, Unreached};
 use refusal::Refusal;
 use table::Printer;
@@ -70,8 +73,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             printer.raw(&script)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Pki(command) => {
+        Command::Pki(command) if !matches!(command, Pki::Renew) => {
             pki::run(&command, &cli.connection, &printer)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Audit(Audit::Verify { file: Some(file), expect_last }) => {
+            audit::verify_file(&file, expect_last.as_deref(), &printer)?;
             Ok(ExitCode::SUCCESS)
         }
         command => {
@@ -91,13 +98,16 @@ async fn ask(command: Command, mesh: &Mesh, printer: &Printer) -> anyhow::Result
         Command::Pops(read) => pops::list(read, mesh, printer).await?,
         Command::Trunks(command) => trunks::run(command, mesh, printer).await?,
         Command::Routes(command) => routes::run(command, mesh, printer).await?,
+        Command::Token(command) => tokens::run(command, mesh, printer).await?,
+        Command::Audit(command) => audit::run(command, mesh, printer).await?,
         Command::Roles(command) => return roles::run(command, mesh, printer).await,
         Command::Numbers(command) => numbers::run(command, mesh, printer).await?,
         Command::Tenants(command) => tenants::run(command, mesh, printer).await?,
         Command::Porting(command) => porting::run(command, mesh, printer).await?,
         Command::Compliance(command) => compliance::run(command, mesh, printer).await?,
+        Command::Pki(_) => pki::renew(mesh, printer).await?,
         // Done before a connection is needed.
-        Command::Completions { .. } | Command::Pki(_) => {}
+        Command::Completions { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
 }

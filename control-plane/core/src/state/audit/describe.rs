@@ -7,6 +7,8 @@ use proto::control::NumberPick;
 use proto::raft::command::Kind;
 use proto::raft::{Outcome, allocate_number, outcome};
 
+use super::super::tokens::token_id;
+
 /// Action and resource of a command; the outcome tells which number it came to.
 pub(super) fn described(kind: &Kind, outcome: &Outcome) -> (&'static str, String) {
     match kind {
@@ -19,6 +21,25 @@ pub(super) fn described(kind: &Kind, outcome: &Outcome) -> (&'static str, String
         Kind::DeleteRole(id) => ("delete_role", format!("roles/{id}")),
         Kind::Bind(b) => ("bind", bound(&b.principal, &b.role_id, &b.tenant)),
         Kind::Unbind(b) => ("unbind", bound(&b.principal, &b.role_id, &b.tenant)),
+        Kind::CreateToken(create) => {
+            let (kind, name) = create
+                .token
+                .as_ref()
+                .map_or(("", ""), |token| (token.kind.as_str(), token.name.as_str()));
+            ("create_token", format!("tokens/{kind}/{name}"))
+        }
+        Kind::RedeemToken(redeem) => {
+            ("redeem_token", format!("tokens/{}", token_id(&redeem.secret_sha256)))
+        }
+        Kind::RevokeToken(id) => ("revoke_token", format!("tokens/{id}")),
+        Kind::RecordReads(reads) => ("record_reads", format!("{} reads", reads.reads.len())),
+        Kind::ChangeMembers(change) => {
+            ("change_members", format!("cluster/members x{}", change.changes.len()))
+        }
+        Kind::FoundMembers(_) => ("found_members", "cluster/members".into()),
+        Kind::SetFeatureLevel(level) => {
+            ("set_feature_level", format!("cluster/feature-level/{level}"))
+        }
         Kind::AdvanceClock(_) => ("advance_clock", String::new()),
         Kind::HashCheck(_) => ("hash_check", String::new()),
         Kind::InitCluster(_) => ("init_cluster", String::new()),

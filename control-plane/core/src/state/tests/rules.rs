@@ -41,8 +41,8 @@ fn ten_million_numbers_are_one_record() {
     let before = run.state.entries().len();
     assert_eq!(reason(&run.apply(import_block("+49150000000", 10_000_000, "mobile"))), None);
     assert_eq!(run.state.number_counts().of(NumberState::Available), 10_000_000);
-    // The block, its shelf, the request and the revision.
-    assert_eq!(run.state.entries().len() - before, 5);
+    // The block, its shelf, the request, the revision and the audit row.
+    assert_eq!(run.state.entries().len() - before, 6);
     assert_eq!(
         numbers(&run.apply(any("acme", fit(shelf("mobile"), "", 2)))),
         ["+49150000000", "+49150000001"]
