@@ -15,6 +15,7 @@ impl TableHash {
         self.add_lanes(lanes(key, value));
     }
 
+    #[cfg(test)]
     pub(crate) fn remove(&mut self, key: &[u8], value: &[u8]) {
         self.remove_lanes(lanes(key, value));
     }
