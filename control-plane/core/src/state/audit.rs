@@ -307,7 +307,8 @@ mod tests {
         assert_eq!(verify(&rows), Ok(()));
         let stored = s.tables.entries().filter(|(key, _)| key[0] == AUDIT_TABLE).count();
         assert_eq!(stored as u64, KEPT);
-        let copy = State::from_tables(s.tables.entries().map(|(k, v)| (k.clone(), v.clone())));
+        let copy =
+            State::from_tables(s.tables.entries().map(|(k, v)| (k.to_vec(), v.to_vec().into())));
         let copy = copy.unwrap();
         assert_eq!(copy.audit_head(), s.audit_head());
         assert_eq!(copy.hash(), s.hash());

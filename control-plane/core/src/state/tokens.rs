@@ -196,7 +196,8 @@ mod tests {
         let mut s = State::bootstrap(&[1]);
         apply(&mut s, 1, "1", create(7));
         assert!(refused(&apply(&mut s, 1 + HOUR, "2", redeem(7, 1))).contains("expired"));
-        let copy = State::from_tables(s.tables.entries().map(|(k, v)| (k.clone(), v.clone())));
+        let copy =
+            State::from_tables(s.tables.entries().map(|(k, v)| (k.to_vec(), v.to_vec().into())));
         assert_eq!(copy.unwrap().index, s.index);
         apply(&mut s, 2 + HOUR + REMEMBERED_MS, "3", redeem(9, 1));
         assert_eq!(s.tokens().count(), 0);
