@@ -11,13 +11,13 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 use control_core::state::audit::Verifier;
 use proto::control::audit_client::AuditClient;
-use proto::control::{AuditRow, ListAuditRequest, ListAuditResponse, ReadConsistency};
+use proto::control::{AuditRow, ListAuditRequest, ListAuditResponse, ReadOptions};
 use proto::raft::Reason;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::cli::Read;
-use crate::connect::{LIST_BYTES_MAX, Mesh, consistency};
+use crate::connect::{LIST_BYTES_MAX, Mesh};
 use crate::table::{Printer, or_dash};
 
 /// Rows of one page.
@@ -169,8 +169,13 @@ fn verdict(verifier: &Verifier, expected: Option<&str>, printer: &Printer) -> Re
     printer.done(&document, &format!("the chain holds; last row {last}"))
 }
 
-async fn page(after: u64, limit: u32, mesh: &Mesh, read: i32) -> Result<ListAuditResponse> {
-    let request = ListAuditRequest { consistency: read, after, page_size: limit, read: None };
+async fn page(
+    after: u64,
+    limit: u32,
+    mesh: &Mesh,
+    read: Option<ReadOptions>,
+) -> Result<ListAuditResponse> {
+    let request = ListAuditRequest { consistency: 0, after, page_size: limit, read };
     let ask = async |channel, request| {
         let client = AuditClient::new(channel);
         client.max_decoding_message_size(LIST_BYTES_MAX).list(request).await
@@ -185,7 +190,7 @@ async fn follow(
     mut take: impl FnMut(&AuditRow) -> Result<()>,
 ) -> Result<(u64, Vec<u8>)> {
     loop {
-        let answer = page(after, PAGE, mesh, ReadConsistency::Linearizable.into()).await?;
+        let answer = page(after, PAGE, mesh, None).await?;
         for row in &answer.rows {
             take(row)?;
             after = row.sequence;
@@ -197,10 +202,10 @@ async fn follow(
 }
 
 async fn list(limit: u64, read: Read, mesh: &Mesh, printer: &Printer) -> Result<()> {
-    let head = page(u64::MAX, 1, mesh, consistency(read)).await?.head_sequence;
+    let head = page(u64::MAX, 1, mesh, read.options()).await?.head_sequence;
     let from = head.saturating_sub(limit);
     let size = u32::try_from(limit).unwrap_or(PAGE).clamp(1, PAGE);
-    let rows = page(from, size, mesh, consistency(read)).await?.rows;
+    let rows = page(from, size, mesh, read.options()).await?.rows;
     let rows: Vec<RowDoc> = rows.into_iter().map(RowDoc::from).collect();
     let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
     let head = ["ROW", "REVISION", "LOG TIME MS", "PRINCIPAL", "ACTION", "RESOURCE", "OUTCOME"];

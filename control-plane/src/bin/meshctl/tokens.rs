@@ -10,7 +10,7 @@ use proto::control::{
 use serde_json::json;
 
 use crate::cli::{Read, Write};
-use crate::connect::{Mesh, consistency, options};
+use crate::connect::{Mesh, options};
 use crate::table::{Printer, or_dash};
 
 #[derive(Subcommand)]
@@ -123,8 +123,7 @@ fn random() -> Result<[u8; 32]> {
 }
 
 async fn list(read: Read, mesh: &Mesh, printer: &Printer) -> Result<()> {
-    let request =
-        ListTokensRequest { consistency: consistency(read), ..ListTokensRequest::default() };
+    let request = ListTokensRequest { read: read.options(), consistency: 0 };
     let ask = async |channel, request| TokensClient::new(channel).list(request).await;
     let answer = mesh.call(request, ask).await?;
     let now_ms = answer.header.unwrap_or_default().log_time_ms;
