@@ -46,7 +46,8 @@ const GONE: State = Err((Code::NotFound, "NOT_FOUND"));
 const STREAMS: [&str; 2] = ["Pops/Heartbeat", "Watch/Watch"];
 
 /// RPCs whose rows stand beside what they do: who may call them is asked of all of them here.
-const ELSEWHERE: [&str; 6] = ["Access/", "Admin/", "Audit/", "Cluster/", "Enrol", "Storage/"];
+const ELSEWHERE: [&str; 7] =
+    ["Access/", "Admin/", "Audit/", "Cluster/", "Enrol", "Storage/", "Tokens/"];
 
 fn options(id: &str) -> Option<c::WriteOptions> {
     Some(c::WriteOptions { request_id: id.into() })

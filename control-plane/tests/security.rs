@@ -287,12 +287,10 @@ async fn the_authority_is_replaced_while_everything_runs() {
 #[tokio::test]
 async fn no_number_is_in_the_logs() {
     let cluster = Cluster::start().await;
-    let line = "numbers import --pool berlin +493023125042";
-    meshctl(&cluster, line);
+    meshctl(&cluster, "numbers import --pool berlin +493023125042");
     meshctl(&cluster, "numbers allocate +493023125042 --tenant acme");
     // Wrong in many ways, each with the number in it.
     for line in [
-        line,
         "numbers import --pool berlin +49302312504200000",
         "numbers get 03023125042",
         "numbers get +493023125042000000",
