@@ -16,6 +16,7 @@ pub mod pace;
 pub mod peer;
 pub mod pki;
 pub mod problem;
+pub mod rescue;
 pub mod run;
 pub mod telemetry;
 pub mod tls;

@@ -15,6 +15,7 @@ mod flusher;
 mod frame;
 mod health;
 mod log;
+pub mod offline;
 mod owner;
 mod runs;
 mod scan;
@@ -191,7 +192,8 @@ impl Wal {
 
     /// Makes durable what `persist` promises. Tables follow later: the log has them.
     pub fn persist(&mut self, persist: &Persist) -> Result<(), WalError> {
-        let first = self.tables.applied() == 0;
+        // A node that joins has no tables until the leader's snapshot comes.
+        let first = self.tables.applied() == 0 && persist.applied > 0;
         if let Some(snapshot) = &persist.snapshot {
             self.install(snapshot)?;
         } else if first {
@@ -381,7 +383,7 @@ fn evidence(dir: &Path, deed: &Deed, alone: bool) -> Result<Evidence, WalError> 
     let tables = match read_tables(&state_dir(dir)) {
         Err(error @ (WalError::Damaged { .. } | WalError::Io { .. })) => Err(error),
         Err(other) => return Err(other),
-        Ok(image) if image.rows.is_empty() && log.frames > 0 => {
+        Ok(image) if image.rows.is_empty() && log.base.index > 0 => {
             Err(damaged(&state_dir(dir), "the oldest file (it is missing)"))
         }
         Ok(image) => Ok(image),

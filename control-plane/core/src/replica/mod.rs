@@ -16,6 +16,7 @@ mod api;
 mod apply;
 mod drive;
 mod elections;
+mod examine;
 mod log;
 mod members;
 mod proposals;
@@ -44,6 +45,7 @@ use raft::prelude::{Message, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 
 pub use api::*;
+pub use examine::{Examined, examine};
 pub use members::LEVELS;
 pub use validate::PeerMisbehaved;
 

@@ -12,6 +12,7 @@
 //! permissions (the API's, by certificate).
 
 mod access;
+mod anew;
 pub mod audit;
 mod compliance;
 mod hash;

@@ -93,6 +93,9 @@ pub(crate) enum Command {
     /// Who changed what: list, export, verify the chain
     #[command(subcommand)]
     Audit(crate::audit::Audit),
+    /// Data directories: verify, back up, restore, recover
+    #[command(subcommand)]
+    Data(crate::data::Data),
     /// An own authority and certificates for nodes and operators
     #[command(subcommand)]
     Pki(Pki),

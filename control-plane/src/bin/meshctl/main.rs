@@ -9,6 +9,7 @@ mod cli;
 mod compliance;
 mod connect;
 mod control;
+mod data;
 mod docs;
 mod numbers;
 mod pki;
@@ -73,6 +74,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             printer.raw(&script)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Data(command) => {
+            data::run(&command, &printer)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Pki(command) if !matches!(command, Pki::Renew) => {
             pki::run(&command, &cli.connection, &printer)?;
             Ok(ExitCode::SUCCESS)
@@ -107,7 +112,7 @@ async fn ask(command: Command, mesh: &Mesh, printer: &Printer) -> anyhow::Result
         Command::Compliance(command) => compliance::run(command, mesh, printer).await?,
         Command::Pki(_) => pki::renew(mesh, printer).await?,
         // Done before a connection is needed.
-        Command::Completions { .. } => {}
+        Command::Completions { .. } | Command::Data(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }
