@@ -154,13 +154,7 @@ impl Ready {
         let credentials = Arc::new(self.credentials);
         if joins {
             let own = joining(&self.config, &incarnation);
-            let (at, credentials) = (self.config.node.join.clone(), credentials.clone());
-            let driver = driver.clone();
-            tokio::spawn(async move {
-                let members = peer::join(&at, &credentials, &own).await;
-                // Fails when this node is stopping.
-                let _ = driver.introduce(members).await;
-            });
+            let_in(self.config.node.join.clone(), credentials, driver.clone(), own);
         }
         let sender = Sender { node: self.config.node.id, incarnation };
         let parts =
@@ -185,11 +179,7 @@ impl Ready {
             stop: stopped,
         });
         tokio::spawn(api.clone().audit_reads());
-        if let (Some(listener), Some(tls)) = (self.join, rotation.join()) {
-            let (accepted, connections) = mpsc::channel(ACCEPTED);
-            tokio::spawn(accept::run(listener, tls, Guests::Strangers, accepted));
-            tokio::spawn(api.clone().serve_joins(connections));
-        }
+        serve_joins(self.join, &rotation, &api);
         let (accepted, connections) = mpsc::channel(ACCEPTED);
         let guests = Guests::Mesh(self.config.node.mesh.as_str().into());
         tokio::spawn(accept::run(self.api, rotation.server(), guests, accepted));
@@ -208,6 +198,24 @@ impl Ready {
             }
         }
         shut_down(&stop, serving, &driver, end).await
+    }
+}
+
+/// Asks the members to let this node in.
+fn let_in(at: Vec<String>, tls: Arc<Credentials>, driver: Driver, own: ClusterMember) {
+    tokio::spawn(async move {
+        let members = peer::join(&at, &tls, &own).await;
+        // Fails when this node is stopping.
+        let _ = driver.introduce(members).await;
+    });
+}
+
+/// On nodes that let new machines in.
+fn serve_joins(listener: Option<TcpListener>, rotation: &Rotation, api: &Api) {
+    if let (Some(listener), Some(tls)) = (listener, rotation.join()) {
+        let (accepted, connections) = mpsc::channel(ACCEPTED);
+        tokio::spawn(accept::run(listener, tls, Guests::Strangers, accepted));
+        tokio::spawn(api.clone().serve_joins(connections));
     }
 }
 

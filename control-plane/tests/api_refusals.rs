@@ -8,7 +8,6 @@
     reason = "a test: a panic is its verdict; a table is as long as it is"
 )]
 
-#[allow(dead_code, reason = "the other tests use the rest")]
 mod cluster;
 
 use cluster::Cluster;
