@@ -64,7 +64,7 @@ fn checkers_see_bugs() {
     let bugs = [
         (Mutation::LoseCdrs, "billing records"),
         (Mutation::DoubleCdrs, "billing records"),
-        (Mutation::DeafToBye, "waits"),
+        (Mutation::DeafToBye, "missed a BYE"),
         (Mutation::LoseDatagrams, "packets"),
         (Mutation::LeakLegs, "legs"),
         (Mutation::ForgetfulDisk, "lost an allocation"),

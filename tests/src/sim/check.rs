@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pop_core::call::{Cdr, CdrRole};
+use pop_core::call::{Cdr, CdrRole, EndCause};
 use proto::control::NumberState;
 use proto::time::{Duration, Instant};
 
@@ -70,6 +70,11 @@ fn records(world: &World, found: &mut Vec<String>) {
             *others.entry((cdr.to.as_str(), cdr.pop.to_string())).or_default() += 1;
         } else {
             billed.entry(cdr.to.as_str()).or_default().push(cdr);
+        }
+        // What a BYE should have ended was found dead by asking.
+        let dead = [EndCause::DialogLost, EndCause::PeerVanished, EndCause::SessionExpired];
+        if dead.contains(&cdr.cause) && world.plan.faults.is_empty() {
+            found.push(format!("{} missed a BYE: {:?}", cdr.pop, cdr.cause));
         }
         if cdr.ended < cdr.started || cdr.answered.is_some_and(|at| at > cdr.ended) {
             found.push(format!("a record of {} ends before it begins", cdr.pop));
