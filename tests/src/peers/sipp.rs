@@ -95,6 +95,8 @@ impl Sipp {
             ("-error_file", errors),
         ];
         args.extend(pairs.into_iter().flat_map(|(key, value)| [key.to_owned(), value]));
+        // A peer that sends no media is asked whether it is there (RFC 3261 §11): it answers.
+        args.push("-aa".into());
         args.extend(["-nostdin", "-trace_stat", "-trace_err", "-trace_rtt"].map(str::to_owned));
         args.extend(["-rtt_freq".into(), "1".into(), "-fd".into(), "1".into()]);
         if self.remote.is_some() {
