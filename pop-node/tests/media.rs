@@ -159,8 +159,9 @@ async fn garbage_is_counted_and_a_taken_port_is_too() {
             told.push(event);
         }
     }
-    let expected = [MediaEvent::Opened { leg: LegId(1) }, MediaEvent::PortTaken { leg: LegId(9) }];
-    assert_eq!(told, expected);
+    // In one turn or two, so in either order: they are of different legs.
+    assert!(told.contains(&MediaEvent::Opened { leg: LegId(1) }), "{told:?}");
+    assert!(told.contains(&MediaEvent::PortTaken { leg: LegId(9) }), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
