@@ -28,7 +28,7 @@ use tonic::codegen::{BoxFuture, Service};
 use tonic::transport::{Certificate, Identity as Pem, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a node says to one watch after the other.
 type Script = VecDeque<Result<Vec<wire::WatchResponse>, Status>>;

@@ -17,7 +17,7 @@ use proto::call::{CallBye, CallMessage, CallProgress, call_message::Kind};
 use proto::id::PopId;
 use tokio::sync::{mpsc, watch};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Pop {
     id: PopId,

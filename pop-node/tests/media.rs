@@ -14,7 +14,7 @@ use pop_node::media::{self, Handle, Order};
 use proto::id::LegId;
 use tokio::sync::mpsc;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn ip(last: u8) -> IpAddr {
     IpAddr::from([127, 0, 42, last])

@@ -279,7 +279,7 @@ impl Talk {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(5);
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     fn start(max: usize) -> (Tcp, SocketAddr, mpsc::Receiver<SipEvent>, Drops) {
         let listener = crate::sockets::tcp("127.0.45.1:0".parse().unwrap()).unwrap();
