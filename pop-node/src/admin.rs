@@ -273,6 +273,8 @@ fn media_metrics(media: &media::Status) {
     t::RTCP_SENT.total(counters.rtcp_sent);
     t::TRANSCODED.total(counters.transcoded);
     t::CONCEALED.total(counters.concealed);
+    t::REPAIRED.total(counters.repaired);
+    t::OPUS_COMPLEXITY.set(f64::from(media.opus_complexity));
     t::DATAGRAMS_RECEIVED.total(counters.datagrams_received);
     t::DATAGRAMS_SENT.total(counters.datagrams_sent);
     t::FRAMES_RECEIVED.total(counters.frames_received);

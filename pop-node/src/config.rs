@@ -109,6 +109,8 @@ pub struct Config {
     pub media_address: IpAddr,
     /// `[media] ports`, first even, last odd.
     pub media_ports: RangeInclusive<u16>,
+    /// `[media] opus_complexity`, 0 to 10; `None`: by load.
+    pub opus_complexity: Option<u8>,
     /// `[overlay] listen`
     pub overlay_listen: SocketAddr,
     /// `[overlay] advertise`: what other POPs dial.
@@ -179,6 +181,7 @@ const fn probe_interval() -> u32 {
 struct Media {
     address: String,
     ports: String,
+    opus_complexity: Option<u8>,
 }
 
 #[derive(Deserialize)]
@@ -241,6 +244,7 @@ impl Config {
             liveness: liveness(&file.sip)?,
             media_address: media_address(&file.media.address)?,
             media_ports: media_ports(&file.media.ports)?,
+            opus_complexity: opus_complexity(file.media.opus_complexity)?,
             overlay_listen: socket_address("overlay", "listen", &file.overlay.listen)?,
             overlay_advertise: advertise(&file.overlay)?,
             control: endpoints(file.control.endpoints)?,
@@ -417,6 +421,18 @@ fn media_ports(value: &str) -> Result<RangeInclusive<u16>, ConfigError> {
         return Err(refused());
     }
     Ok(first..=last)
+}
+
+fn opus_complexity(value: Option<u8>) -> Result<Option<u8>, ConfigError> {
+    match value {
+        Some(value) if value > 10 => Err(ConfigError::Value {
+            table: "media",
+            key: "opus_complexity",
+            problem: format!("is {value}"),
+            fix: "give 0 (least CPU) to 10 (best sound), or leave it out to follow the load",
+        }),
+        value => Ok(value),
+    }
 }
 
 /// `host:port`, the host a name or an address.

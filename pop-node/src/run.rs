@@ -203,6 +203,7 @@ fn media_config(config: &Config, credentials: &Credentials) -> MediaConfig {
         flush_delay: FLUSH,
         datagram_bytes: DATAGRAM_BYTES,
         cname: format!("{}@{}", config.id, config.media_address),
+        opus_complexity: config.opus_complexity,
     }
 }
 

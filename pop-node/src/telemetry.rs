@@ -100,6 +100,10 @@ table! {
     RTP_DROPPED = Counter "pop_rtp_dropped_packets_total" Count
         "RTP, RTCP and overlay frames dropped {reason}";
     TRANSCODED = Counter "pop_transcoded_packets_total" Count "Packets encoded by transcoding";
+    REPAIRED = Counter "pop_repaired_frames_total" Count
+        "Lost frames played from the copy in the next packet (Opus FEC)";
+    OPUS_COMPLEXITY = Gauge "pop_opus_complexity" Count
+        "libopus complexity in use, 0 to 10: falls when the media thread is busy";
     CONCEALED = Counter "pop_concealed_frames_total" Count "Frames made up for missing ones";
     DATAGRAMS_RECEIVED = Counter "pop_overlay_received_datagrams_total" Count
         "Overlay datagrams received";

@@ -40,6 +40,7 @@ impl Pop {
             flush_delay: Duration::from_millis(1),
             datagram_bytes: 1_150,
             cname: name.to_owned(),
+            opus_complexity: None,
         };
         let (media_events, _) = mpsc::channel(16);
         let (media, _) = media::start(config, clock, drops.clone(), media_events).unwrap();

@@ -26,6 +26,7 @@ fn start() -> (Handle, mpsc::Receiver<MediaEvent>, Drops) {
         flush_delay: Duration::from_millis(1),
         datagram_bytes: 1_150,
         cname: "test".to_owned(),
+        opus_complexity: None,
     };
     let (events, events_in) = mpsc::channel(64);
     let drops = Drops::default();
@@ -171,6 +172,7 @@ async fn the_thread_ends_by_order() {
         flush_delay: Duration::from_millis(1),
         datagram_bytes: 1_150,
         cname: "test".to_owned(),
+        opus_complexity: None,
     };
     let (events, _events_in) = mpsc::channel(1);
     let (handle, thread) = media::start(config, Clock::start(), Drops::default(), events).unwrap();

@@ -5,6 +5,7 @@
 //! one wake-up per burst; datagrams leave by `quinn::Connection::send_datagram` directly.
 //! Deliberately not here: what a packet means (the core), QUIC (`link`).
 
+mod load;
 mod poll;
 mod sockets;
 mod thread;
@@ -52,6 +53,8 @@ pub struct Status {
     pub links: Vec<(PopId, LinkStats)>,
     /// Open legs.
     pub legs: usize,
+    /// libopus complexity in use.
+    pub opus_complexity: u8,
 }
 
 /// The thread is behind by [`ORDERS_MAX`] orders, or gone; the order comes back.

@@ -18,6 +18,7 @@ use proto::time::Instant;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::load::Load;
 use super::poll::{Events, Poll};
 use super::sockets::{Port, Sockets, leg_of};
 use super::{Order, Status, Wake};
@@ -59,6 +60,7 @@ pub(super) struct Thread {
     /// Legs whose ports other programs have: at most one entry a leg, its call waits for it.
     taken: VecDeque<MediaEvent>,
     buffer: Box<[u8; PACKET_BYTES_MAX]>,
+    load: Load,
     /// Queues may hold more than one turn took.
     more: bool,
     stopped: bool,
@@ -84,6 +86,7 @@ impl Thread {
             event: None,
             taken: VecDeque::new(),
             buffer: Box::new([0; PACKET_BYTES_MAX]),
+            load: Load::default(),
             more: false,
             stopped: false,
         }
@@ -116,6 +119,9 @@ impl Thread {
         let now = self.clock.now();
         if self.media.poll_timeout().is_some_and(|at| at <= now) {
             self.media.handle_timeout(now);
+        }
+        if let Some(load) = self.load.measure(now) {
+            self.media.handle_load(load);
         }
         self.transmit();
         self.tell();
@@ -166,6 +172,7 @@ impl Thread {
                     counters: self.media.counters().clone(),
                     links: links.collect(),
                     legs: self.media.legs(),
+                    opus_complexity: self.media.opus_complexity(),
                 });
             }
             Order::Stop => self.stopped = true,

@@ -59,6 +59,7 @@ impl PopNode {
             flush_delay: Duration::from_millis(2),
             datagram_bytes: 1_200,
             cname: format!("{id}.pop.voxmesh"),
+            opus_complexity: None,
         };
         Self {
             region,

@@ -22,6 +22,7 @@ fuzz_target!(|input: (u64, Vec<(u8, u8, &[u8])>)| {
         flush_delay: Duration::from_millis(2),
         datagram_bytes: 1_160,
         cname: "fuzz".into(),
+        opus_complexity: None,
     };
     let mut media = Media::new(config, Instant::ZERO);
     let mut now = Instant::ZERO;

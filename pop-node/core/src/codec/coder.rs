@@ -6,6 +6,7 @@ use audio_codec::g722::{G722Decoder, G722Encoder};
 use audio_codec::{Decoder as _, Encoder as _};
 
 use super::conceal::Concealer;
+use super::opus_config::{EncoderConfig, opus_encoder};
 use super::{Codec, g711};
 
 /// Longest packet a decoder takes, in milliseconds (RFC 6716 §2.1.4: Opus has 120).
@@ -30,40 +31,6 @@ pub enum CodecError {
     /// The number of samples is none the codec can put in a packet.
     #[error("frame of {0} samples cannot be encoded")]
     Frame(usize),
-}
-
-/// How to encode; only Opus has choices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EncoderConfig {
-    /// Bits per second.
-    pub bitrate: u32,
-    /// libopus complexity, 0 to 10: CPU against quality.
-    pub complexity: u8,
-    /// Waste bits on in-band FEC? Costs quality on clean paths.
-    pub fec: bool,
-}
-
-impl Default for EncoderConfig {
-    fn default() -> Self {
-        Self { bitrate: 32_000, complexity: 5, fec: false }
-    }
-}
-
-impl EncoderConfig {
-    /// The default within what the peer's `a=fmtp` says it wants (RFC 7587 §6.1).
-    pub fn for_fmtp(fmtp: Option<&str>) -> Self {
-        let mut config = Self::default();
-        for (name, value) in
-            fmtp.iter().flat_map(|f| f.split(';')).filter_map(|p| p.split_once('='))
-        {
-            if name.trim().eq_ignore_ascii_case("maxaveragebitrate")
-                && let Ok(limit) = value.trim().parse::<u32>()
-            {
-                config.bitrate = config.bitrate.min(limit.max(6_000));
-            }
-        }
-        config
-    }
 }
 
 fn check_rate(codec: Codec, rate: u32) -> Result<(), CodecError> {
@@ -232,6 +199,22 @@ impl Encoder {
         self.rate
     }
 
+    /// CPU against quality, 0 to 10 (libopus complexity); the others have no choice.
+    pub fn set_complexity(&mut self, complexity: u8) {
+        if let Encoding::Opus(encoder) = &mut self.encoding {
+            // Cannot fail: the value is in range.
+            let _ = encoder.set_complexity(i32::from(complexity.min(10)));
+        }
+    }
+
+    /// What share of our packets the peer loses, in percent. From 1 on an Opus encoder that may
+    /// puts a copy of each packet into the next (RFC 6716 §2.1.7), at the cost of clean quality.
+    pub fn expect_loss(&mut self, percent: u8) {
+        if let Encoding::Opus(encoder) = &mut self.encoding {
+            let _ = encoder.set_packet_loss_perc(i32::from(percent.min(30)));
+        }
+    }
+
     /// Appends one packet of all of `pcm`; nothing on error. Opus takes 2.5, 5, 10, 20, 40, 60,
     /// 80, 100 or 120 ms, G.722 an even number of samples.
     pub fn encode(&mut self, pcm: &[i16], out: &mut Vec<u8>) -> Result<usize, CodecError> {
@@ -268,18 +251,4 @@ impl fmt::Debug for Encoder {
 fn each_sample(pcm: &[i16], out: &mut [u8], encode: fn(i16) -> u8) -> Result<usize, CodecError> {
     out.iter_mut().zip(pcm).for_each(|(byte, &sample)| *byte = encode(sample));
     Ok(pcm.len())
-}
-
-fn opus_encoder(rate: u32, config: EncoderConfig) -> Result<opus::Encoder, opus::Error> {
-    let mut encoder = opus::Encoder::new(rate, opus::Channels::Mono, opus::Application::Voip)?;
-    encoder.set_bitrate(opus::Bitrate::Bits(i32::try_from(config.bitrate).unwrap_or(i32::MAX)))?;
-    encoder.set_complexity(i32::from(config.complexity.min(10)))?;
-    encoder.set_signal(opus::Signal::Voice)?;
-    // Discontinuous transmission starves latching, jitter estimates and silence detection.
-    encoder.set_dtx(false)?;
-    if config.fec {
-        encoder.set_inband_fec(true)?;
-        encoder.set_packet_loss_perc(10)?;
-    }
-    Ok(encoder)
 }

@@ -6,15 +6,19 @@
 //! Deliberately no timing here (that is `media::transcode`) and no SDP text (that is `sdp`).
 
 mod coder;
+pub mod complexity;
 mod conceal;
 mod g711;
+mod opus_config;
 pub mod resample;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use coder::{CodecError, Decoder, Encoder, EncoderConfig, PACKET_MS_MAX};
+pub use coder::{CodecError, Decoder, Encoder, PACKET_MS_MAX};
 pub use conceal::Concealer;
 pub use g711::{alaw_decode, alaw_encode, ulaw_decode, ulaw_encode};
+pub(crate) use opus_config::OPUS_PAUSE_BYTES;
+pub use opus_config::{EncoderConfig, opus_has_fec};
 
 /// A voice codec the mesh speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

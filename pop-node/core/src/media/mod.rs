@@ -35,6 +35,7 @@ use leg::{FarEnd, Leg, StreamEnd};
 use link::Link;
 use outgoing::Outgoing;
 
+use crate::codec::complexity::Complexity;
 pub use crate::overlay::LinkStats;
 pub use types::*;
 
@@ -94,6 +95,7 @@ pub struct Media {
     events: Events,
     /// Packets are cut from it; a block is used again when all cut from it are sent.
     arena: BytesMut,
+    complexity: Complexity,
     counters: Counters,
 }
 
@@ -103,6 +105,7 @@ impl Media {
         let config = MediaConfig { flush_delay: config.flush_delay.min(FLUSH_DELAY_MAX), ..config };
         Self {
             random: Random(config.seed),
+            complexity: Complexity::new(config.opus_complexity),
             config,
             legs: BTreeMap::new(),
             streams: BTreeMap::new(),
@@ -271,6 +274,17 @@ impl Media {
             self.events.push(MediaEvent::LegQuality { leg: id, report, last: false });
             self.send_rtcp(id, false, now);
         }
+    }
+
+    /// How busy this media thread is: the share of one core it used lately, 0 to 1. Opus is encoded
+    /// accordingly.
+    pub fn handle_load(&mut self, load: f64) {
+        self.complexity.handle_load(load);
+    }
+
+    /// The libopus complexity in use, 0 to 10.
+    pub fn opus_complexity(&self) -> u8 {
+        self.complexity.now()
     }
 
     /// When to call `handle_timeout`.

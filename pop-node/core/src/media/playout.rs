@@ -66,6 +66,8 @@ pub(super) struct Playout {
     base: Base,
     histogram: [f32; BINS],
     weight: f32,
+    /// Wanted beyond what jitter asks for.
+    longer_ms: u32,
 }
 
 impl Playout {
@@ -81,6 +83,7 @@ impl Playout {
             base: Base::default(),
             histogram,
             weight: WEIGHT_FIRST,
+            longer_ms: 0,
         }
     }
 
@@ -153,7 +156,13 @@ impl Playout {
             sum < QUANTILE
         });
         let bins = u32::try_from(bins.count()).unwrap_or(0);
-        ((bins + 1) * BIN_MS).clamp(*TARGET_MS.start(), *TARGET_MS.end())
+        let target = ((bins + 1) * BIN_MS).max(*TARGET_MS.start()) + self.longer_ms;
+        target.min(*TARGET_MS.end())
+    }
+
+    /// Waits so much longer than jitter asks for: what repairs a loss comes after it.
+    pub(super) fn wait_longer(&mut self, ms: u32) {
+        self.longer_ms = ms.min(*TARGET_MS.end());
     }
 
     /// Begins to play with the earliest packet here. False if there is none.

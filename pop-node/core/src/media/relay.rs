@@ -148,7 +148,9 @@ impl Media {
         match arrival.kind {
             Kind::Audio if !same_codec => {
                 let mut bridge = leg.inward.transcoder.take();
-                let pushed = bridge_push(&mut bridge, arrival, &end.format, payload, now);
+                let complexity = self.complexity.now();
+                let pushed =
+                    bridge_push(&mut bridge, arrival, (&end.format, complexity), payload, now);
                 self.keep_bridge(id, Side::Inward, bridge);
                 return pushed;
             }
@@ -245,7 +247,9 @@ impl Media {
         if arrival.kind == Kind::Audio && !same_codec {
             let mut bridge = leg.outward.transcoder.take();
             let params = leg.params.as_ref().ok_or(DropReason::NotConnected)?;
-            let pushed = bridge_push(&mut bridge, arrival, &params.codec, frame.payload, now);
+            let complexity = self.complexity.now();
+            let pushed =
+                bridge_push(&mut bridge, arrival, (&params.codec, complexity), frame.payload, now);
             self.keep_bridge(id, Side::Outward, bridge);
             return pushed;
         }
@@ -289,8 +293,11 @@ impl Media {
     ) -> Result<(), DropReason> {
         let mut bridge = self.legs.get_mut(&from).and_then(|leg| leg.inward.transcoder.take());
         let params = self.legs.get(&to).and_then(|leg| leg.params.as_ref());
+        let complexity = self.complexity.now();
         let pushed = match params {
-            Some(params) => bridge_push(&mut bridge, arrival, &params.codec, payload, now),
+            Some(params) => {
+                bridge_push(&mut bridge, arrival, (&params.codec, complexity), payload, now)
+            }
             None => Err(DropReason::NotConnected),
         };
         if pushed == Err(DropReason::PlayoutLate)
@@ -332,6 +339,7 @@ impl Media {
         let bridge = side_of(leg, side);
         bridge.armed = None;
         let Some(mut transcoder) = bridge.transcoder.take() else { return };
+        transcoder.set_complexity(self.complexity.now());
         while let Some(encoded) = transcoder.handle_timeout(now) {
             self.counters.transcoded += 1;
             let sent = match side {
@@ -344,6 +352,7 @@ impl Media {
         }
         let stats = transcoder.take_stats();
         self.counters.concealed += stats.concealed;
+        self.counters.repaired += stats.repaired;
         for (reason, count) in
             [(DropReason::PlayoutLate, stats.late), (DropReason::CodecFailed, stats.failed)]
         {
@@ -483,12 +492,13 @@ fn converted<'a>(
 fn bridge_push(
     bridge: &mut Option<Box<Transcoder>>,
     arrival: Arrival,
-    to: &Format,
+    (to, complexity): (&Format, u8),
     payload: &[u8],
     now: Instant,
 ) -> Result<(), DropReason> {
     if !bridge.as_ref().is_some_and(|transcoder| transcoder.fits(arrival.codec, to)) {
-        let transcoder = Transcoder::new(arrival.codec, to).map_err(|_| DropReason::CodecFailed)?;
+        let transcoder =
+            Transcoder::new(arrival.codec, to, complexity).map_err(|_| DropReason::CodecFailed)?;
         *bridge = Some(Box::new(transcoder));
     }
     match bridge {

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use proto::id::LegId;
 use proto::time::{Duration, Instant};
 
-use super::leg::Leg;
+use super::leg::{FarEnd, Leg};
 use super::{DropReason, Media, MediaTransmit};
 use crate::rtp::rtcp::{self, ReportBlock, Rtcp, SenderInfo};
 
@@ -32,12 +32,12 @@ impl Media {
 
     fn receive_rtcp(
         &mut self,
-        leg: LegId,
+        id: LegId,
         source: SocketAddr,
         packet: &[u8],
         now: Instant,
     ) -> Result<(), DropReason> {
-        let leg = self.legs.get_mut(&leg).ok_or(DropReason::UnknownLeg)?;
+        let leg = self.legs.get_mut(&id).ok_or(DropReason::UnknownLeg)?;
         let packets = rtcp::parse(packet).map_err(|_| DropReason::MalformedRtcp)?;
         let signaled = leg.params.as_ref().and_then(|p| p.remote_rtcp);
         let peer = leg.latch.current().map(|current| current.ip());
@@ -45,6 +45,7 @@ impl Media {
             return Err(DropReason::WrongSource);
         }
         leg.feedback.address = Some(source);
+        let mut lost = None;
         for packet in packets {
             if let Rtcp::Report { ssrc, sender, blocks } = packet {
                 let is_peer = leg.reception.source().is_none_or(|(source, _)| source == ssrc);
@@ -52,10 +53,36 @@ impl Media {
                     leg.feedback.sender_report = Some((middle(sender.ntp), now));
                 }
                 let ours = leg.outgoing.ssrc;
-                blocks.iter().filter(|b| b.ssrc == ours).for_each(|b| feedback(leg, b, now));
+                for block in blocks.iter().filter(|block| block.ssrc == ours) {
+                    feedback(leg, block, now);
+                    lost = Some(block.fraction_lost);
+                }
             }
         }
+        if let Some(fraction) = lost {
+            self.expect_loss(id, fraction);
+        }
         Ok(())
+    }
+
+    /// Tells who encodes for a leg that its peer loses so much, in 1/256.
+    fn expect_loss(&mut self, id: LegId, fraction: u8) {
+        let percent = u8::try_from((u32::from(fraction) * 100).div_ceil(256)).unwrap_or(100);
+        let Some(leg) = self.legs.get_mut(&id) else { return };
+        let far = match leg.far {
+            Some(FarEnd::Leg(far)) => far,
+            Some(FarEnd::Stream(_)) => {
+                if let Some(transcoder) = &mut leg.outward.transcoder {
+                    transcoder.expect_loss(percent);
+                }
+                return;
+            }
+            None => return,
+        };
+        let far = self.legs.get_mut(&far).and_then(|leg| leg.inward.transcoder.as_mut());
+        if let Some(transcoder) = far {
+            transcoder.expect_loss(percent);
+        }
     }
 
     /// The regular report, or the last one with BYE.

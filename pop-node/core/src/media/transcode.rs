@@ -5,6 +5,8 @@
 //! What holds the delay at the playout buffer's target is [`stretch`]: a pitch period taken out
 //! or put in where that is hardly heard. A sender with a drifting clock needs one every minute or
 //! so. After 200 ms without any packet the output stops and starts anew with the next packet.
+//! Where packets carry copies of the ones before (Opus in-band FEC), playout waits for one packet
+//! more, so that the copy is there when the loss is to be played.
 #![allow(
     clippy::indexing_slicing,
     clippy::cast_precision_loss,
@@ -17,7 +19,9 @@ use proto::time::{Duration, Instant};
 use super::playout::{Due, Playout};
 use super::{DropReason, Format};
 use crate::codec::resample::{Down, Up};
-use crate::codec::{Codec, CodecError, Decoder, Encoder, EncoderConfig};
+use crate::codec::{
+    Codec, CodecError, Decoder, Encoder, EncoderConfig, OPUS_PAUSE_BYTES, opus_has_fec,
+};
 
 /// After this much made-up audio in a row the sender is taken to be silent.
 const MADE_UP_MS_MAX: u32 = 200;
@@ -36,6 +40,8 @@ const SETTLE_PACKETS: u32 = 8;
 pub(super) struct TranscodeStats {
     /// Frames made up.
     pub(super) concealed: u64,
+    /// Lost frames played from their copy in the next packet.
+    pub(super) repaired: u64,
     /// Packets too late to be played.
     pub(super) late: u64,
     /// Packets the codec refused.
@@ -81,6 +87,10 @@ pub(super) struct Transcoder {
     frame: usize,
     made_up_ms: u32,
     slack: Slack,
+    /// The encoder may say that there is nothing to send.
+    pauses: bool,
+    /// Packets carry copies of the ones before.
+    has_fec: bool,
     stats: TranscodeStats,
 }
 
@@ -117,9 +127,11 @@ fn ptime_ms(format: &Format) -> u32 {
 }
 
 impl Transcoder {
-    pub(super) fn new(from: Codec, to: &Format) -> Result<Self, CodecError> {
+    /// `complexity`: of Opus, 0 to 10.
+    pub(super) fn new(from: Codec, to: &Format, complexity: u8) -> Result<Self, CodecError> {
         let (input, output) = rates(from, to.codec);
         let ptime_ms = ptime_ms(to);
+        let config = EncoderConfig { complexity, ..EncoderConfig::for_fmtp(to.fmtp.as_deref()) };
         let resampler = match (input, output) {
             (input, output) if input < output => Resampler::Up(Up::default()),
             (input, output) if input > output => Resampler::Down(Down::default()),
@@ -131,7 +143,7 @@ impl Transcoder {
             playout: Playout::new(from.clock_rate()),
             decoder: Decoder::new(from, input)?,
             resampler,
-            encoder: Encoder::new(to.codec, output, EncoderConfig::for_fmtp(to.fmtp.as_deref()))?,
+            encoder: Encoder::new(to.codec, output, config)?,
             decoded: Vec::new(),
             ready: Vec::new(),
             packet: Vec::new(),
@@ -141,8 +153,20 @@ impl Transcoder {
             frame: input as usize / 50,
             made_up_ms: 0,
             slack: Slack::default(),
+            pauses: to.codec == Codec::Opus && config.dtx,
+            has_fec: false,
             stats: TranscodeStats::default(),
         })
+    }
+
+    /// See [`Encoder::set_complexity`].
+    pub(super) fn set_complexity(&mut self, complexity: u8) {
+        self.encoder.set_complexity(complexity);
+    }
+
+    /// See [`Encoder::expect_loss`].
+    pub(super) fn expect_loss(&mut self, percent: u8) {
+        self.encoder.expect_loss(percent);
     }
 
     /// Does it turn `from` into `to` (whatever the payload type)?
@@ -182,6 +206,10 @@ impl Transcoder {
         now: Instant,
     ) -> Result<(), DropReason> {
         let samples = self.decoder.samples(payload).map_err(|_| DropReason::CodecFailed)?;
+        if self.from == Codec::Opus && !self.has_fec && opus_has_fec(payload) {
+            self.has_fec = true;
+            self.playout.wait_longer(samples as u32 * 1_000 / self.decoder.rate());
+        }
         let was_playing = !self.playout.is_idle();
         let pushed = self.playout.push(timestamp, payload, now);
         // The first packet, or the first after a jump of the timestamp.
@@ -222,6 +250,11 @@ impl Transcoder {
             self.stats.failed += 1;
             return None;
         }
+        if self.pauses && self.packet.len() <= OPUS_PAUSE_BYTES {
+            // What comes next begins a talkspurt (RFC 7587 §3.1.3).
+            self.first = true;
+            return None;
+        }
         let units = self.to.codec.clock_rate() / 1_000 * self.ptime.as_millis() as u32;
         let first = std::mem::replace(&mut self.first, false);
         Some(Encoded { payload: &self.packet, units, first })
@@ -258,15 +291,16 @@ impl Transcoder {
             Due::Missing { gap, next } => {
                 let units = gap.map_or(u32::MAX, |gap| gap).min(self.units(self.frame));
                 let samples = self.samples(units);
-                self.decoder.conceal(
-                    samples,
-                    next.filter(|_| gap == Some(units)),
-                    &mut self.decoded,
-                );
-                self.stats.concealed += 1;
+                let next = next.filter(|_| gap == Some(units));
+                let is_copy = self.has_fec && next.is_some_and(opus_has_fec);
+                self.decoder.conceal(samples, next, &mut self.decoded);
+                match is_copy {
+                    true => self.stats.repaired += 1,
+                    false => self.stats.concealed += 1,
+                }
                 self.made_up_ms += samples as u32 * 1_000 / self.decoder.rate();
                 // Below the target it may just be late: wait for it, and the delay grows.
-                if slack_ms >= target_ms - BELOW_MS {
+                if is_copy || slack_ms >= target_ms - BELOW_MS {
                     self.playout.skipped(units);
                 }
                 if gap.is_none() && self.made_up_ms > MADE_UP_MS_MAX {

@@ -20,6 +20,8 @@ pub struct MediaConfig {
     pub datagram_bytes: usize,
     /// RTCP canonical name (RFC 3550 §6.5.1).
     pub cname: String,
+    /// libopus complexity, 0 to 10; `None`: as much as the load of the thread leaves room for.
+    pub opus_complexity: Option<u8>,
 }
 
 /// An order to the media plane. The shell also executes `OpenLeg` and `CloseLeg` (sockets).
@@ -360,6 +362,8 @@ pub struct Counters {
     pub transcoded: u64,
     /// Frames made up because theirs was missing at its time.
     pub concealed: u64,
+    /// Lost frames played from the copy in the packet after them.
+    pub repaired: u64,
     pub(super) dropped: [u64; DropReason::ALL.len()],
 }
 

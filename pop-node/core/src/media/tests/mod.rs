@@ -29,7 +29,10 @@ fn pop(name: &str) -> PopId {
 fn media(seed: u64) -> Media {
     let flush_delay = Duration::from_millis(2);
     let cname = "voice@test".into();
-    Media::new(MediaConfig { seed, flush_delay, datagram_bytes: 1_160, cname }, at(0))
+    Media::new(
+        MediaConfig { seed, flush_delay, datagram_bytes: 1_160, cname, opus_complexity: None },
+        at(0),
+    )
 }
 
 fn params(codec: Codec, port: u16) -> LegParams {

@@ -23,7 +23,19 @@ fn run(
 ) -> Run {
     let rate = rates(from.0, to.0).0;
     let pcm = speech(if rate == 8_000 { "hum_en_8k.wav" } else { "hum_en_16k.wav" });
-    let mut encoder = Encoder::new(from.0, rate, EncoderConfig::default()).unwrap();
+    run_with(from, to, (pcm, EncoderConfig::default()), seconds, network)
+}
+
+/// The same with audio and an encoder of one's own.
+fn run_with(
+    from: (Codec, u32),
+    to: (Codec, u32),
+    (pcm, config): (Vec<i16>, EncoderConfig),
+    seconds: usize,
+    network: impl Fn(u64, u64) -> Option<u64>,
+) -> Run {
+    let rate = rates(from.0, to.0).0;
+    let mut encoder = Encoder::new(from.0, rate, config).unwrap();
     let frame = rate as usize / 1_000 * from.1 as usize;
     let mut arrivals = Vec::new();
     let pcm = pcm.iter().copied().cycle().take(rate as usize * seconds).collect::<Vec<_>>();
@@ -41,7 +53,7 @@ fn run(
 }
 
 fn drive(from: Codec, to: &Format, arrivals: &[(u64, u32, Vec<u8>)]) -> Run {
-    let mut transcoder = Transcoder::new(from, to).unwrap();
+    let mut transcoder = Transcoder::new(from, to, 5).unwrap();
     let rate = transcoder.encoder.rate();
     let mut decoder = Decoder::new(to.codec, rate).unwrap();
     let mut run = Run {
@@ -133,6 +145,33 @@ fn losses_are_concealed_and_the_rest_stays_in_place() {
     assert!(snr > 8.0 && delay == 0, "{snr} dB at {delay}");
 }
 
+/// A loss is played from the copy in the packet after it, once such copies were seen.
+#[test]
+fn copies_repair_losses() {
+    let run_of = |expected_loss| {
+        let config = EncoderConfig { fec: true, expected_loss, ..EncoderConfig::default() };
+        let network = |n, sent| (n % 10 != 7).then_some(sent);
+        let speech = speech("hum_en_8k.wav");
+        run_with((Codec::Opus, 20), (Codec::Pcmu, 20), (speech, config), 10, network)
+    };
+    let (without, with) = (run_of(0), run_of(20));
+    assert_eq!(without.stats.repaired, 0);
+    assert!(with.stats.repaired >= 40, "{:?}", with.stats);
+    assert!(with.stats.concealed + 35 <= without.stats.concealed, "{:?}", with.stats);
+    assert_eq!(with.delay - without.delay, Duration::from_millis(20));
+}
+
+#[test]
+fn pauses_are_not_sent_to_who_wants_none() {
+    let mut to = format(Codec::Opus, 20);
+    to.fmtp = Some("usedtx=1".into());
+    let packet = [crate::codec::ulaw_encode(0); 160];
+    let arrivals: Vec<_> =
+        (0..100_u32).map(|n| (u64::from(n) * 20_000, n * 160, packet.to_vec())).collect();
+    let run = drive(Codec::Pcmu, &to, &arrivals);
+    assert!((1..60).contains(&run.left.len()), "{} packets", run.left.len());
+}
+
 #[test]
 fn a_drifting_sender_is_followed() {
     for ppm in [-300_i64, 300] {
@@ -178,7 +217,7 @@ fn a_stall_is_caught_up_with() {
 
 #[test]
 fn garbage_is_refused_or_counted() {
-    let mut transcoder = Transcoder::new(Codec::Opus, &format(Codec::Pcmu, 20)).unwrap();
+    let mut transcoder = Transcoder::new(Codec::Opus, &format(Codec::Pcmu, 20), 5).unwrap();
     for n in 0..2_000_u64 {
         let payload: Vec<u8> = (0..n % 40).map(|k| (jitter(n * 64 + k, 256)) as u8).collect();
         let _ = transcoder.push(jitter(n, 1 << 31) as u32, &payload, Instant::from_millis(n * 7));
