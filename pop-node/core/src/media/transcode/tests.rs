@@ -156,8 +156,9 @@ fn copies_repair_losses() {
     };
     let (without, with) = (run_of(0), run_of(20));
     assert_eq!(without.stats.repaired, 0);
-    assert!(with.stats.repaired >= 40, "{:?}", with.stats);
-    assert!(with.stats.concealed + 35 <= without.stats.concealed, "{:?}", with.stats);
+    // In pauses there is nothing to copy.
+    assert!(with.stats.repaired >= 30, "{:?}", with.stats);
+    assert!(with.stats.concealed + 30 <= without.stats.concealed, "{:?}", with.stats);
     assert_eq!(with.delay - without.delay, Duration::from_millis(20));
 }
 
