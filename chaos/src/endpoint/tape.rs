@@ -39,9 +39,18 @@ pub fn frames(voice: Voice, codec: Codec) -> Result<Frames> {
 }
 
 fn encode(voice: Voice, codec: Codec) -> Result<Vec<Bytes>> {
-    let rate_hz = codec.sample_rate();
+    encode_as(voice, codec, codec.sample_rate(), EncoderConfig::default())
+}
+
+/// A voice in frames of 20 ms, encoded from `rate_hz` as told (only Opus has choices).
+pub fn encode_as(
+    voice: Voice,
+    codec: Codec,
+    rate_hz: u32,
+    config: EncoderConfig,
+) -> Result<Vec<Bytes>> {
     let samples = speech::samples(voice, rate_hz)?;
-    let mut encoder = Encoder::new(codec, rate_hz, EncoderConfig::default())?;
+    let mut encoder = Encoder::new(codec, rate_hz, config)?;
     // A rest shorter than a frame is left out: 20 ms of ten seconds.
     samples
         .chunks_exact(frame_samples(rate_hz))

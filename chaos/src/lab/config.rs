@@ -98,6 +98,7 @@ pub(super) struct Pop<'a> {
     pub(super) admin: SocketAddr,
     pub(super) tls: &'a Files,
     pub(super) max_calls: u32,
+    pub(super) opus_complexity: Option<u8>,
 }
 
 impl Pop<'_> {
@@ -117,6 +118,8 @@ impl Pop<'_> {
         struct Media {
             address: IpAddr,
             ports: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            opus_complexity: Option<u8>,
         }
         #[derive(Serialize)]
         struct Overlay {
@@ -148,7 +151,11 @@ impl Pop<'_> {
             &File {
                 pop: Identity { id, region, mesh, data_dir },
                 sip: Sip { listen: [format!("udp:{}", self.sip), format!("tcp:{}", self.sip)] },
-                media: Media { address: self.media, ports: "20000-29999" },
+                media: Media {
+                    address: self.media,
+                    ports: "20000-29999",
+                    opus_complexity: self.opus_complexity,
+                },
                 overlay: Overlay { listen: self.overlay, advertise: self.advertise },
                 control: Endpoints { endpoints: self.control },
                 tls: self.tls.into(),

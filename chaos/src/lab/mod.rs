@@ -46,6 +46,8 @@ pub struct Topology {
     pub seed: u64,
     /// Calls a POP accepts at once.
     pub max_calls: u32,
+    /// libopus complexity of the POPs; `None`: by load.
+    pub opus_complexity: Option<u8>,
     /// Where `control-plane` and `pop-node` are.
     pub bin_dir: PathBuf,
     /// Keep certificates, data and logs here instead of in a directory that goes away.
@@ -65,6 +67,7 @@ impl Topology {
             wan: None,
             seed: 1,
             max_calls: 1_000,
+            opus_complexity: None,
             bin_dir: bin_dir.to_owned(),
             keep_dir: None,
             log: "info".into(),

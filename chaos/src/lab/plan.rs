@@ -95,6 +95,7 @@ impl<'a> Plan<'a> {
                 admin: site.admin,
                 tls: &tls,
                 max_calls: self.topology.max_calls,
+                opus_complexity: self.topology.opus_complexity,
             }
             .write(&path)?;
             Ok(self.member(node, site.admin, "pop-node", &path))

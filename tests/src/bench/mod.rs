@@ -8,13 +8,14 @@ mod memory;
 mod setup;
 mod sip;
 mod table;
+mod voice;
 
 use anyhow::Result;
 
 pub use table::{Figure, Table, Target};
 
 /// Name, and what it measures.
-pub const BENCHES: [(&str, &str); 3] = [
+pub const BENCHES: [(&str, &str); 4] = [
     (
         "control",
         "the control plane beside etcd (about 11 min, as root; [--quick] writes allocate reads watchers size leader region)",
@@ -24,6 +25,7 @@ pub const BENCHES: [(&str, &str); 3] = [
         "G.711 relayed beside rtpengine, and between two POPs: CPU, loss, latency, memory (about 7 min)",
     ),
     ("mesh", "set-up time, 200 calls across two POPs, added latency, idle memory (about 3 min)"),
+    ("voice", "PESQ of recorded calls with and without loss, cost of transcoding (about 4 min)"),
 ];
 
 /// Runs a benchmark; `None`: no such name.
@@ -31,6 +33,7 @@ pub async fn run(name: &str, arguments: &[String]) -> Option<Result<Table>> {
     match name {
         "control" => Some(control::control(arguments).await),
         "mesh" => Some(mesh().await),
+        "voice" => Some(voice::run().await),
         "media" => Some(media::run().await),
         _ => None,
     }

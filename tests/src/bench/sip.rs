@@ -13,7 +13,16 @@ pub(super) struct Carriers {
     caller: UdpSocket,
     callee: UdpSocket,
     pop: SocketAddr,
+    /// What the caller's and the callee's SDP offer.
+    formats: (Format, Format),
 }
+
+/// One audio format: payload type and `a=` lines.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Format(pub(super) u8, pub(super) &'static str);
+
+/// What everybody has.
+pub(super) const PCMU: Format = Format(0, "a=rtpmap:0 PCMU/8000\r\n");
 
 /// An answered call.
 pub(super) struct Call {
@@ -35,11 +44,11 @@ fn header<'a>(message: &'a str, name: &str) -> Result<&'a str> {
         .with_context(|| format!("no {name} in:\n{message}"))
 }
 
-fn body(media: SocketAddr) -> String {
+fn body(media: SocketAddr, Format(payload_type, lines): Format) -> String {
     let (ip, port) = (media.ip(), media.port());
     format!(
         "v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\n\
-         m=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n"
+         m=audio {port} RTP/AVP {payload_type}\r\n{lines}"
     )
 }
 
@@ -58,7 +67,13 @@ impl Carriers {
         pop: SocketAddr,
     ) -> Result<Self> {
         let (caller, callee) = (UdpSocket::bind(caller).await?, UdpSocket::bind(callee).await?);
-        Ok(Self { caller, callee, pop })
+        Ok(Self { caller, callee, pop, formats: (PCMU, PCMU) })
+    }
+
+    /// The same with other formats of caller and callee.
+    pub(super) const fn speaking(mut self, caller: Format, callee: Format) -> Self {
+        self.formats = (caller, callee);
+        self
     }
 
     fn request(
@@ -89,7 +104,7 @@ impl Carriers {
         there: SocketAddr,
     ) -> Result<Call> {
         let to = format!("<sip:{called}@{}>", self.pop);
-        let sdp = body(here);
+        let sdp = body(here, self.formats.0);
         let invite = self.request("INVITE", 1, call, called, &to)?;
         let invite = format!(
             "{invite}Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{sdp}",
@@ -149,7 +164,8 @@ impl Carriers {
 
     async fn answer(&self, request: &str, from: SocketAddr, there: SocketAddr) -> Result<()> {
         let (us, via) = (self.callee.local_addr()?, header(request, "Via")?);
-        let sdp = if request.starts_with("INVITE") { body(there) } else { String::new() };
+        let sdp =
+            if request.starts_with("INVITE") { body(there, self.formats.1) } else { String::new() };
         if request.starts_with("ACK") {
             return Ok(());
         }

@@ -7,27 +7,27 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 /// The core of the system under test, and the generator's.
-pub(super) const CORE_TESTED: usize = 0;
-pub(super) const CORE_GENERATOR: usize = 1;
+pub(in crate::bench) const CORE_TESTED: usize = 0;
+pub(in crate::bench) const CORE_GENERATOR: usize = 1;
 
 /// What a process used.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Usage {
+pub(in crate::bench) struct Usage {
     /// Time on a core, all threads, to the nanosecond.
-    pub(super) cpu: Duration,
+    pub(in crate::bench) cpu: Duration,
     /// Resident now.
-    pub(super) rss_kib: f64,
+    pub(in crate::bench) rss_kib: f64,
 }
 
 impl Usage {
     /// CPU since then; memory now.
-    pub(super) fn since(self, before: &Self) -> Self {
+    pub(in crate::bench) fn since(self, before: &Self) -> Self {
         Self { cpu: self.cpu.saturating_sub(before.cpu), rss_kib: self.rss_kib }
     }
 }
 
 /// Reads `/proc/PID/task/*/schedstat`: exact, where `stat` counts in 10 ms.
-pub(super) fn of(pid: u32) -> Result<Usage> {
+pub(in crate::bench) fn of(pid: u32) -> Result<Usage> {
     let mut cpu = Duration::ZERO;
     let tasks = format!("/proc/{pid}/task");
     for task in std::fs::read_dir(&tasks).with_context(|| format!("no {tasks}"))?.flatten() {
@@ -43,7 +43,7 @@ pub(super) fn of(pid: u32) -> Result<Usage> {
 }
 
 /// Idle time of all cores since boot, s.
-pub(super) fn idle_seconds() -> Result<f64> {
+pub(in crate::bench) fn idle_seconds() -> Result<f64> {
     let text = std::fs::read_to_string("/proc/stat")?;
     let first = text.lines().next().context("/proc/stat is empty")?;
     let ticks: f64 =
@@ -53,14 +53,14 @@ pub(super) fn idle_seconds() -> Result<f64> {
 
 /// Pins all threads of a process and gives them real-time priority: other work on the machine then
 /// adds only cache noise. Without the right to do so the measurement goes on, noisier.
-pub(super) fn isolate(pid: u32) {
+pub(in crate::bench) fn isolate(pid: u32) {
     let pid = pid.to_string();
     quiet("taskset", &["-a", "-c", "-p", &CORE_TESTED.to_string(), &pid]);
     quiet("chrt", &["-a", "-r", "-p", "5", &pid]);
 }
 
 /// The same for the calling thread.
-pub(super) fn own_thread(core: Option<usize>) {
+pub(in crate::bench) fn own_thread(core: Option<usize>) {
     let Some(core) = core else { return };
     let tid = nix::unistd::gettid().to_string();
     quiet("taskset", &["-c", "-p", &core.to_string(), &tid]);
@@ -77,6 +77,6 @@ fn quiet(program: &str, arguments: &[&str]) {
 }
 
 /// Whether the program is installed.
-pub(super) fn installed(program: &str) -> bool {
+pub(in crate::bench) fn installed(program: &str) -> bool {
     ["/usr/bin", "/usr/sbin", "/bin"].iter().any(|dir| Path::new(dir).join(program).exists())
 }

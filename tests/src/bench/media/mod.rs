@@ -1,10 +1,10 @@
 //! The media plane beside rtpengine: the same generator drives both in turns, each figure is the
 //! median of three turns. Compare at equal call counts; µs per packet falls with load.
 
-mod cpu;
+pub(in crate::bench) mod cpu;
 mod generator;
 mod pop;
-mod rtpengine;
+pub(in crate::bench) mod rtpengine;
 
 use std::time::Duration;
 

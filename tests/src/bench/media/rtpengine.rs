@@ -16,14 +16,14 @@ const CONTROL: u16 = 2_223;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A running rtpengine.
-pub(super) struct Rtpengine {
+pub(in crate::bench) struct Rtpengine {
     process: Process,
     socket: UdpSocket,
     cookies: usize,
 }
 
 impl Rtpengine {
-    pub(super) async fn start(dir: &Path) -> Result<Self> {
+    pub(in crate::bench) async fn start(dir: &Path) -> Result<Self> {
         if !cpu::installed("rtpengine") {
             bail!("rtpengine is not there: apt-get install rtpengine-daemon (tests/bench does)");
         }
@@ -52,7 +52,7 @@ impl Rtpengine {
         Ok(engine)
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(in crate::bench) fn pid(&self) -> u32 {
         self.process.pid()
     }
 
@@ -82,10 +82,15 @@ impl Rtpengine {
 
     /// Sends a dictionary (keys in order), returns the answer as text.
     fn command(&mut self, fields: &[(&str, &str)]) -> Result<String> {
+        let fields: Vec<(&str, String)> = fields.iter().map(|(k, v)| (*k, string(v))).collect();
+        self.command_of(&fields)
+    }
+
+    /// The same with values that are encoded already.
+    pub(in crate::bench) fn command_of(&mut self, fields: &[(&str, String)]) -> Result<String> {
         self.cookies += 1;
         let cookie = format!("{}_{}", std::process::id(), self.cookies);
-        let item = |text: &str| format!("{}:{text}", text.len());
-        let body: String = fields.iter().map(|(key, value)| item(key) + &item(value)).collect();
+        let body: String = fields.iter().map(|(key, value)| string(key) + value).collect();
         self.socket.send_to(format!("{cookie} d{body}e").as_bytes(), (HERE, CONTROL))?;
         let mut buffer = vec![0; 65_536];
         loop {
@@ -101,6 +106,11 @@ impl Rtpengine {
     }
 }
 
+/// A string as the NG protocol writes it.
+pub(in crate::bench) fn string(text: &str) -> String {
+    format!("{}:{text}", text.len())
+}
+
 fn sdp(media: SocketAddr) -> String {
     let (ip, port) = (media.ip(), media.port());
     format!(
@@ -109,6 +119,6 @@ fn sdp(media: SocketAddr) -> String {
     )
 }
 
-fn media(answer: &str) -> Result<SocketAddr> {
+pub(in crate::bench) fn media(answer: &str) -> Result<SocketAddr> {
     super::super::sip::media(answer.split_once("3:sdp").context("no SDP in the answer")?.1)
 }
