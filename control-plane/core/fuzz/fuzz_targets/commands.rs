@@ -11,7 +11,7 @@ use proto::raft::*;
 struct Reader<'a>(&'a [u8]);
 
 /// As records of a log; time moves on by what the input says.
-pub fn read(bytes: &[u8]) -> Vec<LogRecord> {
+pub(crate) fn read(bytes: &[u8]) -> Vec<LogRecord> {
     let mut reader = Reader(bytes);
     let (mut records, mut log_time_ms) = (Vec::new(), 1_000);
     while let Some((first, rest)) = reader.0.split_first() {

@@ -528,7 +528,7 @@ fn check_restored(
     let unborn = *base == Position::default()
         && (*applied, hard_state.commit) == (0, 0)
         && entries.is_empty()
-        && state.entries().len() == 0;
+        && state.entry_count() == 0;
     if unborn {
         return Ok(()); // It joins: a leader sends it everything.
     }

@@ -10,7 +10,7 @@ use proto::control::{Binding, Role};
 use proto::raft::{Done, Reason, outcome};
 
 use super::tables::Record;
-use super::{Answer, State, Step, refuse};
+use super::{Answer, State, Step, Store, refuse};
 use crate::access::{ADMIN, Policy, is_bootstrap, is_built_in};
 
 /// Most roles of a mesh, those that come with the software included.
@@ -44,7 +44,7 @@ impl Record for Role {
     }
 }
 
-impl State {
+impl<S: Store> State<S> {
     /// All roles and bindings in force.
     pub fn policy(&self) -> &Arc<Policy> {
         &self.index.policy

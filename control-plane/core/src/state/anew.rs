@@ -1,9 +1,9 @@
 //! The state of a cluster that begins anew from what another left: restored or recovered.
 
 use super::tables::Meta;
-use super::{Conf, State};
+use super::{Conf, State, Store};
 
-impl State {
+impl<S: Store> State<S> {
     /// Other voters, another name, and revisions that no watcher of the old cluster has seen.
     /// Never part of the log: a cluster that runs changes by commands only.
     pub fn found_anew(&mut self, voters: &[u64], cluster_id: &str, revisions: u64) {

@@ -17,8 +17,8 @@ use proto::raft::command::Kind;
 use proto::raft::{Command, Outcome, Reason, RecordReads, outcome};
 use sha2::{Digest, Sha256};
 
-use super::State;
 use super::tables::{AUDIT_TABLE, Digests};
+use super::{State, Store};
 
 /// Rows kept in the state. A test fills a smaller ring.
 pub const KEPT: u64 = if cfg!(test) { 1_024 } else { 65_536 };
@@ -107,7 +107,7 @@ impl Verifier {
     }
 }
 
-impl State {
+impl<S: Store> State<S> {
     /// Sequence and hash of the last audit row; 0 and nothing before the first.
     pub fn audit_head(&self) -> (u64, &[u8]) {
         (self.index.chain.sequence, &self.index.chain.hash)

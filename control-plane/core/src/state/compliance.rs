@@ -13,7 +13,7 @@ use super::numbers::record::{NumberRecord, ShelfKey};
 use super::numbers::store::Found;
 use super::quarantine::RULES_MAX;
 use super::tables::Record;
-use super::{Answer, Index, State, Step, refuse, rejected};
+use super::{Answer, Index, State, Step, Store, refuse, rejected};
 
 /// A PENDING number goes back after so long.
 pub(crate) const DEADLINE_MS: u64 = 30 * 24 * 3_600_000;
@@ -64,7 +64,7 @@ impl Unmet {
     }
 }
 
-impl State {
+impl<S: Store> State<S> {
     /// The requirements, by country, type and end user type.
     pub fn requirements(&self) -> impl Iterator<Item = Requirement> + '_ {
         self.tables.scan(None)

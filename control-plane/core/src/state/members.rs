@@ -8,7 +8,7 @@ use proto::control::{ClusterMember, MemberChange, MemberRole, member_change};
 use proto::raft::{ChangeMembers, Done, FoundMembers, Reason, Rejected, outcome};
 
 use super::tables::{Meta, Record};
-use super::{Answer, State, refuse, rejected};
+use super::{Answer, State, Store, refuse, rejected};
 
 /// Most voters: more only slow each write down.
 pub const VOTERS_MAX: usize = 7;
@@ -76,10 +76,10 @@ fn name(id: u64) -> String {
     format!("{id:020}")
 }
 
-impl State {
+impl<S: Store> State<S> {
     /// Who votes and who learns.
     pub fn conf(&self) -> Conf {
-        Conf::decode(self.tables.meta(Meta::Conf)).unwrap_or_default()
+        self.tables.meta(Meta::Conf, |conf| Conf::decode(conf).unwrap_or_default())
     }
 
     /// Raft took a change.

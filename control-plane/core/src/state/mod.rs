@@ -19,7 +19,6 @@ mod hash;
 pub mod limits;
 mod members;
 mod numbers;
-mod packed;
 mod pops;
 mod porting;
 mod quarantine;
@@ -27,6 +26,7 @@ mod read;
 mod requests;
 mod reservations;
 mod routes;
+pub mod store;
 mod tables;
 mod tenants;
 pub mod tokens;
@@ -61,6 +61,7 @@ use numbers::record::{BlockRecord, NumberRecord, ShelfRecord};
 use porting::PortRecord;
 use requests::{RequestName, RequestRecord, Seen};
 use reservations::ReservationRecord;
+use store::{Memory, Store};
 use tables::{AUDIT_TABLE, Digests, META_TABLE, Meta, Record, Row, Tables};
 use tenants::TenantRecord;
 
@@ -81,10 +82,10 @@ pub struct Applied {
     pub repeated: bool,
 }
 
-/// The replicated state.
+/// The replicated state, in whatever keeps its records.
 #[derive(Debug, Clone, Default)]
-pub struct State {
-    tables: Tables,
+pub struct State<S = Memory> {
+    tables: Tables<S>,
     index: Index,
 }
 
@@ -168,16 +169,32 @@ impl Step {
 impl State {
     /// The state every node of a new cluster begins with, at log index 1.
     pub fn bootstrap(voters: &[u64]) -> Self {
-        let mut state = Self::default();
-        state.set_conf(&Conf { voters: voters.to_vec(), ..Conf::default() });
-        state
+        Self::bootstrap_in(Memory::default(), voters)
     }
 
     /// From stored tables or a snapshot.
     pub fn from_tables(
         entries: impl IntoIterator<Item = (Vec<u8>, Bytes)>,
     ) -> Result<Self, TableError> {
-        let tables = Tables::load(entries);
+        Self::from_tables_in(Memory::default(), entries)
+    }
+}
+
+impl<S: Store> State<S> {
+    /// [`State::bootstrap`] in an empty store.
+    pub fn bootstrap_in(store: S, voters: &[u64]) -> Self {
+        let tables = Tables::load(store, []);
+        let mut state = Self { tables, index: Index::default() };
+        state.set_conf(&Conf { voters: voters.to_vec(), ..Conf::default() });
+        state
+    }
+
+    /// [`State::from_tables`] in an empty store.
+    pub fn from_tables_in(
+        store: S,
+        entries: impl IntoIterator<Item = (Vec<u8>, Bytes)>,
+    ) -> Result<Self, TableError> {
+        let tables = Tables::load(store, entries);
         let index = Index::load(&tables)?;
         Ok(Self { tables, index })
     }
@@ -325,7 +342,7 @@ impl State {
     }
 
     fn init_cluster(&mut self, id: &str) -> Answer {
-        if !self.tables.meta(Meta::Cluster).is_empty() {
+        if !self.tables.meta(Meta::Cluster, <[u8]>::is_empty) {
             return refuse(Reason::AlreadyExists, "the cluster has an id already");
         }
         self.tables.put_meta(Meta::Cluster, id.as_bytes().to_vec());
@@ -374,10 +391,11 @@ impl State {
 
 impl Index {
     /// From the tables alone.
-    fn load(tables: &Tables) -> Result<Self, TableError> {
+    fn load<S: Store>(tables: &Tables<S>) -> Result<Self, TableError> {
         let mut index = Self::default();
         let mut due = Vec::new();
         for (entry, (key, value)) in tables.entries().enumerate() {
+            let (key, value) = (key.as_ref(), value.as_ref());
             let table = key.first().copied().map_or('?', char::from);
             index.load_entry(key, value, &mut due).ok_or(TableError { table, entry })?;
         }

@@ -3,12 +3,12 @@
 use proto::control::{Pop, Resource, resource};
 use proto::raft::{Reason, outcome};
 
-use super::{Answer, State, Step, refuse};
+use super::{Answer, State, Step, Store, refuse};
 
 /// Most POPs of a mesh.
 pub(crate) const POPS_MAX: usize = 10_000;
 
-impl State {
+impl<S: Store> State<S> {
     /// Enters or renews a POP. Its epoch grows, so that peers refuse a process of before.
     pub(super) fn register_pop(&mut self, pop: &Pop, step: &mut Step) -> Answer {
         let epoch = match self.tables.get::<Pop>(&pop.pop_id) {

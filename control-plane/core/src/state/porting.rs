@@ -14,7 +14,7 @@ use super::numbers::record::{NumberRecord, ShelfKey};
 use super::numbers::store::{Found, parse_all};
 use super::reservations::sequence;
 use super::tables::Row;
-use super::{Answer, Expiry, State, Step, refuse, rejected};
+use super::{Answer, Expiry, State, Step, Store, refuse, rejected};
 
 /// Entries kept of an order's history.
 const HISTORY_MAX: usize = 32;
@@ -97,7 +97,7 @@ impl PortRecord {
     }
 }
 
-impl State {
+impl<S: Store> State<S> {
     /// A port order.
     pub fn port_order(&self, id: &str) -> Option<PortOrder> {
         let seq = sequence("port", id)?;
@@ -112,7 +112,7 @@ impl State {
             Some(name) => Bound::Excluded(name.as_slice()),
         };
         let records = self.tables.range::<PortRecord>(from, Bound::Unbounded);
-        records.filter_map(|(name, r)| Some(self.port_view(key::from_bytes(name)?, r)))
+        records.filter_map(|(name, r)| Some(self.port_view(key::from_bytes(&name)?, r)))
     }
 
     fn port_view(&self, seq: u64, record: PortRecord) -> PortOrder {

@@ -6,7 +6,7 @@ use proto::raft::{Done, NumberPolicyKey, PutNumberPolicy, Reason, outcome};
 use super::numbers::record::{NumberRecord, ShelfKey};
 use super::numbers::store::Found;
 use super::tables::Record;
-use super::{Answer, State, Step, refuse};
+use super::{Answer, State, Step, Store, refuse};
 
 /// A released number rests so long before somebody else may get it, and its calls.
 pub(crate) const QUARANTINE_MS: u64 = 45 * 24 * 3_600_000;
@@ -28,7 +28,7 @@ fn name(country: &str, kind: i32) -> String {
     format!("{country}\0{kind}")
 }
 
-impl State {
+impl<S: Store> State<S> {
     /// The policies, by country and type.
     pub fn number_policies(&self) -> impl Iterator<Item = NumberPolicy> + '_ {
         self.tables.scan(None)

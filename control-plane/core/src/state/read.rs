@@ -5,12 +5,12 @@ use proto::id::Revision;
 
 use sha2::{Digest, Sha256};
 
-use super::State;
 use super::numbers::key::HIGHEST;
 use super::numbers::record::takes_calls;
 use super::tables::Meta;
+use super::{State, Store};
 
-impl State {
+impl<S: Store> State<S> {
     /// Position in the history of resource changes.
     pub fn revision(&self) -> Revision {
         Revision(self.tables.meta_u64(Meta::Revision))
@@ -23,7 +23,7 @@ impl State {
 
     /// Empty until the first command of the cluster.
     pub fn cluster_id(&self) -> String {
-        String::from_utf8_lossy(self.tables.meta(Meta::Cluster)).into_owned()
+        self.tables.meta(Meta::Cluster, |id| String::from_utf8_lossy(id).into_owned())
     }
 
     /// Who votes.
@@ -87,7 +87,17 @@ impl State {
     }
 
     /// All tables by key, as storage and snapshots hold them.
-    pub fn entries(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
+    pub fn entries(&self) -> impl Iterator<Item = (S::Bytes<'_>, S::Bytes<'_>)> {
         self.tables.entries()
+    }
+
+    /// What keeps the records.
+    pub fn store(&self) -> &S {
+        self.tables.store()
+    }
+
+    /// How many entries the tables have.
+    pub fn entry_count(&self) -> usize {
+        self.tables.len()
     }
 }

@@ -9,7 +9,7 @@ use super::numbers::key::parse;
 use super::numbers::record::NumberRecord;
 use super::numbers::store::Found;
 use super::tables::Row;
-use super::{Expiry, State, rejected};
+use super::{Expiry, State, Store, rejected};
 
 /// How long a request id is remembered.
 pub(crate) const REQUEST_KEPT_MS: u64 = 7 * 24 * 3_600_000;
@@ -94,7 +94,7 @@ pub(crate) fn fingerprint(command: &Command) -> Vec<u8> {
     digest.get(..16).unwrap_or_default().to_vec()
 }
 
-impl State {
+impl<S: Store> State<S> {
     pub(super) fn seen(&self, command: &Command, now_ms: u64) -> Seen {
         let name = name(&command.principal, &command.request_id);
         match self.tables.get::<RequestRecord>(&name) {
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_pop_fills_its_own_small_table_only() {
-        let mut state = State::default();
+        let mut state: State = State::default();
         for principal in ["pop/fra1", "operator/anna"] {
             state.index.requests.insert(principal.into(), POP_REQUESTS_MAX);
         }

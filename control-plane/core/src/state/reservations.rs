@@ -10,7 +10,7 @@ use super::numbers::key;
 use super::numbers::record::NumberRecord;
 use super::numbers::store::{Found, parse_all};
 use super::tables::{Meta, Row};
-use super::{Answer, Expiry, State, Step, refuse, rejected};
+use super::{Answer, Expiry, State, Step, Store, refuse, rejected};
 
 /// Longest time from now a reservation may end.
 pub const RESERVATION_MAX_MS: u64 = 7 * 24 * 3_600_000;
@@ -43,7 +43,7 @@ pub(super) fn sequence(prefix: &str, id: &str) -> Option<u64> {
     (id == format!("{prefix}-{seq}")).then_some(seq)
 }
 
-impl State {
+impl<S: Store> State<S> {
     /// A reservation that holds numbers.
     pub fn reservation(&self, id: &str) -> Option<Reservation> {
         let seq = sequence("res", id)?;
@@ -58,7 +58,7 @@ impl State {
             Some(name) => std::ops::Bound::Excluded(name.as_slice()),
         };
         let records = self.tables.range::<ReservationRecord>(from, std::ops::Bound::Unbounded);
-        records.filter_map(|(name, r)| Some(self.reservation_view(key::from_bytes(name)?, &r)))
+        records.filter_map(|(name, r)| Some(self.reservation_view(key::from_bytes(&name)?, &r)))
     }
 
     fn reservation_view(&self, seq: u64, record: &ReservationRecord) -> Reservation {

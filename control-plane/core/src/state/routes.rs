@@ -3,12 +3,12 @@
 use proto::control::{Resource, Route, resource, resource_key};
 use proto::raft::{Done, Reason, outcome};
 
-use super::{Answer, State, Step, refuse};
+use super::{Answer, State, Step, Store, refuse};
 
 /// Most routes of a mesh.
 pub(crate) const ROUTES_MAX: usize = 1_000_000;
 
-impl State {
+impl<S: Store> State<S> {
     pub(super) fn put_route(&mut self, route: &Route, step: &mut Step) -> Answer {
         self.check_candidates(&route.candidates)?;
         match self.tables.get::<Route>(&route.route_id) {

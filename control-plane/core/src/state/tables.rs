@@ -1,18 +1,18 @@
-//! All replicated data as one ordered map of keys and encoded records.
+//! All replicated data as typed records over one ordered [`Store`].
 //!
 //! Every write goes through [`Tables::put`] or [`Tables::delete`] and is noted, so that
 //! persistence, snapshots, the state hash and watchers come from one list of changes.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
 
 use bytes::Bytes;
 use prost::Message;
 use proto::control::{Pop, Route, Trunk};
 
 use super::hash::{TableHash, lanes};
-use super::packed::Packed;
 use super::requests::RequestRecord;
+use super::store::{Memory, Store};
 
 /// One changed key of the tables; `None` deletes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,10 +104,20 @@ impl Meta {
     }
 }
 
-/// The map, its hash, and what changed since [`Tables::take_changes`].
+/// A key without the byte of its table.
+pub(crate) struct Name<B>(B);
+
+impl<B: AsRef<[u8]>> Deref for Name<B> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        self.0.as_ref().get(1..).unwrap_or_default()
+    }
+}
+
+/// The store, its hash, and what changed since [`Tables::take_changes`].
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tables {
-    map: BTreeMap<Packed, Packed>,
+pub(crate) struct Tables<S = Memory> {
+    store: S,
     hash: TableHash,
     changed: BTreeMap<Vec<u8>, Option<Bytes>>,
     digests: Digests,
@@ -138,33 +148,33 @@ fn short(hash: TableHash) -> Vec<u8> {
     hash.to_bytes().get(..16).unwrap_or_default().to_vec()
 }
 
-impl Tables {
-    /// From storage or a snapshot; nothing counts as changed. Of one key, the last value counts.
-    pub(crate) fn load(entries: impl IntoIterator<Item = (Vec<u8>, Bytes)>) -> Self {
-        // In order of keys, as entries usually come, this builds full nodes.
-        let packed = |(key, value): (Vec<u8>, Bytes)| (Packed::from(&*key), Packed::from(&*value));
-        let map: BTreeMap<Packed, Packed> = entries.into_iter().map(packed).collect();
+impl<S: Store> Tables<S> {
+    /// From storage or a snapshot into an empty store; nothing counts as changed. Of one key, the
+    /// last value counts.
+    pub(crate) fn load(mut store: S, entries: impl IntoIterator<Item = (Vec<u8>, Bytes)>) -> Self {
+        store.load(entries);
         let mut hash = TableHash::default();
-        map.iter()
-            .filter(|(key, _)| is_hashed(key.as_slice()))
-            .for_each(|(key, value)| hash.add(key.as_slice(), value.as_slice()));
-        Self { map, hash, ..Self::default() }
+        store
+            .range(Bound::Unbounded, Bound::Unbounded)
+            .filter(|(key, _)| is_hashed(key.as_ref()))
+            .for_each(|(key, value)| hash.add(key.as_ref(), value.as_ref()));
+        Self { store, hash, changed: BTreeMap::new(), digests: Digests::default() }
     }
 
     pub(crate) fn get<R: Row>(&self, name: impl AsRef<[u8]>) -> Option<R> {
         // Every record was decoded once when it was loaded or was encoded here.
-        self.map.get(key::<R>(&name).as_slice()).and_then(|bytes| R::decode(bytes.as_slice()).ok())
+        R::decode(self.store.get(&key::<R>(&name))?.as_ref()).ok()
     }
 
     pub(crate) fn contains<R: Row>(&self, name: impl AsRef<[u8]>) -> bool {
-        self.map.contains_key(key::<R>(&name).as_slice())
+        self.store.get(&key::<R>(&name)).is_some()
     }
 
     /// Records of one table by name, after `after`.
     pub(crate) fn scan<'a, R: Row>(
         &'a self,
         after: Option<&[u8]>,
-    ) -> impl Iterator<Item = R> + use<'a, R> {
+    ) -> impl Iterator<Item = R> + use<'a, R, S> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.range::<R>(from, Bound::Unbounded).map(|(_, record)| record)
     }
@@ -174,38 +184,42 @@ impl Tables {
         &'a self,
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
-    ) -> impl DoubleEndedIterator<Item = (&'a [u8], R)> + use<'a, R> {
-        let from = from.map(|name| key::<R>(&name));
-        let to = to.map(|name| key::<R>(&name));
+    ) -> impl DoubleEndedIterator<Item = (Name<S::Bytes<'a>>, R)> + use<'a, R, S> {
+        let entries = self.between::<R>(from, to);
+        entries.filter_map(|(key, value)| Some((Name(key), R::decode(value.as_ref()).ok()?)))
+    }
+
+    /// Everything of one table, as stored.
+    pub(crate) fn raw<'a, R: Row>(
+        &'a self,
+    ) -> impl Iterator<Item = (Name<S::Bytes<'a>>, S::Bytes<'a>)> + use<'a, R, S> {
+        let entries = self.between::<R>(Bound::Unbounded, Bound::Unbounded);
+        entries.map(|(key, value)| (Name(key), value))
+    }
+
+    fn between<'a, R: Row>(
+        &'a self,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+    ) -> impl DoubleEndedIterator<Item = (S::Bytes<'a>, S::Bytes<'a>)> + use<'a, R, S> {
+        let (from, to) = (from.map(|name| key::<R>(&name)), to.map(|name| key::<R>(&name)));
         let from = match &from {
-            Bound::Unbounded => Bound::Included([R::BYTE].as_slice().into()),
-            Bound::Included(key) => Bound::Included(Packed::from(key.as_slice())),
-            Bound::Excluded(key) => Bound::Excluded(Packed::from(key.as_slice())),
+            Bound::Unbounded => Bound::Included([R::BYTE].as_slice()),
+            bound => bound.as_ref().map(Vec::as_slice),
         };
+        let end = [R::BYTE + 1];
         let to = match &to {
-            Bound::Unbounded => Bound::Excluded([R::BYTE + 1].as_slice().into()),
-            Bound::Included(key) => Bound::Included(Packed::from(key.as_slice())),
-            Bound::Excluded(key) => Bound::Excluded(Packed::from(key.as_slice())),
+            Bound::Unbounded => Bound::Excluded(end.as_slice()),
+            bound => bound.as_ref().map(Vec::as_slice),
         };
-        let crossed = match (&from, &to) {
+        let crossed = match (from, to) {
             (Bound::Included(a), Bound::Included(b)) => a > b,
             (Bound::Included(a) | Bound::Excluded(a), Bound::Included(b) | Bound::Excluded(b)) => {
                 a >= b
             }
             _ => false,
         };
-        let found = (!crossed).then(|| self.map.range((from, to)));
-        found.into_iter().flatten().filter_map(|(key, bytes)| {
-            Some((key.as_slice().get(1..)?, R::decode(bytes.as_slice()).ok()?))
-        })
-    }
-
-    /// Everything of one table, as stored.
-    pub(crate) fn raw<R: Row>(&self) -> impl Iterator<Item = (&[u8], &[u8])> + '_ {
-        let from: Packed = [R::BYTE].as_slice().into();
-        let to: Packed = [R::BYTE + 1].as_slice().into();
-        let entries = self.map.range((Bound::Included(from), Bound::Excluded(to)));
-        entries.map(|(key, value)| (key.as_slice().get(1..).unwrap_or_default(), value.as_slice()))
+        (!crossed).then(|| self.store.range(from, to)).into_iter().flatten()
     }
 
     pub(crate) fn put<R: Record>(&mut self, record: &R) {
@@ -220,12 +234,16 @@ impl Tables {
         self.write(key::<R>(&name), None);
     }
 
-    pub(crate) fn meta(&self, meta: Meta) -> &[u8] {
-        self.map.get(meta.key()).map_or(&[], Packed::as_slice)
+    /// What `read` makes of a single value; of nothing when there is none.
+    pub(crate) fn meta<T>(&self, meta: Meta, read: impl FnOnce(&[u8]) -> T) -> T {
+        match self.store.get(meta.key()) {
+            Some(value) => read(value.as_ref()),
+            None => read(&[]),
+        }
     }
 
     pub(crate) fn meta_u64(&self, meta: Meta) -> u64 {
-        self.meta(meta).try_into().map_or(0, u64::from_le_bytes)
+        self.meta(meta, |value| value.try_into().map_or(0, u64::from_le_bytes))
     }
 
     pub(crate) fn put_meta(&mut self, meta: Meta, value: impl Into<Bytes>) {
@@ -245,12 +263,12 @@ impl Tables {
                 if audited {
                     self.digests.added.add_lanes(lanes);
                 }
-                self.map.insert(key.as_slice().into(), Packed::from(&**bytes))
+                self.store.put(&key, bytes)
             }
-            None => self.map.remove(key.as_slice()),
+            None => self.store.delete(&key),
         };
         if let Some(old) = old {
-            let lanes = lanes(&key, old.as_slice());
+            let lanes = lanes(&key, old.as_ref());
             self.hash.remove_lanes(lanes);
             if audited {
                 self.digests.removed.add_lanes(lanes);
@@ -267,17 +285,18 @@ impl Tables {
     /// Stores what is not hashed with the tables.
     pub(crate) fn put_plain(&mut self, key: Vec<u8>, value: Vec<u8>) {
         let value = Bytes::from(value);
-        self.map.insert(key.as_slice().into(), Packed::from(&*value));
+        self.store.put(&key, &value);
         self.changed.insert(key, Some(value));
     }
 
     /// What `put_plain` stored.
     pub(crate) fn plain<M: Message + Default>(&self, key: &[u8]) -> Option<M> {
-        self.map.get(key).and_then(|bytes| M::decode(bytes.as_slice()).ok())
+        M::decode(self.store.get(key)?.as_ref()).ok()
     }
 
-    /// What changed since the last call, by key.
+    /// Ends what belongs together: what changed since the last call, by key.
     pub(crate) fn take_changes(&mut self) -> Vec<TableChange> {
+        self.store.commit();
         let changed = std::mem::take(&mut self.changed);
         changed.into_iter().map(|(key, value)| TableChange { key, value }).collect()
     }
@@ -287,8 +306,17 @@ impl Tables {
     }
 
     /// Everything, by key.
-    pub(crate) fn entries(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
-        self.map.iter().map(|(key, value)| (key.as_slice(), value.as_slice()))
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (S::Bytes<'_>, S::Bytes<'_>)> {
+        self.store.range(Bound::Unbounded, Bound::Unbounded)
+    }
+
+    pub(crate) fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// Number of entries.
+    pub(crate) fn len(&self) -> usize {
+        self.store.len()
     }
 }
 
@@ -314,7 +342,7 @@ mod tests {
 
     #[test]
     fn one_list_of_changes_feeds_storage_and_hash() {
-        let mut tables = Tables::default();
+        let mut tables = Tables::<Memory>::default();
         tables.put(&trunk("a", 1));
         tables.put(&trunk("b", 2));
         tables.put(&trunk("a", 3));
@@ -324,7 +352,7 @@ mod tests {
         assert!(tables.take_changes().is_empty());
 
         let stored: Vec<_> = changes.into_iter().filter_map(|c| Some((c.key, c.value?))).collect();
-        let copy = Tables::load(stored);
+        let copy = Tables::load(Memory::default(), stored);
         assert_eq!(copy.hash(), tables.hash());
         assert_eq!(copy.get::<Trunk>("a"), Some(trunk("a", 3)));
         assert_eq!(copy.meta_u64(Meta::Revision), 7);
@@ -338,7 +366,7 @@ mod tests {
 
     #[test]
     fn scans_stay_in_their_table() {
-        let mut tables = Tables::default();
+        let mut tables = Tables::<Memory>::default();
         for id in ["c", "a", "b"] {
             tables.put(&trunk(id, 0));
             tables.put(&Route { route_id: id.into(), ..Route::default() });

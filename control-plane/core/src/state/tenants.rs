@@ -8,7 +8,7 @@ use proto::raft::{DeleteTenant, Done, PutTenant, Reason, Rejected, outcome};
 
 use super::numbers::allocate::sorted;
 use super::tables::Row;
-use super::{Answer, State, Step, refuse, rejected};
+use super::{Answer, State, Step, Store, refuse, rejected};
 
 /// Most tenants, ever.
 pub(crate) const TENANTS_MAX: usize = 1_000_000;
@@ -34,7 +34,7 @@ impl Row for TenantRecord {
     const BYTE: u8 = b'u';
 }
 
-impl State {
+impl<S: Store> State<S> {
     /// A tenant that was entered or owns numbers.
     pub fn tenant(&self, name: &str) -> Option<Tenant> {
         let record = self.tables.get::<TenantRecord>(name)?;
@@ -47,8 +47,7 @@ impl State {
         let from = after
             .map_or(std::ops::Bound::Unbounded, |name| std::ops::Bound::Excluded(name.as_bytes()));
         let records = self.tables.range::<TenantRecord>(from, std::ops::Bound::Unbounded);
-        let names = records.filter_map(|(name, _)| std::str::from_utf8(name).ok());
-        names.filter_map(|name| self.tenant(name))
+        records.filter_map(|(name, _)| self.tenant(std::str::from_utf8(&name).ok()?))
     }
 
     fn tenant_view(&self, name: &str, record: TenantRecord) -> Tenant {

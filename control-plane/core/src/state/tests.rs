@@ -276,7 +276,7 @@ proptest! {
     /// Whatever is in the log, apply answers.
     #[test]
     fn apply_is_total(commands in proptest::collection::vec(arbitrary_command(), 1..40)) {
-        let mut state = State::default();
+        let mut state: State = State::default();
         for (time, command) in commands {
             let revision = state.revision();
             let applied = state.apply(time, &command);

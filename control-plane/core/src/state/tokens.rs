@@ -7,7 +7,7 @@ use proto::control::Token;
 use proto::raft::{CreateToken, Done, Reason, RedeemToken, outcome};
 
 use super::tables::Record;
-use super::{Answer, Expiry, State, Step, refuse};
+use super::{Answer, Expiry, State, Step, Store, refuse};
 
 /// Most tokens remembered.
 pub(crate) const TOKENS_MAX: usize = 10_000;
@@ -31,7 +31,7 @@ pub(super) fn name(id: u64) -> String {
     format!("{id:016x}")
 }
 
-impl State {
+impl<S: Store> State<S> {
     /// A token, its secret's hash included.
     pub fn token(&self, token_id: &str) -> Option<Token> {
         self.tables.get(token_id)

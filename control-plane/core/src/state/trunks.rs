@@ -3,12 +3,12 @@
 use proto::control::{Resource, RouteCandidate, Trunk, resource, resource_key};
 use proto::raft::{Done, Reason, Rejected, outcome};
 
-use super::{Answer, State, Step, refuse, rejected};
+use super::{Answer, State, Step, Store, refuse, rejected};
 
 /// Most trunks of a mesh.
 pub(crate) const TRUNKS_MAX: usize = 100_000;
 
-impl State {
+impl<S: Store> State<S> {
     pub(super) fn put_trunk(&mut self, trunk: &Trunk, step: &mut Step) -> Answer {
         if !self.tables.contains::<Trunk>(&trunk.trunk_id) {
             if self.index.trunks >= TRUNKS_MAX {

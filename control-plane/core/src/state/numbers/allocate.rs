@@ -8,7 +8,7 @@ use proto::raft::{
 use super::record::{NumberRecord, in_use};
 use super::store::Found;
 use crate::state::compliance::Check;
-use crate::state::{Answer, State, Step, refuse, rejected};
+use crate::state::{Answer, State, Step, Store, refuse, rejected};
 
 /// What the numbers get with their owner.
 struct Grant<'a> {
@@ -18,7 +18,7 @@ struct Grant<'a> {
     compliance: Option<&'a NumberCompliance>,
 }
 
-impl State {
+impl<S: Store> State<S> {
     /// One number.
     pub(crate) fn allocate_number(
         &mut self,

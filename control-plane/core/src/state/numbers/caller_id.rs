@@ -11,7 +11,7 @@ use proto::control::{Number, NumberState, NumberType};
 use super::index::OwnerKey;
 use super::key;
 use super::record::ShelfKey;
-use crate::state::State;
+use crate::state::{State, Store};
 
 /// What to look for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -29,7 +29,7 @@ pub struct CallerIdQuery<'a> {
 const USUAL: [NumberType; 4] =
     [NumberType::Local, NumberType::National, NumberType::Mobile, NumberType::Unspecified];
 
-impl State {
+impl<S: Store> State<S> {
     /// The number to show; `None` when the tenant has none that fits.
     pub fn caller_id(&self, query: &CallerIdQuery<'_>) -> Option<Number> {
         let tenant = Some(self.tenant_id(query.tenant)).filter(|id| *id != 0)?;

@@ -8,7 +8,7 @@ use proto::control::NumberState;
 use super::index::{Counts, STATES, state_place};
 use super::key;
 use super::record::{Block, BlockRecord, NumberRecord};
-use crate::state::{Index, State};
+use crate::state::{Index, State, Store};
 
 /// Numbers by state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,7 +40,7 @@ impl NumberCounts {
     }
 }
 
-impl State {
+impl<S: Store> State<S> {
     /// How many numbers are in each state.
     pub fn number_counts(&self) -> NumberCounts {
         let mut all = NumberCounts::default();
@@ -65,7 +65,7 @@ impl State {
         let mut inventory = 0;
         let blocks = self.tables.range::<BlockRecord>(Bound::Unbounded, Bound::Unbounded);
         for (name, record) in blocks {
-            let block = Block::read(name, record).ok_or("a block has no end")?;
+            let block = Block::read(&name, record).ok_or("a block has no end")?;
             if block.first < next || block.last > key::HIGHEST {
                 return Err(format!("the block at {} overlaps another", key::shown(block.first)));
             }
@@ -75,7 +75,7 @@ impl State {
         let records = self.tables.range::<NumberRecord>(Bound::Unbounded, Bound::Unbounded);
         let mut sums: BTreeMap<(u32, usize), u64> = BTreeMap::new();
         for (name, record) in records {
-            let number = key::from_bytes(name).ok_or("a number has no name")?;
+            let number = key::from_bytes(&name).ok_or("a number has no name")?;
             let shown = key::shown(number);
             let found = self.look_up(number).ok_or_else(|| format!("{shown} is in no block"))?;
             if found.state() == NumberState::Unspecified || found.state() != record.state() {

@@ -7,9 +7,9 @@ use super::RUN_MAX;
 use super::key;
 use super::record::NumberRecord;
 use super::store::{Found, parse};
-use crate::state::{Answer, State, Step, rejected};
+use crate::state::{Answer, State, Step, Store, rejected};
 
-impl State {
+impl<S: Store> State<S> {
     /// ABSENT, AVAILABLE → BLOCKED. All or none.
     pub(crate) fn block_numbers(
         &mut self,

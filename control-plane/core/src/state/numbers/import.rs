@@ -8,7 +8,7 @@ use super::key::{self, shown};
 use super::record::{Block, BlockRecord, NumberRecord};
 use super::store::{Found, parse, parse_all};
 use crate::state::tables::Meta;
-use crate::state::{Answer, State, Step, rejected};
+use crate::state::{Answer, State, Step, Store, rejected};
 
 /// A range to import.
 struct Run<'a> {
@@ -33,7 +33,7 @@ pub(crate) fn runs(sorted: &[u64]) -> Vec<(u64, u64)> {
     runs
 }
 
-impl State {
+impl<S: Store> State<S> {
     /// A list of numbers; neighbours become one block.
     pub(crate) fn import_numbers(
         &mut self,

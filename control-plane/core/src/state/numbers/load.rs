@@ -7,28 +7,30 @@ use prost::Message;
 use super::index::{OwnerKey, expiry, state_place};
 use super::key;
 use super::record::{Block, BlockRecord, NumberRecord, ShelfRecord};
+use crate::state::store::Store;
 use crate::state::tables::{Row, Tables};
 use crate::state::tenants::TenantRecord;
 use crate::state::{Expiry, Index, TableError};
 
 impl Index {
     /// Fills what depends on shelves, tenants, blocks and numbers. `due` takes their expiries.
-    pub(crate) fn load_numbers(
+    pub(crate) fn load_numbers<S: Store>(
         &mut self,
-        tables: &Tables,
+        tables: &Tables<S>,
         due: &mut Vec<(u64, Expiry)>,
     ) -> Result<(), TableError> {
         for (at, (name, value)) in tables.raw::<ShelfRecord>().enumerate() {
-            self.load_shelf(name, value).ok_or(damaged::<ShelfRecord>(at))?;
+            self.load_shelf(&name, value.as_ref()).ok_or(damaged::<ShelfRecord>(at))?;
         }
         for (at, (name, value)) in tables.raw::<TenantRecord>().enumerate() {
-            self.load_tenant(name, value).ok_or(damaged::<TenantRecord>(at))?;
+            self.load_tenant(&name, value.as_ref()).ok_or(damaged::<TenantRecord>(at))?;
         }
         let mut numbers = tables.raw::<NumberRecord>().enumerate().peekable();
         // In order of their keys this builds full nodes.
         let mut owners = Vec::new();
         for (at, (name, value)) in tables.raw::<BlockRecord>().enumerate() {
-            let block = BlockRecord::decode(value).ok().and_then(|r| Block::read(name, r));
+            let block = BlockRecord::decode(value.as_ref()).ok();
+            let block = block.and_then(|record| Block::read(&name, record));
             let block = block.filter(|block| self.numbers.shelf(block.record.shelf).is_some());
             let block = block.ok_or(damaged::<BlockRecord>(at))?;
             let shelf = block.record.shelf;
@@ -39,8 +41,8 @@ impl Index {
             while let Some((at, (name, value))) =
                 numbers.next_if(|(_, (name, _))| **name <= *last.as_slice())
             {
-                let number = key::from_bytes(name).filter(|number| *number >= block.first);
-                let record = NumberRecord::decode(value).ok();
+                let number = key::from_bytes(&name).filter(|number| *number >= block.first);
+                let record = NumberRecord::decode(value.as_ref()).ok();
                 let (number, record) = number.zip(record).ok_or(damaged::<NumberRecord>(at))?;
                 self.load_number(number, shelf, &record, (&mut owners, due));
                 if state_place(record.state()) != 1 {

@@ -10,9 +10,9 @@ use super::allocate::sorted;
 use super::record::{NumberRecord, in_use};
 use super::store::{Found, parse};
 use crate::state::compliance::Check;
-use crate::state::{Answer, State, Step, rejected};
+use crate::state::{Answer, State, Step, Store, rejected};
 
-impl State {
+impl<S: Store> State<S> {
     /// The number, if it is as the caller believes, in one of these states.
     pub(crate) fn expected(
         &mut self,

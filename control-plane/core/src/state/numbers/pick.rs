@@ -9,9 +9,9 @@ use super::PICK_MAX;
 use super::key;
 use super::record::ShelfKey;
 use super::store::{Found, parse_all};
-use crate::state::{State, Step, rejected};
+use crate::state::{State, Step, Store, rejected};
 
-impl State {
+impl<S: Store> State<S> {
     /// Shelves that fit a filter, in order of pool, country, type, area, carrier.
     pub(crate) fn shelves<'a>(
         &'a self,

@@ -7,7 +7,7 @@ use proto::control::{Block as BlockView, Number, NumberState, NumberType, Shelf,
 use super::index::OwnerKey;
 use super::key;
 use super::record::{Block, BlockRecord, NumberRecord};
-use crate::state::State;
+use crate::state::{State, Store};
 
 /// Blocks, ranges and numbers looked at for one page at most.
 const WORK_MAX: usize = 20_000;
@@ -68,7 +68,7 @@ impl Page<'_> {
     }
 }
 
-impl State {
+impl<S: Store> State<S> {
     /// A number ("+" and digits).
     pub fn number(&self, e164: &str) -> Option<Number> {
         let found = self.look_up(key::parse(e164)?)?;
@@ -111,7 +111,7 @@ impl State {
         records.filter_map(|(name, record)| {
             let key = self.index.numbers.shelf(record.shelf).filter(|key| key.fits(filter))?;
             Some(BlockView {
-                first: key::text(key::from_bytes(name)?),
+                first: key::text(key::from_bytes(&name)?),
                 count: record.count,
                 shelf: Some(key.to_shelf()),
                 tags: record.tags,

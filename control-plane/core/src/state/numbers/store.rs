@@ -11,7 +11,7 @@ use super::record::{Block, BlockRecord, NumberRecord, ShelfKey, ShelfRecord, tak
 use super::{BLOCKS_MAX, INVENTORY_MAX, SHELVES_MAX, TOUCHED_MAX};
 use crate::state::reservations::ReservationRecord;
 use crate::state::tables::Meta;
-use crate::state::{Expiry, State, Step, rejected};
+use crate::state::{Expiry, State, Step, Store, rejected};
 
 /// A number of the inventory.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,20 +82,20 @@ pub(crate) fn parse_all(e164: &[String]) -> Result<Vec<u64>, Rejected> {
     Ok(numbers)
 }
 
-impl State {
+impl<S: Store> State<S> {
     /// The block a number is in.
     pub(crate) fn block_of(&self, number: u64) -> Option<Block> {
         let name = key::bytes(number);
         let mut before = self.tables.range::<BlockRecord>(Bound::Unbounded, Bound::Included(&name));
         let (name, record) = before.next_back()?;
-        Block::read(name, record).filter(|block| block.last >= number)
+        Block::read(&name, record).filter(|block| block.last >= number)
     }
 
     /// Blocks that overlap a range, in order.
     pub(crate) fn blocks_in(&self, first: u64, last: u64) -> impl Iterator<Item = Block> + '_ {
         let (from, to) = (key::bytes(first), key::bytes(last));
         let within = self.tables.range::<BlockRecord>(Bound::Excluded(&from), Bound::Included(&to));
-        let within = within.filter_map(|(name, record)| Block::read(name, record));
+        let within = within.filter_map(|(name, record)| Block::read(&name, record));
         self.block_of(first).into_iter().chain(within)
     }
 
@@ -108,7 +108,7 @@ impl State {
         let (from, to) = (key::bytes(first), key::bytes(last));
         let within =
             self.tables.range::<NumberRecord>(Bound::Included(&from), Bound::Included(&to));
-        within.filter_map(|(name, record)| Some((key::from_bytes(name)?, record)))
+        within.filter_map(|(name, record)| Some((key::from_bytes(&name)?, record)))
     }
 
     pub(crate) fn look_up(&self, number: u64) -> Option<Found> {

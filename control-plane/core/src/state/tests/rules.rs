@@ -38,11 +38,11 @@ fn reserve(tenant: &str, count: u32) -> Kind {
 #[test]
 fn ten_million_numbers_are_one_record() {
     let mut run = Run::new();
-    let before = run.state.entries().len();
+    let before = run.state.entry_count();
     assert_eq!(reason(&run.apply(import_block("+49150000000", 10_000_000, "mobile"))), None);
     assert_eq!(run.state.number_counts().of(NumberState::Available), 10_000_000);
     // The block, its shelf, the request, the revision and the audit row.
-    assert_eq!(run.state.entries().len() - before, 6);
+    assert_eq!(run.state.entry_count() - before, 6);
     assert_eq!(
         numbers(&run.apply(any("acme", fit(shelf("mobile"), "", 2)))),
         ["+49150000000", "+49150000001"]

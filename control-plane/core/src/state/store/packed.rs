@@ -9,7 +9,7 @@ const INLINE: usize = 22;
 
 /// Immutable bytes, 24 bytes long; up to 22 of them inside. Ordered as slices are.
 #[derive(Clone)]
-pub(crate) enum Packed {
+pub enum Packed {
     Inline(u8, [u8; INLINE]),
     Heap(Box<[u8]>),
 }
@@ -33,6 +33,12 @@ impl From<&[u8]> for Packed {
             }
             _ => Self::Heap(slice.into()),
         }
+    }
+}
+
+impl AsRef<[u8]> for Packed {
+    fn as_ref(&self) -> &[u8] {
+        self.as_slice()
     }
 }
 
