@@ -185,7 +185,7 @@ struct Own(Wal);
 impl Own {
     fn open(dir: &Path) -> anyhow::Result<Self> {
         let owner = Owner { mesh: "bench".into(), node: NodeId(1) };
-        let mut wal = Wal::open(dir, &owner, "bench", Options::default())?.wal;
+        let mut wal = Wal::open(dir, &owner, "bench", Options::default(), &|_| Ok(()))?.wal;
         let mut first = work(1, 0);
         first.compact_to = Some(Position { index: 1, term: 1 });
         first.applied = 1;

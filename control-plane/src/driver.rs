@@ -8,6 +8,7 @@
 
 mod clock;
 mod handle;
+mod snapshots;
 mod stall;
 
 use std::collections::BTreeMap;
@@ -29,12 +30,15 @@ pub use handle::{Driver, Progress, Stopped};
 use clock::Clocks;
 pub(crate) use clock::wall_ms;
 use handle::Shared;
+use snapshots::Snapshots;
 use stall::Writing;
 
 use crate::hub::Hub;
 use crate::pace::Pace;
 use crate::peer::{Outboxes, Parcel};
+use crate::snapshot::inbox::Arrival;
 use crate::telemetry::{self, PeerDrop};
+use crate::wal::spool::Spool;
 use crate::wal::{Wal, WalError};
 
 /// Inputs of one turn: they share one sync.
@@ -103,6 +107,12 @@ enum PeerInput {
     Message(NodeId, Bytes),
     /// Another node came with this data directory for the first time.
     Remember(NodeId, String),
+    /// A whole snapshot of it.
+    Snapshot(NodeId, Box<Arrival>),
+    /// It got more of the tables that go to it.
+    SnapshotProgress(NodeId),
+    /// Tables are ready to go, or not.
+    SnapshotTaken(Result<Spool, WalError>),
     /// The connection to it broke.
     Unreachable(NodeId),
 }
@@ -149,6 +159,7 @@ struct Loop {
     members: watch::Sender<Members>,
     log_end: Arc<Mutex<Position>>,
     writing: Arc<Writing>,
+    snapshots: Snapshots,
     next: u64,
     gauges_at: Instant,
     leader: Option<NodeId>,
@@ -165,6 +176,7 @@ pub fn start(
     let (progress, seen) = watch::channel(Progress::of(&parts.replica));
     let (stalls, stalled) = watch::channel(false);
     let Parts { replica, wal, hub, outboxes, pace, founders, levels } = parts;
+    let (tables, dir) = (wal.tables(), Arc::new(wal.dir().to_owned()));
     let (members, members_seen) = watch::channel(members(&replica, &founders));
     let log_end = Arc::new(Mutex::new(replica.log_end()));
     let writing = Writing::new();
@@ -184,6 +196,7 @@ pub fn start(
         members,
         log_end: log_end.clone(),
         writing,
+        snapshots: Snapshots::new(peer.clone()),
         next: 0,
         gauges_at: Instant::now(),
         leader: None,
@@ -198,7 +211,7 @@ pub fn start(
         api,
         peer,
         stop,
-        Shared { progress: seen, stalled, log_end, members: members_seen, levels },
+        Shared { progress: seen, stalled, log_end, members: members_seen, levels, tables, dir },
     ))
 }
 
@@ -247,7 +260,9 @@ impl Loop {
             self.gauges_at = now + GAUGES_EVERY;
             telemetry::replica(&self.replica);
             self.hub.forget_old_snapshot(now);
+            self.look_after_snapshots(now);
         }
+        self.make_snapshot();
         Ok(())
     }
 
@@ -276,6 +291,9 @@ impl Loop {
                 PeerInput::Remember(node, incarnation) => {
                     self.wal.remember_incarnation(node, &incarnation)?;
                 }
+                PeerInput::Snapshot(from, arrival) => self.snapshot_came(from, *arrival),
+                PeerInput::SnapshotProgress(to) => self.replica.handle_snapshot_progress(to),
+                PeerInput::SnapshotTaken(made) => self.snapshot_made(made),
                 PeerInput::Unreachable(node) => self.replica.report_unreachable(node),
             }
             left -= 1;
@@ -381,6 +399,10 @@ impl Loop {
                 ReplicaCommand::Send { to, message } => {
                     self.outboxes.push(to, Parcel::Raft(message));
                 }
+                ReplicaCommand::SendSnapshot { to, at, message } => {
+                    self.ship_snapshot(to, at, message);
+                }
+                ReplicaCommand::SnapshotWanted { at_least } => self.want_snapshot(at_least),
                 ReplicaCommand::StateReplaced { revision } => {
                     tracing::info!(%revision, "the leader's snapshot replaced the state");
                     self.hub.reset(revision);

@@ -30,6 +30,7 @@ use link::Link;
 use crate::driver::Driver;
 use crate::pace::Pace;
 use crate::problem::Problem;
+use crate::snapshot::courier::Courier;
 use crate::tls::Credentials;
 
 /// How long to wait for a TCP and TLS connection.
@@ -80,6 +81,7 @@ struct Peer {
     address: String,
     channel: Channel,
     link: AbortHandle,
+    courier: AbortHandle,
 }
 
 impl Peers {
@@ -113,6 +115,7 @@ impl Peers {
             if !stays {
                 tracing::info!(to = %id, address = peer.address, "no connection to it any more");
                 peer.link.abort();
+                peer.courier.abort();
                 outboxes.remove(*id);
                 pace.forget(*id);
             }
@@ -142,7 +145,15 @@ impl Peers {
             pace: pace.clone(),
         };
         let link = tokio::spawn(link.run()).abort_handle();
-        Ok(Peer { address: address.to_owned(), channel, link })
+        let courier = Courier {
+            to,
+            address: address.to_owned(),
+            tls: tls.clone(),
+            sender: sender.clone(),
+            driver: driver.clone(),
+        };
+        let courier = tokio::spawn(courier.run(outboxes.slot(to))).abort_handle();
+        Ok(Peer { address: address.to_owned(), channel, link, courier })
     }
 
     /// Channels to all other members.

@@ -2,20 +2,23 @@
 //! that lost its majority for good.
 //!
 //! Works on files only; nothing here talks to a node. A backup may be made beside a running node:
-//! table files never change. Everything that writes builds a directory beside and renames it; what
+//! table files never change; `crate::archive` keeps many and the log between them. Everything that writes builds a directory beside and renames it; what
 //! was there before is kept.
 
+mod recover;
+
 use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use control_core::replica::{Examined, HardState, Position, Restored, examine};
 use control_core::state::State;
 use proto::id::NodeId;
-use proto::raft::LogRecord;
-use proto::raft::command::Kind;
 use serde::{Deserialize, Serialize};
+
+pub use recover::{Plan, Uncertain, apply_plan, end_of, plan, save_plan};
 
 use crate::wal::Owner;
 use crate::wal::offline::{self, Inspected};
@@ -128,163 +131,98 @@ pub struct Manifest {
 
 /// Copies the tables of a data directory, also of a running node, into the new directory `to`.
 pub fn backup(dir: &Path, to: &Path) -> Result<Manifest> {
+    let beside = begin(to)?;
+    offline::copy_tables(dir, &beside)?;
+    seal(&beside, to)
+}
+
+/// A new directory for what becomes the backup `to`; readable by its owner only, for it holds the
+/// passwords of trunks.
+pub fn begin(to: &Path) -> Result<PathBuf> {
     ensure!(!to.exists(), "{} is there already: name a new directory", to.display());
     let beside = to.with_extension("partial");
-    fs::create_dir_all(&beside).with_context(|| beside.display().to_string())?;
-    offline::copy_tables(dir, &beside)?;
-    let (applied, rows) = offline::read_copy(&beside)?;
+    if beside.exists() {
+        fs::remove_dir_all(&beside).with_context(|| beside.display().to_string())?;
+    }
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&beside);
+    made.with_context(|| beside.display().to_string())?;
+    Ok(beside)
+}
+
+/// Reads the file of tables in `beside`, writes down what it is, and gives it its name.
+pub fn seal(beside: &Path, to: &Path) -> Result<Manifest> {
+    let (applied, rows) = offline::read_copy(beside)?;
     let count = rows.len();
     let state = State::from_tables(rows)?;
-    let manifest = Manifest {
+    let manifest = describe(&state, applied, count);
+    write_json(&beside.join(MANIFEST), &manifest)?;
+    rename(beside, to)?;
+    Ok(manifest)
+}
+
+fn describe(state: &State, applied: Position, rows: usize) -> Manifest {
+    Manifest {
         format: FORMAT,
         cluster_id: state.cluster_id(),
         voters: state.voters(),
         revision: state.revision().0,
         applied: applied.index,
         log_time_ms: state.log_time_ms(),
-        rows: count,
+        rows,
         hash: hex(&state.hash()),
-    };
-    write_json(&beside.join(MANIFEST), &manifest)?;
-    rename(&beside, to)?;
+    }
+}
+
+/// What a backup says that it is.
+pub fn manifest(backup: &Path) -> Result<Manifest> {
+    let manifest: Manifest = read_json(&backup.join(MANIFEST))?;
+    ensure!(manifest.format == FORMAT, "the backup has format {}", manifest.format);
     Ok(manifest)
 }
 
-/// Makes `dir` the data directory of a node of a new cluster that begins with a backup. Restore
-/// the same backup on all voters before any is started.
-pub fn restore(from: &Path, dir: &Path, owner: &Owner, voters: &[u64]) -> Result<Manifest> {
-    let manifest: Manifest = read_json(&from.join(MANIFEST))?;
-    ensure!(manifest.format == FORMAT, "the backup has format {}", manifest.format);
-    ensure!(!dir.exists(), "{} is there already: move it aside", dir.display());
-    let (applied, rows) = offline::read_copy(from)?;
-    let mut state = State::from_tables(rows)?;
+/// The tables of a backup, every byte checked, and where they stand.
+pub fn load(backup: &Path, manifest: &Manifest) -> Result<(State, Position)> {
+    let (applied, rows) = offline::read_copy(backup)?;
+    let state = State::from_tables(rows)?;
     let same = hex(&state.hash()) == manifest.hash && applied.index == manifest.applied;
-    ensure!(same, "the tables in {} are not those of its manifest", from.display());
+    ensure!(same, "the tables in {} are not those of its manifest", backup.display());
+    Ok((state, applied))
+}
+
+/// Makes `dir` the data directory of a node of a new cluster that begins with a backup, or with
+/// the tables an archive has of `revision`. Restore the same on all voters before any is started.
+pub fn restore(
+    from: &Path,
+    dir: &Path,
+    owner: &Owner,
+    voters: &[u64],
+    revision: Option<u64>,
+) -> Result<Manifest> {
+    ensure!(!dir.exists(), "{} is there already: move it aside", dir.display());
+    let (mut state, at) = if from.join(MANIFEST).exists() {
+        let manifest = manifest(from)?;
+        let fits = revision.is_none_or(|revision| revision == manifest.revision);
+        let is = manifest.revision;
+        ensure!(fits, "{} is of revision {is}: name the archive it is in", from.display());
+        load(from, &manifest)?
+    } else {
+        let found = crate::archive::restore::find(from, revision)?;
+        (found.state, found.at)
+    };
+    let manifest = describe(&state, at, state.entries().count());
     let voters = if voters.is_empty() { manifest.voters.clone() } else { sorted(voters) };
     ensure!(voters.contains(&owner.node.0), "node {} is not among the voters", owner.node);
     let cluster = format!("{}-r{}", manifest.cluster_id, manifest.revision);
     state.found_anew(&voters, &cluster, REVISIONS_APART);
     let restored = Restored {
-        hard_state: HardState { term: applied.term, vote: 0, commit: applied.index },
-        base: applied,
+        hard_state: HardState { term: at.term, vote: 0, commit: at.index },
+        base: at,
         entries: Vec::new(),
         tables: rows_of(&state),
-        applied: applied.index,
+        applied: at.index,
     };
     build(dir, owner, &new_name(&cluster, owner.node), &restored)?;
     Ok(manifest)
-}
-
-/// How to go on without a majority.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Plan {
-    /// Of plans.
-    pub format: u32,
-    /// The survivor with the longest log: the only voter of what comes.
-    pub chosen: Report,
-    /// All that were looked at.
-    pub survivors: Vec<Report>,
-    /// Entries nobody left knows to be committed. They are kept: some may have been acknowledged.
-    pub uncertain: Vec<Uncertain>,
-    /// Name of the cluster that comes.
-    pub cluster_id: String,
-}
-
-/// An entry of the log that is not known to be committed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Uncertain {
-    /// Its index.
-    pub index: u64,
-    /// Its term.
-    pub term: u64,
-    /// Who asked.
-    pub principal: String,
-    /// Under which id.
-    pub request_id: String,
-}
-
-/// Looks at what is left and chooses the most up-to-date log (Raft §5.4.1).
-pub fn plan(survivors: &[PathBuf]) -> Result<Plan> {
-    let mut found = Vec::new();
-    for dir in survivors {
-        let (inspected, examined) = read(dir)?;
-        found.push((report(&inspected, &examined), examined));
-    }
-    let Some((first, _)) = found.first() else { bail!("no data directory is named") };
-    let (mesh, voters) = (first.mesh.clone(), first.voters.clone());
-    for (report, _) in &found {
-        let same = report.mesh == mesh && report.voters == voters;
-        ensure!(same, "node {} belongs to another cluster than node {}", report.node, first.node);
-    }
-    let survivors: Vec<Report> = found.iter().map(|(report, _)| report.clone()).collect();
-    if survivors.len() > voters.len() / 2 {
-        bail!(
-            "{} of {} voters are left: a majority needs no recovery",
-            survivors.len(),
-            voters.len()
-        );
-    }
-    let whole = found.into_iter().filter(|(report, _)| !report.repairing);
-    let best = whole.max_by_key(|(r, _)| (r.last_term, r.last_index, r.commit));
-    let Some((chosen, examined)) = best else { bail!("no survivor has a whole log") };
-    // A voter that may have been added or removed: who may go on is not for a file to say.
-    let members = |record: &LogRecord| {
-        let kind = record.command.as_ref().and_then(|command| command.kind.as_ref());
-        matches!(kind, Some(Kind::ChangeMembers(_)))
-    };
-    if examined.uncertain.iter().any(|(_, record)| record.as_ref().is_some_and(members)) {
-        bail!("the end of the log changes the members, and nobody left knows whether it counts");
-    }
-    let commit = survivors.iter().map(|report| report.commit).max().unwrap_or_default();
-    let uncertain = examined.uncertain.into_iter().filter(|(at, _)| at.index > commit);
-    let uncertain = uncertain.map(|(at, record)| {
-        let command = record.and_then(|record| record.command).unwrap_or_default();
-        let (principal, request_id) = (command.principal, command.request_id);
-        Uncertain { index: at.index, term: at.term, principal, request_id }
-    });
-    let cluster_id = format!("{}-e{}", chosen.cluster_id, chosen.term + 1);
-    Ok(Plan { format: FORMAT, uncertain: uncertain.collect(), chosen, survivors, cluster_id })
-}
-
-/// Writes a plan into a new file.
-pub fn save_plan(plan: &Plan, file: &Path) -> Result<()> {
-    ensure!(!file.exists(), "{} is there already: name a new file", file.display());
-    write_json(file, plan)
-}
-
-/// Carries out a plan on the chosen node's directory: from then on that node is the only voter.
-/// What was there is kept beside; its place.
-pub fn apply_plan(file: &Path, dir: &Path) -> Result<PathBuf> {
-    let plan: Plan = read_json(file)?;
-    ensure!(plan.format == FORMAT, "the plan has format {}", plan.format);
-    let (inspected, examined) = read(dir)?;
-    let now = report(&inspected, &examined);
-    ensure!(
-        now == plan.chosen,
-        "{} is not as it was when the plan was made: stop the node and plan again",
-        dir.display()
-    );
-    let Inspected { owner, restored, .. } = inspected;
-    let mut state = examined.state;
-    state.found_anew(&[owner.node.0], &plan.cluster_id, 0);
-    // A term nobody voted in. The tail stays, and is committed by the one voter.
-    let HardState { term, commit, .. } = restored.hard_state;
-    let hard_state = HardState { term: term + 1, vote: 0, commit };
-    let restored = Restored { hard_state, tables: rows_of(&state), ..restored };
-    let kept = free_name(dir, "before-recovery");
-    let beside = dir.with_extension("recovered");
-    ensure!(!beside.exists(), "{} is there already: remove it", beside.display());
-    offline::write_new(
-        &made(&beside)?,
-        &owner,
-        &new_name(&plan.cluster_id, owner.node),
-        &restored,
-    )?;
-    rename(dir, &kept)?;
-    rename(&beside, dir)?;
-    Ok(kept)
 }
 
 fn build(dir: &Path, owner: &Owner, incarnation: &str, restored: &Restored) -> Result<()> {
@@ -341,11 +279,6 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
     let text = fs::read(path).with_context(|| path.display().to_string())?;
     serde_json::from_slice(&text).with_context(|| format!("{} cannot be read", path.display()))
-}
-
-/// The end of a log, for people.
-pub fn end_of(report: &Report) -> Position {
-    Position { index: report.last_index, term: report.last_term }
 }
 
 #[cfg(test)]

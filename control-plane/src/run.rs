@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use control_core::replica::{LEVELS, Replica, ReplicaConfig, RestoreError};
+use control_core::replica::{LEVELS, Limits, Replica, ReplicaConfig, RestoreError, check_start};
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use proto::control::{ClusterMember, MemberRole};
 use proto::id::NodeId;
@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::accept::{self, Guests};
 use crate::admin;
 use crate::api::{self, Api, Cluster, Issuing};
+use crate::archive;
 use crate::check;
 use crate::config::{Config, Member};
 use crate::driver::{self, Driver, DriverError, Progress};
@@ -27,6 +28,7 @@ use crate::pace::Pace;
 use crate::peer::{self, Outboxes, Peers, Sender, channel};
 use crate::pki::Authority;
 use crate::problem::Problem;
+use crate::snapshot::inbox::Inbox;
 use crate::tls::Credentials;
 use crate::tls::rotation::Rotation;
 use crate::wal::{Health, Opened, Options, Owner, Wal, WalError};
@@ -99,6 +101,7 @@ struct Ready {
 struct Restored {
     replica: Replica,
     wal: Wal,
+    inbox: Inbox,
     incarnation: String,
     others: BTreeMap<NodeId, String>,
     health: Arc<Health>,
@@ -131,7 +134,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
 impl Ready {
     async fn run(self, signals: impl Future<Output = ()>) -> Result<(), RunError> {
-        let Restored { replica, wal, incarnation, others, health } = restore(&self.config)?;
+        let Restored { replica, wal, inbox, incarnation, others, health } = restore(&self.config)?;
         let replica_is_new = replica.voters().is_empty();
         let hub = Arc::new(Hub::new(replica.state().revision()));
         let outboxes = Outboxes::default();
@@ -148,6 +151,7 @@ impl Ready {
         };
         let joins = replica_is_new && !self.config.node.join.is_empty();
         let driver = driver::start(parts, ended)?;
+        ship(&self.config, &driver);
         let shown = self.authority.as_ref().map(Authority::certificate);
         let rotation = Rotation::new(&self.config, &self.credentials, shown)?;
         let issuing = issuing(&self.config, self.authority, &self.credentials);
@@ -176,6 +180,7 @@ impl Ready {
             mesh: self.config.node.mesh.clone(),
             issuing,
             incarnations: others,
+            inbox,
             stop: stopped,
         });
         tokio::spawn(api.clone().audit_reads());
@@ -198,6 +203,13 @@ impl Ready {
             }
         }
         shut_down(&stop, serving, &driver, end).await
+    }
+}
+
+/// Keeps an archive, on a node that is told to.
+fn ship(config: &Config, driver: &Driver) {
+    if let Some(backup) = config.backup.clone() {
+        tokio::spawn(archive::ship::run(backup, driver.clone()));
     }
 }
 
@@ -281,7 +293,9 @@ fn restore(config: &Config) -> Result<Restored, RunError> {
         alone: config.members.len() == 1,
         segment_bytes: None,
     };
-    let opened = Wal::open(&config.node.data_dir, &owner, &random_id(), options)?;
+    let (id, (_, newest)) = (config.node.id, levels(config));
+    let check = |restored: &control_core::replica::Restored| check_start(id, newest, restored);
+    let opened = Wal::open(&config.node.data_dir, &owner, &random_id(), options, &check)?;
     let Opened { wal, restored, repair, incarnation } = opened;
     let mut others = BTreeMap::new();
     for member in config.peers() {
@@ -300,6 +314,7 @@ fn restore(config: &Config) -> Result<Restored, RunError> {
         incarnation: incarnation.clone(),
     };
     let mut replica = Replica::new(replica, restored)?;
+    replica.set_limits(limits(config));
     if let Some(lost) = repair {
         tracing::warn!(
             index = lost.index,
@@ -308,7 +323,14 @@ fn restore(config: &Config) -> Result<Restored, RunError> {
         replica.begin_repair(lost);
     }
     let health = wal.health();
-    Ok(Restored { replica, wal, incarnation, others, health })
+    let inbox = Inbox::new(wal.dir())?;
+    Ok(Restored { replica, wal, inbox, incarnation, others, health })
+}
+
+fn limits(config: &Config) -> Limits {
+    let usual = Limits::default();
+    let log_entries_max = config.storage.log_entries.unwrap_or(usual.log_entries_max);
+    Limits { log_entries_max, log_entries_kept: log_entries_max / 2, ..usual }
 }
 
 /// The first members, as every node of a new cluster has them in its file.

@@ -26,6 +26,11 @@ macro_rules! table {
 
 table! {
     API_REQUESTS = "control_api_requests_total", Counter, "API requests by method and gRPC code";
+    BACKUP_FAILURES = "control_backup_failures_total", Counter,
+        "Times the log or the tables could not be shipped";
+    BACKUP_INDEX = "control_backup_index", Gauge, "Last log index in the archive";
+    BACKUP_TIME = "control_backup_timestamp_seconds", Gauge,
+        "When the archive held all that was applied, Unix time";
     BUILD_INFO = "control_build_info", Gauge, "1, with the version as a label";
     CERTIFICATE_LEFT = "control_certificate_left_seconds", Gauge,
         "Time until this node's certificate ends";
@@ -60,6 +65,14 @@ table! {
     READ_SECONDS = "control_read_round_seconds", Histogram,
         "Time until a linearizable read may look at the state";
     REVISION = "control_revision", Gauge, "Revision of the replicated state";
+    SNAPSHOT_BYTES = "control_snapshot_bytes_total", Counter,
+        "Bytes of tables that came from a leader";
+    SNAPSHOT_DAMAGED = "control_snapshot_damaged_total", Counter,
+        "Pieces of tables that came damaged and were asked for again";
+    SNAPSHOT_PROGRESS = "control_snapshot_progress_ratio", Gauge,
+        "How much of the tables under way is there, by direction";
+    SNAPSHOT_RETRIES = "control_snapshot_retries_total", Counter,
+        "Connections that broke while tables were sent over them";
     TABLES_BYTES = "control_tables_bytes", Gauge, "Bytes of the tables on disk";
     TABLES_MERGE_BYTES = "control_tables_merge_bytes", Gauge, "Size of the last merged table file";
     TABLES_MERGE_SECONDS = "control_tables_merge_seconds", Histogram,
@@ -129,6 +142,44 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     }
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
+}
+
+/// The receiver of tables has so much of them.
+pub fn snapshot_sent(have: u64, of: u64) {
+    gauge!(SNAPSHOT_PROGRESS, "direction" => "out").set(have as f64 / of.max(1) as f64);
+}
+
+/// Tables begin to come in, or go on.
+pub fn snapshot_incoming(have: u64, of: u64) {
+    gauge!(SNAPSHOT_PROGRESS, "direction" => "in").set(have as f64 / of.max(1) as f64);
+}
+
+/// A piece of tables came.
+pub fn snapshot_received(bytes: usize, have: u64, of: u64) {
+    counter!(SNAPSHOT_BYTES).increment(bytes as u64);
+    snapshot_incoming(have, of);
+}
+
+/// A piece of tables came damaged.
+pub fn snapshot_damaged() {
+    counter!(SNAPSHOT_DAMAGED).increment(1);
+}
+
+/// A connection broke on which tables were sent.
+pub fn snapshot_retried() {
+    counter!(SNAPSHOT_RETRIES).increment(1);
+}
+
+/// The archive holds the log up to here.
+pub fn shipped(index: u64) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    gauge!(BACKUP_INDEX).set(index as f64);
+    gauge!(BACKUP_TIME).set(now.unwrap_or_default().as_secs_f64());
+}
+
+/// A turn of shipping failed.
+pub fn shipping_failed() {
+    counter!(BACKUP_FAILURES).increment(1);
 }
 
 /// An API request was answered.

@@ -20,6 +20,7 @@ mod owner;
 mod runs;
 mod scan;
 mod slots;
+pub mod spool;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -27,7 +28,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use control_core::replica::{HardState, InstallSnapshot, Persist, Position, Repair, Restored};
+use control_core::replica::{
+    HardState, InstallSnapshot, Persist, Position, Repair, RestoreError, Restored,
+};
 use control_core::state::TableChange;
 use proto::id::NodeId;
 
@@ -37,7 +40,8 @@ pub use health::{Health, Marks};
 pub use owner::Owner;
 
 use assess::{Evidence, Image, Verdict, assess};
-use error::{Named as _, damaged};
+pub(crate) use error::Named;
+use error::damaged;
 use flusher::{Flusher, Job, Turn};
 use log::{Append, Log, acked_path, log_dir, vote_path};
 use owner::Deed;
@@ -69,6 +73,9 @@ pub struct Options {
     pub segment_bytes: Option<u64>,
 }
 
+/// Whether what was found may be started from.
+pub type Check<'a> = &'a dyn Fn(&Restored) -> Result<(), RestoreError>;
+
 /// What was found at start.
 pub struct Opened {
     /// The open directory.
@@ -98,6 +105,10 @@ pub struct Wal {
     flushing: u64,
     /// Replicas may be behind up to here.
     compact_to: u64,
+    /// Tables are wanted up to here.
+    wanted: u64,
+    /// Files of tables that came from a leader.
+    staged: BTreeMap<Position, PathBuf>,
     looked: Instant,
     peers: BTreeMap<NodeId, String>,
     _lock: File,
@@ -115,12 +126,14 @@ struct Place<'a> {
 }
 
 impl Wal {
-    /// Opens `dir`, or makes it the directory of `owner`, under the name `new_incarnation`.
+    /// Opens `dir`, or makes it the directory of `owner`, under the name `new_incarnation`. What
+    /// `check` refuses stays as it is.
     pub fn open(
         dir: &Path,
         owner: &Owner,
         new_incarnation: &str,
         options: Options,
+        check: Check<'_>,
     ) -> Result<Opened, WalError> {
         let deed = match owner::read(dir)? {
             Some(deed) => deed,
@@ -134,6 +147,7 @@ impl Wal {
         let mut place = place_of(&evidence.log);
         let acked = evidence.acked.values.map_or(0, |[sequence, _]| sequence);
         let verdict = assess(dir, evidence)?;
+        check(&verdict.restored).map_err(|why| WalError::Unfit { dir: dir.to_owned(), why })?;
         let tables_fresh = verdict.restored.tables.is_empty();
         if fresh && tables_fresh && !verdict.discard_tables {
             let restored = Restored::default();
@@ -157,6 +171,7 @@ impl Wal {
         let Place { dir, deed, options, place, lock, peers } = begin;
         let health = Arc::new(Health::new(dir, options.low_bytes));
         health.look();
+        spool::forget(dir)?;
         let segment_bytes = options.segment_bytes.unwrap_or_else(|| segment_bytes(&health));
         let Verdict { restored, repair, reset, rewrite_log, .. } = verdict;
         let entries = if rewrite_log { &[] } else { restored.entries.as_slice() };
@@ -183,6 +198,8 @@ impl Wal {
             applied: restored.applied,
             flushing: restored.applied,
             compact_to: restored.base.index,
+            wanted: 0,
+            staged: BTreeMap::new(),
             looked: Instant::now(),
             peers,
             _lock: lock,
@@ -245,6 +262,29 @@ impl Wal {
             self.take_back(job);
         }
         self.log.sync_marks()
+    }
+
+    /// Brings the tables on disk at least to this index, soon.
+    pub fn catch_up(&mut self, index: u64) {
+        self.wanted = self.wanted.max(index);
+    }
+
+    /// A whole file of tables, for the snapshot of this position.
+    pub fn stage(&mut self, at: Position, file: PathBuf) {
+        self.staged.insert(at, file);
+    }
+
+    /// No write asked for it.
+    pub fn unstage(&mut self, at: Position) {
+        if let Some(file) = self.staged.remove(&at) {
+            // What stays is removed at the next start.
+            let _ = fs::remove_file(file);
+        }
+    }
+
+    /// The data directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// How the disk is.
@@ -314,9 +354,13 @@ impl Wal {
         self.flusher.wait()?;
         self.pending.clear();
         self.pending_since = None;
-        let dir = state_dir(&self.dir);
-        flusher::replace_all(&dir, &self.tables, snapshot.position, &snapshot.tables)?;
-        flusher::tidy(&dir)?;
+        let at = snapshot.position;
+        let missing = || damaged(&self.dir, format!("the tables of the snapshot at {}", at.index));
+        let file = self.staged.remove(&at).ok_or_else(missing)?;
+        spool::adopt(&state_dir(&self.dir), &self.tables, at, &file)?;
+        // Those that raft did not take.
+        let rest: Vec<Position> = self.staged.keys().copied().collect();
+        rest.into_iter().for_each(|at| self.unstage(at));
         self.reset = Some(snapshot.position);
         self.applied = snapshot.position.index;
         self.flushing = self.applied;
@@ -332,8 +376,10 @@ impl Wal {
         }
         self.log.release(self.compact_to.min(self.tables.applied()))?;
         let waited = self.pending_since.is_some_and(|since| since.elapsed() >= FLUSH_AFTER);
-        let due = now || waited || self.pending.len() >= FLUSH_CHANGES;
-        if !due || self.pending.is_empty() || self.applied <= self.flushing {
+        let wanted = self.tables.applied() < self.wanted;
+        let due = now || waited || wanted || self.pending.len() >= FLUSH_CHANGES;
+        let nothing = self.pending.is_empty() && !wanted;
+        if !due || nothing || self.applied <= self.flushing {
             return Ok(());
         }
         let changes = std::mem::take(&mut self.pending);

@@ -55,6 +55,7 @@ static TABLE: &[Row] = &[
     line("control.v1.Access/Unbind", Named("grant", of!(c::BindRequest, |m| binding(m)))),
     line("control.v1.Admin/Status", Fixed("read", "cluster/status")),
     line("control.v1.Audit/List", Fixed("read", "audit/rows")),
+    line("control.v1.Cluster/Backup", Fixed("operate", "cluster/tables")),
     line("control.v1.Cluster/ChangeMembers", Fixed("operate", "cluster/members")),
     line("control.v1.Cluster/ListMembers", Fixed("read", "cluster/members")),
     line("control.v1.Cluster/RaiseFeatureLevel", Fixed("operate", "cluster/feature-level")),
@@ -399,6 +400,7 @@ static TABLE: &[Row] = &[
     line("control.v1.Watch/Watch", Fixed("watch", "changes")),
     line("raft.v1.Peer/Join", ControlNode),
     line("raft.v1.Peer/Propose", ControlNode),
+    line("raft.v1.Peer/Snapshot", ControlNode),
     line("raft.v1.Peer/Stream", ControlNode),
 ];
 

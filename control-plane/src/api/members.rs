@@ -3,20 +3,47 @@
 use control_core::replica::{MembersError, Replica, TransferError};
 use proto::control::cluster_server::Cluster;
 use proto::control::{
-    ChangeMembersRequest, ChangeMembersResponse, ClusterMember, ListMembersRequest,
+    BackupRequest, ChangeMembersRequest, ChangeMembersResponse, ClusterMember, ListMembersRequest,
     ListMembersResponse, RaiseFeatureLevelRequest, RaiseFeatureLevelResponse,
     TransferLeaderRequest, TransferLeaderResponse,
 };
 use proto::id::NodeId;
 use proto::raft::{ChangeMembers, command};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request};
 
 use super::read::Reads;
+use super::transfer::{BackupParts, PIECES, send_backup};
 use super::{Answer, Api, Failure, answer, authorise};
+use crate::access::Gate;
 use crate::driver::Driver;
 
 #[tonic::async_trait]
 impl Cluster for Api {
+    type BackupStream = BackupParts;
+
+    async fn backup(&self, request: Request<BackupRequest>) -> Answer<BackupParts> {
+        answer("Cluster.Backup", async {
+            let gate = request.extensions().get::<Gate>().cloned();
+            let (caller, _) = authorise(request)?;
+            // It holds the passwords of trunks.
+            let gate = gate.ok_or_else(|| Failure::denied(&caller))?;
+            gate.check(&caller, "reveal", "trunks")?;
+            let permit = self.0.backups.clone().try_acquire_owned();
+            let permit = permit.map_err(|_| Failure::overloaded())?;
+            let (spool, head) = self.spool().await?;
+            let (parts, receiver) = mpsc::channel(PIECES);
+            tokio::spawn(async move {
+                send_backup(spool, head, parts).await;
+                drop(permit);
+            });
+            let parts: BackupParts = Box::pin(ReceiverStream::new(receiver));
+            Ok(parts)
+        })
+        .await
+    }
+
     async fn list_members(
         &self,
         request: Request<ListMembersRequest>,

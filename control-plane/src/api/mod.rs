@@ -23,6 +23,7 @@ mod routing;
 mod shelves;
 mod tenants;
 mod tokens;
+mod transfer;
 mod watch;
 mod write;
 
@@ -33,7 +34,7 @@ use std::time::Duration;
 
 use proto::id::NodeId;
 use proto::identity::Identity;
-use tokio::sync::{mpsc, watch as signal};
+use tokio::sync::{Semaphore, mpsc, watch as signal};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Extensions, Request, Response, Status};
 
@@ -43,6 +44,7 @@ use crate::config::CaConfig;
 use crate::hub::Hub;
 use crate::liveness::Liveness;
 use crate::pki::Authority;
+use crate::snapshot::inbox::Inbox;
 use crate::telemetry;
 
 pub use cluster::Cluster;
@@ -76,6 +78,10 @@ struct Shared {
     reads: reads::Reads,
     /// Data directories other nodes came with.
     incarnations: Mutex<BTreeMap<NodeId, String>>,
+    /// Snapshots that come in.
+    inbox: Arc<Inbox>,
+    /// Backups at once.
+    backups: Arc<Semaphore>,
     stop: signal::Receiver<bool>,
 }
 
@@ -103,6 +109,8 @@ pub struct Parts {
     pub issuing: Option<Issuing>,
     /// Data directories other nodes are known to have.
     pub incarnations: BTreeMap<NodeId, String>,
+    /// Snapshots that come in.
+    pub inbox: Inbox,
     /// Turns true when long streams have to end.
     pub stop: signal::Receiver<bool>,
 }
@@ -110,11 +118,23 @@ pub struct Parts {
 impl Api {
     /// From its parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { cluster, hub, liveness, mesh, issuing, incarnations, stop } = parts;
+        let Parts { cluster, hub, liveness, mesh, issuing, incarnations, inbox, stop } = parts;
+        let inbox = Arc::new(inbox);
+        let backups = Arc::new(Semaphore::new(transfer::BACKUPS_MAX));
         let incarnations = Mutex::new(incarnations);
         let reads = reads::Reads::default();
-        let shared = Shared { cluster, hub, liveness, mesh, issuing, reads, incarnations, stop };
-        Self(Arc::new(shared))
+        Self(Arc::new(Shared {
+            cluster,
+            hub,
+            liveness,
+            mesh,
+            issuing,
+            reads,
+            incarnations,
+            inbox,
+            backups,
+            stop,
+        }))
     }
 
     /// Takes join tokens on connections without client certificates, until told to stop.

@@ -12,7 +12,7 @@ use proto::identity::{Identity, Kind};
 use proto::raft::peer_server::Peer;
 use proto::raft::{
     ChangeMembers, Command, JoinRequest, JoinResponse, LogEnd, Pong, ProposeRequest,
-    ProposeResponse, RaftAck, RaftFrame, command,
+    ProposeResponse, RaftAck, RaftFrame, SnapshotPart, command,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -20,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Extensions, Request, Status, Streaming};
 
 use super::cluster::NOT_LEADER;
+use super::transfer::{HAVES, Haves};
 use super::{Answer, Api, Failure, answer, caller};
 use crate::driver::{Proposed, wall_ms};
 use crate::telemetry::{self, PeerDrop};
@@ -41,6 +42,20 @@ impl Peer for Api {
             tokio::spawn(async move { api.frames(from, request.into_inner(), acks).await });
             let acks: Acks = Box::pin(ReceiverStream::new(receiver));
             Ok(acks)
+        })
+        .await
+    }
+
+    type SnapshotStream = Haves;
+
+    async fn snapshot(&self, request: Request<Streaming<SnapshotPart>>) -> Answer<Haves> {
+        answer("Peer.Snapshot", async {
+            let from = self.member(request.extensions())?;
+            let (haves, receiver) = mpsc::channel(HAVES);
+            let api = self.clone();
+            tokio::spawn(async move { api.take_tables(from, request.into_inner(), haves).await });
+            let haves: Haves = Box::pin(ReceiverStream::new(receiver));
+            Ok(haves)
         })
         .await
     }
@@ -178,15 +193,7 @@ impl Api {
 
     async fn frame(&self, from: NodeId, frame: RaftFrame) -> Result<Option<RaftAck>, Failure> {
         let driver = self.0.cluster.driver();
-        let own = driver.progress().borrow().node;
-        if (frame.from, frame.to) != (from.0, own.0) {
-            telemetry::frame_dropped(PeerDrop::Sender);
-            let message = format!("a frame from {} to {} came here", frame.from, frame.to);
-            return Err(Failure::new(Code::FailedPrecondition, "WRONG_NODE", message));
-        }
-        if self.is_new_incarnation(from, &frame.incarnation)? {
-            driver.remember_incarnation(from, frame.incarnation).await?;
-        }
+        self.check_frame(from, frame.from, frame.to, &frame.incarnation).await?;
         if let Some(ping) = frame.ping {
             let (level_min, level_max) = driver.levels();
             let pong = Pong { number: ping.number, wall_ms: wall_ms(), level_min, level_max };
@@ -200,6 +207,28 @@ impl Api {
         telemetry::frame_received();
         driver.peer_message(from, Bytes::from(frame.message)).await?;
         Ok(None)
+    }
+
+    /// Whether it is from the node the certificate names, for this one, and from the data
+    /// directory that node always had.
+    pub(super) async fn check_frame(
+        &self,
+        caller: NodeId,
+        from: u64,
+        to: u64,
+        incarnation: &str,
+    ) -> Result<(), Failure> {
+        let driver = self.0.cluster.driver();
+        let own = driver.progress().borrow().node;
+        if (from, to) != (caller.0, own.0) {
+            telemetry::frame_dropped(PeerDrop::Sender);
+            let message = format!("a frame from {from} to {to} came here");
+            return Err(Failure::new(Code::FailedPrecondition, "WRONG_NODE", message));
+        }
+        if self.is_new_incarnation(caller, incarnation)? {
+            driver.remember_incarnation(caller, incarnation.to_owned()).await?;
+        }
+        Ok(())
     }
 
     /// Whether this is the first time it comes; refused if it came with another one before.

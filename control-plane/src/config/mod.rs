@@ -37,6 +37,21 @@ pub struct Config {
     pub timers: Timers,
     /// The disk.
     pub storage: Storage,
+    /// Where the log is shipped.
+    pub backup: Option<BackupConfig>,
+}
+
+/// An archive that this node keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupConfig {
+    /// Directory, on another disk than the data.
+    pub target: PathBuf,
+    /// How often the log is shipped: what a loss of all nodes costs.
+    pub every: Duration,
+    /// How often all tables are.
+    pub tables_every: Duration,
+    /// So many of these stay.
+    pub keep: usize,
 }
 
 /// What is kept free on the disk.
@@ -45,6 +60,8 @@ pub struct Storage {
     /// Below this, writes that grow the state are refused. `None`: a tenth of the disk, at most
     /// 512 MiB.
     pub low_water_bytes: Option<u64>,
+    /// Entries the log keeps: members that are further behind get all tables. `None`: 100,000.
+    pub log_entries: Option<usize>,
 }
 
 /// Who this node is.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::id::{NodeId, PopId};
 use serde::Deserialize;
 
-use super::{CA_DAYS, CaConfig, Config, Member, Node, Storage, Timers, TlsFiles};
+use super::{BackupConfig, CA_DAYS, CaConfig, Config, Member, Node, Storage, Timers, TlsFiles};
 use crate::problem::{Problem, Problems};
 
 #[derive(Deserialize)]
@@ -24,6 +24,7 @@ pub(super) struct File {
     timers: RawTimers,
     #[serde(default)]
     storage: RawStorage,
+    backup: Option<RawBackup>,
 }
 
 #[derive(Deserialize)]
@@ -79,6 +80,16 @@ struct RawCa {
 #[serde(deny_unknown_fields)]
 struct RawStorage {
     low_water: Option<String>,
+    log_entries: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBackup {
+    target: String,
+    every: Option<String>,
+    tables_every: Option<String>,
+    keep: Option<usize>,
 }
 
 #[derive(Deserialize, Default)]
@@ -103,6 +114,7 @@ impl File {
         let timers = self.timers.validate(problems);
         let storage = self.storage.validate(problems);
         let ca = self.ca.and_then(|ca| ca.validate(problems));
+        let backup = self.backup.and_then(|backup| backup.validate(problems));
         let data_dir = self.node.data_dir.clone();
         if data_dir.as_os_str().is_empty() {
             let fix = "name a directory on a local disk";
@@ -130,9 +142,20 @@ impl File {
             ca,
             timers: timers?,
             storage,
+            backup,
         })
     }
 }
+
+/// What a loss of all nodes may cost.
+const SHIP_EVERY: Duration = Duration::from_secs(5);
+/// Between backups of all tables.
+const TABLES_EVERY: Duration = Duration::from_secs(24 * 3_600);
+/// Backups of all tables that stay.
+const KEEP: usize = 7;
+
+/// Fewer would send tables for nothing, more would not fit into memory.
+const LOG_ENTRIES: std::ops::RangeInclusive<usize> = 100..=10_000_000;
 
 impl RawStorage {
     fn validate(&self, problems: &mut Vec<Problem>) -> Storage {
@@ -145,7 +168,43 @@ impl RawStorage {
             }
             read
         });
-        Storage { low_water_bytes }
+        let log_entries = self.log_entries;
+        if log_entries.is_some_and(|entries| !LOG_ENTRIES.contains(&entries)) {
+            let what = format!("is {}", log_entries.unwrap_or_default());
+            let fix = "choose 100 to 10000000 (100000 is usual), or leave it out";
+            problems.push(Problem::new("storage.log_entries", what, fix));
+        }
+        Storage { low_water_bytes, log_entries }
+    }
+}
+
+impl RawBackup {
+    fn validate(&self, problems: &mut Vec<Problem>) -> Option<BackupConfig> {
+        let target = match crate::archive::directory(&self.target) {
+            Ok(target) => Some(target),
+            Err(what) => {
+                let fix = "name an absolute directory, or file:///…";
+                problems.push(Problem::new("backup.target", what, fix));
+                None
+            }
+        };
+        let mut read = |name: &str, text: &Option<String>, usual: Duration| {
+            let value = text.as_ref().map_or(Some(usual), |text| duration(text));
+            let value = value.filter(|value| *value >= Duration::from_millis(100));
+            if value.is_none() {
+                let what = format!("is \"{}\"", text.as_deref().unwrap_or_default());
+                let fix = "write a number and a unit, such as \"5s\" or \"24h\"; 100ms at least";
+                problems.push(Problem::new(name, what, fix));
+            }
+            value
+        };
+        let every = read("backup.every", &self.every, SHIP_EVERY);
+        let tables_every = read("backup.tables_every", &self.tables_every, TABLES_EVERY);
+        let keep = self.keep.unwrap_or(KEEP);
+        if keep == 0 {
+            problems.push(Problem::new("backup.keep", "is 0", "keep one at least (7 is usual)"));
+        }
+        Some(BackupConfig { target: target?, every: every?, tables_every: tables_every?, keep })
     }
 }
 
@@ -247,6 +306,7 @@ fn duration(text: &str) -> Option<Duration> {
         "ms" => 1,
         "s" => 1_000,
         "m" => 60_000,
+        "h" => 3_600_000,
         _ => return None,
     };
     Some(Duration::from_millis(number.checked_mul(millis)?))

@@ -1,5 +1,6 @@
 //! How the rest of the process talks to the driver's thread.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -12,6 +13,9 @@ use proto::raft::Command;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{ApiInput, Members, PeerInput, Proposed, Read};
+use crate::snapshot::inbox::Arrival;
+use crate::wal::Tables;
+use crate::wal::spool::Spool;
 
 /// The driver ended: this process is about to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -98,6 +102,8 @@ pub(super) struct Shared {
     pub(super) log_end: Arc<Mutex<Position>>,
     pub(super) members: watch::Receiver<Members>,
     pub(super) levels: (u32, u32),
+    pub(super) tables: Tables,
+    pub(super) dir: Arc<PathBuf>,
 }
 
 impl Driver {
@@ -186,6 +192,26 @@ impl Driver {
     /// A node told where its log ends.
     pub async fn log_end_of(&self, it: NodeId, round: u64, end: Position) -> Result<(), Stopped> {
         self.peer.send(PeerInput::LogEnd(it, round, end)).await.map_err(|_| Stopped)
+    }
+
+    /// A node sent a whole snapshot.
+    pub async fn snapshot(&self, from: NodeId, arrival: Arrival) -> Result<(), Stopped> {
+        let input = PeerInput::Snapshot(from, Box::new(arrival));
+        self.peer.send(input).await.map_err(|_| Stopped)
+    }
+
+    /// A node got more of the tables that go to it. May be lost.
+    pub fn snapshot_progress(&self, to: NodeId) {
+        // A full queue means that the driver has other things to do, and more will follow.
+        let _ = self.peer.try_send(PeerInput::SnapshotProgress(to));
+    }
+
+    /// Tables as one file, as they are on disk now.
+    pub async fn spool(&self) -> Result<Result<Arc<Spool>, String>, Stopped> {
+        let (tables, dir) = (self.shared.tables.clone(), self.shared.dir.clone());
+        let made = tokio::task::spawn_blocking(move || Spool::make(&tables, &dir)).await;
+        let made = made.map_err(|_| Stopped)?;
+        Ok(made.map(Arc::new).map_err(|error| error.to_string()))
     }
 
     /// The process of a node has ended.

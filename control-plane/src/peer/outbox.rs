@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use proto::id::NodeId;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
+use crate::snapshot::courier::{Shipment, Slot};
 use crate::telemetry::{self, PeerDrop};
 
 /// As many messages as raft keeps in flight, and some.
@@ -107,7 +108,11 @@ impl Drop for Open<'_> {
 
 /// The queues to all other members; they come and go.
 #[derive(Clone, Default)]
-pub struct Outboxes(Arc<Mutex<BTreeMap<NodeId, Arc<Outbox>>>>);
+pub struct Outboxes {
+    queues: Arc<Mutex<BTreeMap<NodeId, Arc<Outbox>>>>,
+    /// Tables that are to go to them.
+    slots: Arc<Mutex<BTreeMap<NodeId, Slot>>>,
+}
 
 impl Outboxes {
     /// The one to this node, made when it is new.
@@ -118,6 +123,7 @@ impl Outboxes {
     /// It is no member any more.
     pub fn remove(&self, node: NodeId) {
         self.lock().remove(&node);
+        self.slots().remove(&node);
     }
 
     /// Queues a parcel.
@@ -128,8 +134,30 @@ impl Outboxes {
         }
     }
 
+    /// Where a courier to this node waits for tables.
+    pub fn slot(&self, node: NodeId) -> watch::Receiver<Option<Shipment>> {
+        self.slots().entry(node).or_insert_with(|| watch::channel(None).0).subscribe()
+    }
+
+    /// Tables go to this node; whether it is a member.
+    pub fn ship(&self, to: NodeId, shipment: Shipment) -> bool {
+        let slots = self.slots();
+        slots.get(&to).is_some_and(|slot| slot.send(Some(shipment)).is_ok())
+    }
+
+    /// No tables go to this node any more.
+    pub fn recall(&self, to: NodeId) {
+        if let Some(slot) = self.slots().get(&to) {
+            slot.send_replace(None);
+        }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<NodeId, Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Arc<Outbox>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

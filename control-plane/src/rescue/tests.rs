@@ -15,7 +15,8 @@ fn owner(node: u64) -> Owner {
 /// A replica on its disk, alone or as one of three that hears nobody.
 fn open(dir: &Path, node: u64, voters: &[u64]) -> (Replica, Wal) {
     fs::create_dir_all(dir).unwrap();
-    let opened = Wal::open(dir, &owner(node), &format!("disk-{node}"), OPTIONS).unwrap();
+    let opened =
+        Wal::open(dir, &owner(node), &format!("disk-{node}"), OPTIONS, &|_| Ok(())).unwrap();
     let config = ReplicaConfig {
         id: NodeId(node),
         voters: voters.iter().map(|id| NodeId(*id)).collect(),
@@ -111,7 +112,7 @@ fn a_backup_of_a_running_node_comes_back_as_another_cluster() {
     let mut names = Vec::new();
     for node in 1..=3 {
         let dir = home.path().join(format!("new-{node}"));
-        restore(&copy, &dir, &owner(node), &[1, 2, 3]).unwrap();
+        restore(&copy, &dir, &owner(node), &[1, 2, 3], None).unwrap();
         let report = verify(&dir).unwrap();
         assert_eq!(report.voters, [1, 2, 3]);
         assert_eq!(report.revision, manifest.revision + REVISIONS_APART);
@@ -124,13 +125,14 @@ fn a_backup_of_a_running_node_comes_back_as_another_cluster() {
     assert_eq!(names.len(), 1, "all nodes begin the same");
     // Alone it goes on.
     let alone = home.path().join("alone");
-    restore(&copy, &alone, &owner(7), &[7]).unwrap();
+    restore(&copy, &alone, &owner(7), &[7], None).unwrap();
     assert_eq!(write(&alone, 7, 100, 5), 20);
     // Damage is noticed.
     let manifest_file = copy.join(MANIFEST);
     let text = fs::read_to_string(&manifest_file).unwrap();
     fs::write(&manifest_file, text.replace(&manifest.hash, &hex(&[0; 32]))).unwrap();
-    let said = restore(&copy, &home.path().join("x"), &owner(1), &[1]).unwrap_err().to_string();
+    let said =
+        restore(&copy, &home.path().join("x"), &owner(1), &[1], None).unwrap_err().to_string();
     assert!(said.contains("not those of its manifest"), "{said}");
     assert!(!home.path().join("x").exists());
 }

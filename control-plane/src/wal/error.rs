@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use control_core::replica::RestoreError;
+
 use super::owner::FORMAT_NOW;
 
 /// Why the disk cannot be used.
@@ -47,6 +49,14 @@ pub enum WalError {
         stored: String,
         /// In the configuration.
         configured: String,
+    },
+    /// Not for this version or this node; nothing was changed.
+    #[error("{dir}: {why}; the directory was left as it was")]
+    Unfit {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why.
+        why: RestoreError,
     },
     /// The disk is full, the reserve file is used up.
     #[error(

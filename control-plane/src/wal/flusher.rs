@@ -32,6 +32,15 @@ impl Tables {
         Self { runs: Arc::new(Mutex::new(chain)), applied: Arc::new(AtomicU64::new(applied)) }
     }
 
+    /// These rows as a file in `dir`.
+    #[cfg(test)]
+    pub(crate) fn of_rows(dir: &Path, applied: Position, rows: &[(Vec<u8>, bytes::Bytes)]) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        let tables = Self::default();
+        replace_all(dir, &tables, applied, rows).unwrap();
+        tables
+    }
+
     /// The index up to which the tables are on disk.
     pub fn applied(&self) -> u64 {
         self.applied.load(Ordering::Acquire)
@@ -43,11 +52,11 @@ impl Tables {
         runs.iter().map(|run| run.bytes).sum()
     }
 
-    fn get(&self) -> Vec<Run> {
+    pub(super) fn get(&self) -> Vec<Run> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, chain: Vec<Run>) {
+    pub(super) fn set(&self, chain: Vec<Run>) {
         let applied = chain.last().map_or(0, |run| run.applied);
         *self.runs.lock().unwrap_or_else(PoisonError::into_inner) = chain;
         self.applied.store(applied, Ordering::Release);

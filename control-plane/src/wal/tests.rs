@@ -6,12 +6,14 @@ use super::*;
 /// Small segments: tests cross them.
 const OPTIONS: Options = Options { low_bytes: Some(0), alone: false, segment_bytes: Some(4096) };
 
+const ANY: Check<'_> = &|_| Ok(());
+
 fn owner() -> Owner {
     Owner { mesh: "demo".into(), node: NodeId(1) }
 }
 
 fn try_open(dir: &Path) -> Result<Opened, WalError> {
-    Wal::open(dir, &owner(), "first", OPTIONS)
+    Wal::open(dir, &owner(), "first", OPTIONS, ANY)
 }
 
 fn open(dir: &Path) -> Opened {
@@ -19,7 +21,7 @@ fn open(dir: &Path) -> Opened {
 }
 
 fn refusal(dir: &Path, owner: &Owner) -> String {
-    Wal::open(dir, owner, "x", OPTIONS).err().unwrap().to_string()
+    Wal::open(dir, owner, "x", OPTIONS, ANY).err().unwrap().to_string()
 }
 
 fn entry(index: u64, term: u64) -> LogEntry {
@@ -91,7 +93,7 @@ fn a_new_directory_is_empty_and_keeps_its_incarnation() {
     assert_eq!(opened.restored, Restored::default());
     assert_eq!((opened.incarnation.as_str(), opened.repair), ("first", None));
     drop(opened);
-    let again = Wal::open(dir.path(), &owner(), "second", OPTIONS).unwrap();
+    let again = Wal::open(dir.path(), &owner(), "second", OPTIONS, ANY).unwrap();
     assert_eq!((again.incarnation.as_str(), again.restored), ("first", Restored::default()));
 }
 
@@ -172,7 +174,12 @@ fn a_snapshot_replaces_everything() {
     fill(&mut wal, 20);
     let position = Position { index: 90, term: 2 };
     let tables = vec![(b"z".to_vec(), Bytes::from_static(b"26"))];
-    let snapshot = Some(InstallSnapshot { position, tables: tables.clone() });
+    let snapshot = Some(InstallSnapshot { position });
+    let came = dir.path().join("came");
+    fs::create_dir_all(&came).unwrap();
+    flusher::replace_all(&came, &Tables::default(), position, &tables).unwrap();
+    let (chain, _) = runs::list(&came).unwrap();
+    wal.stage(position, chain[0].path.clone());
     let hard_state = HardState { term: 2, vote: 0, commit: 90 };
     let entries = vec![entry(91, 2)];
     wal.persist(&Persist { snapshot, entries, hard_state, applied: 90, ..persist() }).unwrap();
@@ -443,7 +450,7 @@ fn a_node_alone_refuses_what_nobody_can_bring_back() {
     fs::write(&segment, log).unwrap();
     let before = files_of(dir.path());
     let alone = Options { alone: true, ..OPTIONS };
-    let said = Wal::open(dir.path(), &owner(), "x", alone).err().unwrap().to_string();
+    let said = Wal::open(dir.path(), &owner(), "x", alone, ANY).err().unwrap().to_string();
     assert!(said.contains("is damaged"), "{said}");
     assert!(files_of(dir.path()) == before);
 }

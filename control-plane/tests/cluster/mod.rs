@@ -1,5 +1,7 @@
 //! A cluster of real processes on loopback, gone with its value.
-#![allow(dead_code, reason = "each test crate uses its part")]
+#![allow(dead_code, clippy::indexing_slicing, reason = "each test uses its part, and may panic")]
+
+mod front;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -18,6 +20,8 @@ use proto::control::admin_client::AdminClient;
 use proto::identity::{CONTROL_DNS_NAME, Kind};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
+
+pub(crate) use front::Front;
 
 /// Generous: the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,9 +54,21 @@ pub(crate) async fn eventually<T>(what: &str, found: impl AsyncFn() -> Option<T>
     }
 }
 
+impl Node {
+    /// Of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+}
+
 impl Cluster {
     /// Three nodes that have a leader.
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| String::new()).await
+    }
+
+    /// With more lines in each configuration; told the directory of all.
+    pub(crate) async fn start_with(more: impl FnOnce(&Path) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         pki::init("demo", &dir.path().join("ca")).unwrap();
         let issue = |kind, name: &str, region: &str| {
@@ -78,13 +94,13 @@ impl Cluster {
         });
         let nodes: Vec<Node> = nodes.collect();
         let mut cluster = Self { dir, nodes };
-        cluster.configure();
+        cluster.configure(&more(cluster.path()));
         cluster.start_all();
         cluster.ready().await;
         cluster
     }
 
-    fn configure(&self) {
+    fn configure(&self, more: &str) {
         let regions = ["eu", "us", "ap"];
         let members: String = self
             .nodes
@@ -113,13 +129,18 @@ impl Cluster {
             let authority =
                 format!("[ca]\nkey = {:?}\nlisten = \"{}\"\n", dir.join("ca/ca.key"), node.join);
             let text = if id == 1 { text + &authority } else { text };
-            fs::write(self.config(id), text).unwrap();
+            fs::write(self.config(id), text + more).unwrap();
         }
     }
 
     /// An empty node that asks the others to let it in, running.
     #[allow(dead_code, reason = "each test uses a part of this")]
     pub(crate) fn join(&mut self, id: u64, region: &str) {
+        self.join_behind(id, region, None);
+    }
+
+    /// The others reach it at this address.
+    pub(crate) fn join_behind(&mut self, id: u64, region: &str, front: Option<&Front>) {
         let request = pki::Request {
             kind: Kind::Control,
             name: id.to_string(),
@@ -133,8 +154,11 @@ impl Cluster {
             Node { id, api: free(), admin: free(), join: free(), child: None, paused: false };
         let join: Vec<String> = self.nodes.iter().map(|n| n.api.to_string()).collect();
         let (api, admin, dir) = (node.api, node.admin, self.path());
+        let address = front.map_or(api, |front| front.address);
+        front.iter().for_each(|front| front.lead_to(api));
         let text = format!(
             "[node]\nid = {id}\nregion = \"{region}\"\nmesh = \"demo\"\njoin = {join:?}\n\
+             address = \"{address}\"\n\
              data_dir = {:?}\n[api]\nlisten = \"{api}\"\n\
              [tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n[admin]\nlisten = \"{admin}\"\n",
             self.data_dir(id),
@@ -147,15 +171,38 @@ impl Cluster {
         self.spawn(id);
     }
 
+    /// Starts a node that does not start: what it says.
+    pub(crate) fn refused(&mut self, id: u64) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_control-plane"))
+            .arg("--config")
+            .arg(self.config(id))
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    }
+
+    /// This node as the only member, running; the others are gone for good.
+    pub(crate) fn go_on_alone(&mut self, id: u64) {
+        let text = fs::read_to_string(self.config(id)).unwrap();
+        let (before, rest) = text.split_once("[[members]]").unwrap();
+        let (members, after) = rest.split_once("[tls]").unwrap();
+        let own = members.split("[[members]]").find(|m| m.contains(&format!("id = {id}\n")));
+        let text = format!("{before}[[members]]{}[tls]{after}", own.unwrap());
+        fs::write(self.config(id), text).unwrap();
+        self.nodes.retain(|node| node.id == id);
+        self.spawn(id);
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    fn config(&self, id: u64) -> PathBuf {
+    pub(crate) fn config(&self, id: u64) -> PathBuf {
         self.path().join(format!("control-{id}.toml"))
     }
 
-    fn data_dir(&self, id: u64) -> PathBuf {
+    pub(crate) fn data_dir(&self, id: u64) -> PathBuf {
         self.path().join(format!("data-{id}"))
     }
 
@@ -253,6 +300,32 @@ impl Cluster {
                 http(node.admin, "/healthz").filter(|answer| answer.starts_with("HTTP/1.1 200"))
             })
             .await;
+        }
+    }
+
+    /// A node other than this one that says it leads.
+    pub(crate) async fn leader_but(&self, not: u64) -> Option<u64> {
+        for node in self.alive().filter(|node| node.id != not) {
+            let mut admin = AdminClient::new(self.channel(node, "anna"));
+            if let Ok(status) = admin.status(StatusRequest {}).await
+                && status.get_ref().role == "leader"
+            {
+                return Some(node.id);
+            }
+        }
+        None
+    }
+
+    /// Waits until a node has ended by itself: its exit code.
+    pub(crate) async fn ended(&mut self, id: u64) -> Option<i32> {
+        let began = Instant::now();
+        let mut child = self.node(id).child.take().unwrap();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(began.elapsed() < PATIENCE, "node {id} does not end: {}", self.log(id));
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 

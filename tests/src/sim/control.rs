@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use control_core::replica::{
     LogEntry, Persist, Position, Replica, ReplicaCommand, ReplicaConfig, Restored, Role,
 };
-use control_core::state::State;
+use control_core::state::{Conf, Headline, State};
 use control_core::watch::WatchLog;
 use pop_core::view::ViewUpdate;
 use proto::id::{NodeId, Revision};
@@ -24,12 +26,25 @@ pub const TICK: Duration = Duration::from_millis(50);
 /// What a forgetful disk keeps.
 const EARLY_WRITES: u64 = 20;
 
+/// All tables, as they travel.
+pub type Rows = Arc<Vec<(Vec<u8>, Bytes)>>;
+
+/// Tables that are ready to be sent.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    pub at: Position,
+    pub conf: Conf,
+    pub rows: Rows,
+}
+
 /// A disk: one transaction at a time.
 #[derive(Debug, Default)]
 pub struct Disk {
     durable: Restored,
     tables: BTreeMap<Vec<u8>, Bytes>,
     writes: u64,
+    /// Tables that came from a leader, until a transaction asks for them.
+    staged: BTreeMap<Position, Rows>,
     /// For [`super::Mutation::ForgetfulDisk`].
     early: Option<(Restored, BTreeMap<Vec<u8>, Bytes>)>,
 }
@@ -45,7 +60,9 @@ impl Disk {
         if let Some(snapshot) = snapshot {
             self.durable.entries.clear();
             self.durable.base = snapshot.position;
-            self.tables = snapshot.tables.into_iter().collect();
+            let rows = self.staged.remove(&snapshot.position).expect("its tables came before");
+            self.tables = rows.iter().cloned().collect();
+            self.staged.clear();
         }
         if let Some(first) = entries.first().map(|entry| entry.index) {
             self.durable.entries.retain(|entry| entry.index < first);
@@ -62,6 +79,29 @@ impl Disk {
         if let Some(base) = compact_to {
             self.compact(base);
         }
+    }
+
+    /// Tables came.
+    pub fn stage(&mut self, at: Position, rows: Rows) {
+        self.staged.insert(at, rows);
+    }
+
+    /// Loses rows of tables that came.
+    pub fn spoil_staged(&mut self, at: Position, keep: impl Fn(&[u8]) -> bool) {
+        if let Some(rows) = self.staged.get_mut(&at) {
+            *rows = Arc::new(rows.iter().filter(|(key, _)| keep(key)).cloned().collect());
+        }
+    }
+
+    /// A snapshot, as far as the tables are.
+    pub fn take(&self) -> Taken {
+        let index = self.durable.applied;
+        let entry = self.durable.entries.iter().find(|entry| entry.index == index);
+        let term = entry.map_or(self.durable.base.term, |entry| entry.term);
+        let mut headline = Headline::default();
+        self.tables.iter().for_each(|(key, value)| headline.note(key, value));
+        let rows = self.tables.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        Taken { at: Position { index, term }, conf: headline.conf, rows: Arc::new(rows) }
     }
 
     fn compact(&mut self, base: Position) {
@@ -93,6 +133,8 @@ pub struct ControlNode {
     pub life: u64,
     /// Being written; lost by a crash.
     writing: Option<Persist>,
+    /// Ready to be sent.
+    pub taken: Option<Taken>,
     /// Proposals handed out.
     pub proposals: u64,
 }
@@ -106,6 +148,7 @@ impl ControlNode {
             watch: WatchLog::new(WATCH_EVENTS, Revision(0)),
             life: 0,
             writing: None,
+            taken: None,
             proposals: 0,
         };
         node.start();
@@ -138,6 +181,7 @@ impl ControlNode {
     pub fn crash(&mut self) {
         self.replica = None;
         self.writing = None;
+        self.taken = None;
     }
 
     /// A transaction begins; it is durable when [`ControlNode::synced`] is called.
@@ -146,6 +190,14 @@ impl ControlNode {
         assert!(self.writing.is_none(), "two transactions at once");
         self.writing = Some(persist);
         number
+    }
+
+    /// A snapshot and its tables came from another node.
+    pub fn tables(&mut self, from: usize, message: &[u8], at: Position, rows: Rows) {
+        let Some(replica) = &mut self.replica else { return };
+        self.disk.stage(at, rows.clone());
+        let state = State::from_tables(rows.iter().cloned()).expect("honest tables");
+        replica.handle_snapshot(node_id(from), message, state).expect("peers of ours behave");
     }
 
     /// The sync returned.

@@ -8,8 +8,8 @@ use proto::raft::Outcome;
 use crate::command::COMMAND_BYTES_MAX;
 use crate::state::TableChange;
 
-/// Largest peer message a replica takes: one with a whole snapshot must fit.
-pub const PEER_MESSAGE_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Largest peer message a replica takes: some entries, one of them as large as they get.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How a replica takes part.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,13 +92,12 @@ pub struct LogEntry {
     pub bytes: Bytes,
 }
 
-/// A snapshot of the leader that replaces everything here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A snapshot of the leader that replaces everything here: the tables that were given to
+/// [`super::Replica::handle_snapshot`] with this position, which are [`super::Replica::state`] now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InstallSnapshot {
     /// Last log position it contains; becomes the log's base.
     pub position: Position,
-    /// All tables.
-    pub tables: Vec<(Vec<u8>, Bytes)>,
 }
 
 /// One durable transaction. All of it or nothing, in this order: `snapshot`, `entries`,
@@ -109,7 +108,7 @@ pub struct InstallSnapshot {
 pub struct Persist {
     /// Names it in `handle_persisted`; counts up.
     pub number: u64,
-    /// Delete the whole log and all tables, then write these tables; the base is its position.
+    /// Put its tables in the place of all tables, delete the whole log; the base is its position.
     pub snapshot: Option<InstallSnapshot>,
     /// Delete entries with `index >= entries[0].index`, then append these.
     pub entries: Vec<LogEntry>,
@@ -209,6 +208,24 @@ pub enum ReplicaCommand {
         to: NodeId,
         /// For its `handle_peer`.
         message: Bytes,
+    },
+    /// To a member that is behind the log: first the tables that were told to
+    /// [`super::Replica::handle_snapshot_taken`] with this position, then the message, for its
+    /// [`super::Replica::handle_snapshot`]. Tell what becomes of it:
+    /// [`super::Replica::handle_snapshot_progress`], [`super::Replica::handle_snapshot_failed`].
+    SendSnapshot {
+        /// To whom.
+        to: NodeId,
+        /// Which tables.
+        at: Position,
+        /// What raft says with it.
+        message: Bytes,
+    },
+    /// A member is behind the log: make tables of this index or a later one ready to be sent, and
+    /// call [`super::Replica::handle_snapshot_taken`].
+    SnapshotWanted {
+        /// The log begins behind this.
+        at_least: u64,
     },
     /// A snapshot replaced the state: events are missing. Cut watchers and empty the watch log.
     StateReplaced {

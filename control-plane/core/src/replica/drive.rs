@@ -8,14 +8,14 @@ use proto::id::NodeId;
 use proto::raft::command::Kind;
 use proto::raft::{AdvanceClock, Command, FoundMembers};
 use raft::prelude::{Message, MessageType};
-use raft::{ProgressState, Ready, SnapshotStatus, StateRole};
+use raft::{Ready, StateRole};
 use sha2::{Digest, Sha256};
 
 use super::api::{
     HaltReason, HardState, InstallSnapshot, LogEntry, Persist, Position, ReplicaCommand, Role,
 };
 use super::log::encode_entries;
-use super::{Replica, members, proposals, role, snapshot};
+use super::{Replica, members, proposals, role};
 use crate::state::TableChange;
 
 /// Applied effects reach the disk with the next entries, or after so many ticks: they can be
@@ -116,14 +116,7 @@ impl Replica {
     fn install(&mut self, ready: &Ready) -> Option<InstallSnapshot> {
         let metadata = ready.snapshot().get_metadata();
         let position = Position { index: metadata.index, term: metadata.term };
-        let opened = self.incoming.take().filter(|(at, _)| *at == position);
-        // Opened before it was stepped; a second time only when another came in between.
-        let state = match opened {
-            Some((_, state)) => state,
-            None => snapshot::open(&ready.snapshot().data)?,
-        };
-        let tables =
-            state.entries().map(|(k, v)| (k.to_vec(), Bytes::copy_from_slice(v))).collect();
+        let state = self.take_incoming(position)?;
         self.state = state;
         self.applied = position;
         self.dirty.clear();
@@ -138,7 +131,7 @@ impl Replica {
         self.counters.snapshots_installed += 1;
         let revision = self.revision();
         self.commands.push_back(ReplicaCommand::StateReplaced { revision });
-        Some(InstallSnapshot { position, tables })
+        Some(InstallSnapshot { position })
     }
 
     fn persist(&mut self, write: Write) {
@@ -210,7 +203,8 @@ impl Replica {
         let target = if log.bytes() > limits.log_bytes_max {
             self.applied.index
         } else if log.len() > limits.log_entries_max {
-            last.saturating_sub(limits.log_entries_kept as u64).min(self.applied.index)
+            let kept = last.saturating_sub(limits.log_entries_kept as u64).min(self.applied.index);
+            kept.min(self.needed_by_snapshots())
         } else {
             return None;
         };
@@ -219,15 +213,17 @@ impl Replica {
 
     pub(super) fn send(&mut self, messages: Vec<Message>) {
         for message in messages {
-            if message.msg_type == MessageType::MsgSnapshot as i32 {
-                self.counters.snapshots_sent += 1;
-                let until = self.tick + self.patience().saturating_mul(4);
-                self.snapshots.insert(message.to, until);
-            }
-            self.commands.push_back(ReplicaCommand::Send {
-                to: NodeId(message.to),
-                message: Bytes::from(message.encode_to_vec()),
-            });
+            let to = NodeId(message.to);
+            let snapshot =
+                message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
+            let at =
+                snapshot.map(|metadata| Position { index: metadata.index, term: metadata.term });
+            let bytes = Bytes::from(message.encode_to_vec());
+            let command = match at {
+                Some(at) => self.send_snapshot(to, at, bytes),
+                None => ReplicaCommand::Send { to, message: bytes },
+            };
+            self.commands.push_back(command);
         }
     }
 
@@ -255,6 +251,7 @@ impl Replica {
 
     fn elected(&mut self) {
         self.counters.elected += 1;
+        self.snapshot_asked_until = 0;
         // Log time goes on after everything in the log, applied or not.
         self.stamped_ms = self.newest_stamp().max(self.state.log_time_ms());
         self.level_due = self.tick + u64::from(self.config.election_ticks.1);
@@ -349,36 +346,6 @@ impl Replica {
                 self.ask(to, round);
             }
             self.reads_go_on();
-        }
-    }
-
-    /// A follower is behind the log: raft gets a snapshot to send at the next heartbeat.
-    fn offer_snapshot(&mut self) {
-        if self.raw.store().snapshot_wanted() {
-            let conf_state = self.raw.store().conf_state().clone();
-            let snapshot = snapshot::take(&self.state, self.applied, &conf_state);
-            self.raw.mut_store().offer_snapshot(Some(snapshot));
-            self.snapshot_until = self.tick + self.patience();
-        }
-    }
-
-    /// Raft waits for ever for the fate of a snapshot it sent: give it one.
-    pub(super) fn watch_snapshots(&mut self) {
-        let progress = self.raw.raft.prs();
-        let sending =
-            |id: u64| progress.get(id).is_some_and(|p| p.state == ProgressState::Snapshot);
-        self.snapshots.retain(|id, _| sending(*id));
-        let late: Vec<u64> =
-            self.snapshots.iter().filter(|(_, t)| **t <= self.tick).map(|(id, _)| *id).collect();
-        for id in late {
-            self.snapshots.remove(&id);
-            self.raw.report_snapshot(id, SnapshotStatus::Failure);
-        }
-        if self.snapshots.is_empty()
-            && self.snapshot_until <= self.tick
-            && !self.raw.store().snapshot_wanted()
-        {
-            self.raw.mut_store().offer_snapshot(None);
         }
     }
 }

@@ -2,13 +2,15 @@
 //! backups and recovery.
 
 use prost011::Message as _;
+use proto::id::NodeId;
 use proto::raft::LogRecord;
+use proto::raft::command::Kind;
 use raft::prelude::Entry;
 
 use super::api::{Position, RestoreError, Restored};
 use super::log::Log;
 use super::{members, validate};
-use crate::state::State;
+use crate::state::{Headline, State};
 
 /// What stored data says.
 #[derive(Debug)]
@@ -42,6 +44,29 @@ pub fn examine(restored: &Restored) -> Result<Examined, RestoreError> {
         }
     }
     Ok(Examined { state, last: log.last(), uncertain })
+}
+
+/// What a start refuses, before anything is changed: data of a newer version than one that knows
+/// feature level `newest`, or of a node that was removed.
+pub fn check_start(id: NodeId, newest: u32, restored: &Restored) -> Result<(), RestoreError> {
+    let mut headline = Headline::default();
+    restored.tables.iter().for_each(|(key, value)| headline.note(key, value));
+    let (applied, commit) = (restored.applied, restored.hard_state.commit);
+    let committed = restored.entries.iter().filter(|e| e.index > applied && e.index <= commit);
+    for stored in committed {
+        let entry = Entry::decode(stored.bytes.as_ref())
+            .map_err(|_| RestoreError::Corrupt("a log entry does not decode"))?;
+        let newer = RestoreError::Corrupt("a log entry holds a command of a newer version");
+        let record = validate::content(&entry).ok_or(newer)?.record();
+        let kind = record.and_then(|record| record.command).and_then(|command| command.kind);
+        if let Some(Kind::SetFeatureLevel(level)) = kind {
+            headline.feature_level = headline.feature_level.max(level);
+        }
+    }
+    if headline.feature_level > newest {
+        return Err(RestoreError::FeatureLevel { stored: headline.feature_level, newest });
+    }
+    if headline.is_removed(id.0) { Err(RestoreError::Removed(id)) } else { Ok(()) }
 }
 
 /// As a start asks, but for what only a configuration knows.

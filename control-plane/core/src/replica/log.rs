@@ -127,11 +127,27 @@ impl Log {
         self.entries.iter().rev().take_while(move |entry| entry.index > index)
     }
 
+    /// The entries after `index`, in order; `None` when some of them are compacted away.
+    pub(super) fn follow(&self, index: u64) -> Option<impl Iterator<Item = &Entry>> {
+        let skip = usize::try_from(index.checked_sub(self.base.index)?).ok()?;
+        Some(self.entries.iter().skip(skip))
+    }
+
     pub(super) fn snapshot_wanted(&self) -> bool {
         self.snapshot_wanted.load(Ordering::Relaxed)
     }
 
-    /// For followers that need what is not in the log any more; `None` frees its memory.
+    /// The position before the first entry.
+    pub(super) fn base(&self) -> Position {
+        self.base
+    }
+
+    /// Where the snapshot stands that followers are offered.
+    pub(super) fn offered(&self) -> Option<u64> {
+        self.snapshot.as_ref().map(|snapshot| snapshot.get_metadata().index)
+    }
+
+    /// For followers that need what is not in the log any more; `None` takes it back.
     pub(super) fn offer_snapshot(&mut self, snapshot: Option<Snapshot>) {
         self.snapshot = snapshot;
         self.snapshot_wanted.store(false, Ordering::Relaxed);

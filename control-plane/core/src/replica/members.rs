@@ -244,6 +244,10 @@ impl Replica {
 
     /// Who takes part has changed.
     pub(super) fn follow_members(&mut self) {
+        self.members_since = self.applied.index;
+        // A new member lets go of tables that do not name it.
+        self.raw.mut_store().offer_snapshot(None);
+        self.snapshot_asked_until = 0;
         self.reads.restart();
         self.commands.push_back(ReplicaCommand::Members);
     }

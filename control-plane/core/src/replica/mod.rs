@@ -22,6 +22,7 @@ mod members;
 mod proposals;
 mod reads;
 mod repair;
+mod ship;
 mod snapshot;
 mod validate;
 
@@ -41,12 +42,13 @@ use prost::Message as _;
 use prost011::Message as _;
 use proto::id::{NodeId, Revision};
 use proto::raft::{Command, Outcome, Reason, Rejected, outcome};
-use raft::prelude::{Message, MessageType};
-use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
+use raft::prelude::Message;
+use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 
 pub use api::*;
-pub use examine::{Examined, examine};
+pub use examine::{Examined, check_start, examine};
 pub use members::LEVELS;
+pub use ship::replay;
 pub use validate::PeerMisbehaved;
 
 use drive::Outstanding;
@@ -81,12 +83,16 @@ pub struct Replica {
     /// To be proposed together.
     queue: Queue,
     clock_due: u64,
-    /// State of a snapshot that was checked and handed to raft.
-    incoming: Option<(Position, State)>,
+    /// States of snapshots that were checked and handed to raft; it keeps one.
+    incoming: Vec<(Position, State)>,
     /// Followers a snapshot is on its way to, until which tick.
     snapshots: BTreeMap<u64, u64>,
-    /// The prepared snapshot is freed at this tick unless it is under way.
+    /// The offered snapshot is taken back at this tick unless it is under way.
     snapshot_until: u64,
+    /// Log index since which the members are who they are, or an earlier start.
+    members_since: u64,
+    /// The shell was asked for one; again after this tick.
+    snapshot_asked_until: u64,
     /// State hashes at the last multiples of [`Limits::hash_every`].
     hashes: VecDeque<(u64, [u8; 32])>,
     /// The leader is gone for certain, or an election hangs.
@@ -150,9 +156,11 @@ impl Replica {
             reads: Reads::default(),
             queue: Queue::default(),
             clock_due: 0,
-            incoming: None,
+            incoming: Vec::new(),
             snapshots: BTreeMap::new(),
             snapshot_until: 0,
+            members_since: restored.applied,
+            snapshot_asked_until: 0,
             hashes: VecDeque::new(),
             hurry: None,
             heard: BTreeMap::new(),
@@ -180,10 +188,30 @@ impl Replica {
 
     /// A message of `from` (as its certificate says).
     pub fn handle_peer(&mut self, from: NodeId, message: &[u8]) -> Result<(), PeerMisbehaved> {
+        self.hear(from, message, None)
+    }
+
+    /// A snapshot of `from`: raft's message, and the state its tables make. Keep the tables until
+    /// a [`Persist`] asks for them or another snapshot comes.
+    pub fn handle_snapshot(
+        &mut self,
+        from: NodeId,
+        message: &[u8],
+        state: State,
+    ) -> Result<(), PeerMisbehaved> {
+        self.hear(from, message, Some(state))
+    }
+
+    fn hear(
+        &mut self,
+        from: NodeId,
+        message: &[u8],
+        state: Option<State>,
+    ) -> Result<(), PeerMisbehaved> {
         if self.halted {
             return Ok(());
         }
-        match self.take_message(from, message) {
+        match self.take_message(from, message, state) {
             Ok(()) => self.counters.peer_messages += 1,
             Err(refused) => {
                 self.counters.peer_refused += 1;
@@ -193,7 +221,12 @@ impl Replica {
         Ok(())
     }
 
-    fn take_message(&mut self, from: NodeId, message: &[u8]) -> Result<(), PeerMisbehaved> {
+    fn take_message(
+        &mut self,
+        from: NodeId,
+        message: &[u8],
+        state: Option<State>,
+    ) -> Result<(), PeerMisbehaved> {
         if message.len() > PEER_MESSAGE_BYTES_MAX {
             return Err(PeerMisbehaved::TooLarge(message.len()));
         }
@@ -208,15 +241,11 @@ impl Replica {
             self.counters.peer_dropped += 1;
             return Ok(());
         }
-        if message.msg_type == MessageType::MsgSnapshot as i32 {
-            self.open_snapshot(&message)?;
-        }
+        self.expect_snapshot(&message, state)?;
         self.heard.insert(from.0, self.tick);
         // Errors are about local messages and peers without progress: neither passes the judge.
         let _ = self.raw.step(message);
-        if self.raw.snap().is_none() {
-            self.incoming = None;
-        }
+        self.forget_ignored_snapshots();
         Ok(())
     }
 
@@ -233,20 +262,6 @@ impl Replica {
             last_index,
             log_durable: raft.raft_log.persisted == last_index && !writing,
         }
-    }
-
-    /// Raft must not see a snapshot that cannot be installed: it has no way back.
-    fn open_snapshot(&mut self, message: &Message) -> Result<(), PeerMisbehaved> {
-        let snapshot = message.get_snapshot();
-        let metadata = snapshot.get_metadata();
-        let at = Position { index: metadata.index, term: metadata.term };
-        let state = snapshot::open(&snapshot.data).ok_or(PeerMisbehaved::Snapshot)?;
-        // Who votes is part of the state; raft believes what the envelope says.
-        if metadata.conf_state.as_ref().map(members::of_raft) != Some(state.conf()) {
-            return Err(PeerMisbehaved::Snapshot);
-        }
-        self.incoming = Some((at, state));
-        Ok(())
     }
 
     /// Time passes. `wall_ms`: Unix time of this node; what a leader stamps the log with.
@@ -294,9 +309,6 @@ impl Replica {
             return;
         }
         self.raw.report_unreachable(to.0);
-        if self.snapshots.remove(&to.0).is_some() {
-            self.raw.report_snapshot(to.0, SnapshotStatus::Failure);
-        }
     }
 
     /// Proposes a command; `proposal` names it in the answer: exactly one of

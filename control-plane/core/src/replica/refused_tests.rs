@@ -1,7 +1,7 @@
 //! Lies a peer can tell, one by one and by the hundred thousand: refused before raft sees them,
 //! counted, without effect, and the cluster works on.
 
-use raft::prelude::{ConfState, Entry, EntryType, Snapshot, SnapshotMetadata};
+use raft::prelude::{ConfState, Entry, EntryType, MessageType, Snapshot, SnapshotMetadata};
 
 use super::cluster_tests::{NODES, Rng, STORM, Sim, load};
 use super::tests::put_trunk;
@@ -43,7 +43,7 @@ impl Scene {
             let conf_state = ConfState { voters: NODES.to_vec(), ..ConfState::default() };
             let (index, term) = (at.index + 1, at.term);
             let metadata = SnapshotMetadata { conf_state: Some(conf_state), index, term };
-            m.snapshot = Some(Snapshot { data: vec![1, 2, 3], metadata: Some(metadata) });
+            m.snapshot = Some(Snapshot { data: Vec::new(), metadata: Some(metadata) });
         }
         m
     }
@@ -52,7 +52,13 @@ impl Scene {
     fn tell(&mut self, as_node: u64, to: u64, bytes: &[u8]) -> PeerMisbehaved {
         let before = (self.status(to), self.sim.replica(to).counters().peer_refused);
         let replica = self.sim.nodes.get_mut(&to).unwrap().replica.as_mut().unwrap();
-        let Err(why) = replica.handle_peer(NodeId(as_node), bytes) else {
+        let is_snapshot = |m: Message| m.msg_type == MessageType::MsgSnapshot as i32;
+        let answer = if Message::decode(bytes).is_ok_and(is_snapshot) {
+            replica.handle_snapshot(NodeId(as_node), bytes, State::bootstrap(&NODES))
+        } else {
+            replica.handle_peer(NodeId(as_node), bytes)
+        };
+        let Err(why) = answer else {
             panic!("taken from {as_node} by {to}: {:?}", Message::decode(bytes))
         };
         let counted = self.sim.replica(to).counters().peer_refused;
@@ -241,8 +247,8 @@ fn snapshots_of_others() {
         metadata(m).conf_state.as_mut().unwrap()
     }
     let changes: [fn(&mut Message); 10] = [
-        // Bytes that are no snapshot.
-        |_| {},
+        // Tables come another way.
+        |m| m.snapshot.as_mut().unwrap().data = vec![1],
         |m| m.snapshot = None,
         |m| m.snapshot = Some(Snapshot::default()),
         |m| voters(m).voters = vec![7, 8, 9],
@@ -257,6 +263,11 @@ fn snapshots_of_others() {
         let why = scene.lie(MessageType::MsgSnapshot, change);
         assert_eq!(why, PeerMisbehaved::Snapshot, "change {at}");
     }
+    // Raft's message without any tables.
+    let honest = scene.message(MessageType::MsgSnapshot, scene.leader, scene.victim);
+    let replica = scene.sim.nodes.get_mut(&scene.victim).unwrap().replica.as_mut().unwrap();
+    let alone = replica.handle_peer(NodeId(scene.leader), &honest.encode_to_vec());
+    assert_eq!(alone, Err(PeerMisbehaved::Snapshot));
     scene.works_on();
 }
 

@@ -2,6 +2,7 @@ use proto::control::Trunk;
 use proto::raft::command::Kind;
 
 use proto::raft::LogRecord;
+use raft::prelude::MessageType;
 
 use super::*;
 
@@ -27,15 +28,14 @@ pub(super) fn put_trunk(request_id: &str, trunk_id: &str) -> Command {
     }
 }
 
-/// What a correct shell does with a [`Persist`].
+/// What a correct shell does with a [`Persist`], the tables of a snapshot being there already.
 pub(super) fn write(disk: &mut Restored, persist: &Persist) {
-    let mut tables: BTreeMap<Vec<u8>, Bytes> =
-        std::mem::take(&mut disk.tables).into_iter().collect();
     if let Some(snapshot) = &persist.snapshot {
         disk.entries.clear();
         disk.base = snapshot.position;
-        tables = snapshot.tables.iter().cloned().collect();
     }
+    let mut tables: BTreeMap<Vec<u8>, Bytes> =
+        std::mem::take(&mut disk.tables).into_iter().collect();
     if let Some(first) = persist.entries.first() {
         disk.entries.retain(|entry| entry.index < first.index);
         disk.entries.extend(persist.entries.iter().cloned());
@@ -57,7 +57,7 @@ pub(super) fn write(disk: &mut Restored, persist: &Persist) {
 }
 
 /// Drains, writing at once.
-fn drain(replica: &mut Replica, disk: &mut Restored) -> Vec<ReplicaCommand> {
+pub(super) fn drain(replica: &mut Replica, disk: &mut Restored) -> Vec<ReplicaCommand> {
     let mut out = Vec::new();
     while let Some(command) = replica.poll_command() {
         if let ReplicaCommand::Persist(persist) = &command {
@@ -70,7 +70,7 @@ fn drain(replica: &mut Replica, disk: &mut Restored) -> Vec<ReplicaCommand> {
     out
 }
 
-fn alone() -> (Replica, Restored) {
+pub(super) fn alone() -> (Replica, Restored) {
     let mut disk = Restored::default();
     let mut replica = Replica::new(config(1, &[1]), Restored::default()).unwrap();
     for _ in 0..40 {

@@ -268,8 +268,9 @@ impl Judge<'_> {
         let in_range =
             (1..=COUNTER_MAX).contains(&metadata.index) && (1..=m.term).contains(&metadata.term);
         let conf = metadata.conf_state.as_ref().map(members::of_raft).unwrap_or_default();
-        // Raft lets go of one that leaves this node out.
-        if in_range && conf.is_sound() { Ok(()) } else { Err(PeerMisbehaved::Snapshot) }
+        // Tables come another way. Raft lets go of one that leaves this node out.
+        let empty = m.snapshot.as_ref().is_none_or(|snapshot| snapshot.data.is_empty());
+        if in_range && empty && conf.is_sound() { Ok(()) } else { Err(PeerMisbehaved::Snapshot) }
     }
 
     fn check_append_response(&self, m: &Message) -> Result<(), PeerMisbehaved> {

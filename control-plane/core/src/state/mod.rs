@@ -16,6 +16,7 @@ mod anew;
 pub mod audit;
 mod compliance;
 mod hash;
+mod headline;
 pub mod limits;
 mod members;
 mod numbers;
@@ -45,6 +46,7 @@ use proto::control::{change, resource_key};
 use proto::raft::command::Kind;
 use proto::raft::{Command, Done, Outcome, Reason, Rejected, outcome};
 
+pub use headline::Headline;
 pub(crate) use members::changes_conf;
 pub use members::{Conf, MEMBERS_MAX, VOTERS_MAX};
 pub use numbers::caller_id::CallerIdQuery;

@@ -91,7 +91,7 @@ pub(crate) enum Meta {
 }
 
 impl Meta {
-    const fn key(self) -> &'static [u8] {
+    pub(crate) const fn key(self) -> &'static [u8] {
         match self {
             Self::Cluster => b"mcluster",
             Self::Conf => b"mconf",

@@ -61,7 +61,7 @@ pub(crate) enum Output {
 pub(crate) enum Command {
     /// Show how each control node stands; exits 0 if there is a leader and a majority answers
     Status,
-    /// The control nodes: members, leader, feature level
+    /// The control nodes: members, leader, feature level, backups, recovery
     #[command(subcommand)]
     Control(crate::control::Control),
     /// List the POPs and whether they are heard
@@ -93,9 +93,6 @@ pub(crate) enum Command {
     /// Who changed what: list, export, verify the chain
     #[command(subcommand)]
     Audit(crate::audit::Audit),
-    /// Data directories: verify, back up, restore, recover
-    #[command(subcommand)]
-    Data(crate::data::Data),
     /// An own authority and certificates for nodes and operators
     #[command(subcommand)]
     Pki(Pki),

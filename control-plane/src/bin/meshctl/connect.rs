@@ -28,6 +28,13 @@ const PAUSE: Duration = Duration::from_millis(200);
 #[error("no control node could do it: {0}: start one, or correct --endpoint")]
 pub(crate) struct Unreached(String);
 
+impl Unreached {
+    /// What each node said.
+    pub(crate) const fn new(said: String) -> Self {
+        Self(said)
+    }
+}
+
 /// The control nodes.
 pub(crate) struct Mesh {
     nodes: Vec<(String, Channel)>,
@@ -133,7 +140,8 @@ impl Mesh {
     }
 }
 
-fn worth_another_node(status: &Status) -> bool {
+/// Whether another node may do it.
+pub(crate) fn worth_another_node(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => true,
         // No node said this: the connection broke in the middle.

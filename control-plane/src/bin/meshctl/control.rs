@@ -13,8 +13,10 @@ use proto::control::{
 use serde::Serialize;
 use serde_json::json;
 
+use crate::backup;
 use crate::cli::{Read, Write};
 use crate::connect::{Mesh, options};
+use crate::data::{self, Data};
 use crate::table::Printer;
 
 /// Between two looks at a learner that catches up.
@@ -32,6 +34,8 @@ pub(crate) enum Control {
         /// Node id [default: the best voter]
         id: Option<u64>,
     },
+    #[command(flatten)]
+    Data(Data),
     /// Allow commands of a newer version, once all members know them (happens by itself)
     RaiseFeatureLevel {
         /// The new level
@@ -107,6 +111,10 @@ pub(crate) async fn run(command: Control, mesh: &Mesh, printer: &Printer) -> Res
     match command {
         Control::Status => return crate::status::run(mesh, printer).await,
         Control::Members(command) => members(command, mesh, printer).await?,
+        Control::Data(Data::Backup { to, data_dir: None }) => {
+            backup::run(&to, mesh, printer).await?
+        }
+        Control::Data(command) => data::run(&command, printer)?,
         Control::TransferLeader { id } => {
             let leader = transfer(id.unwrap_or(0), mesh).await?;
             let said = format!("node {leader} leads");

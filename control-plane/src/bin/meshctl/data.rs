@@ -1,4 +1,5 @@
-//! `meshctl data`: data directories of control nodes, on the machine they are on.
+//! `meshctl control verify|backup|restore|recover`: data directories of control nodes, on the
+//! machine they are on. Only a backup may also come from a running node.
 
 use std::path::PathBuf;
 
@@ -19,20 +20,23 @@ pub(crate) enum Data {
         #[arg(long, value_name = "DIR")]
         data_dir: PathBuf,
     },
-    /// Copy the tables of a data directory; its node may run
+    /// Save all tables, from a running node (any that answers) or from a data directory
     Backup {
-        /// The node's data_dir
+        /// A new directory (or file:///…); it will hold the passwords of trunks
         #[arg(long, value_name = "DIR")]
-        data_dir: PathBuf,
-        /// A new directory
+        to: String,
+        /// A node's data_dir on this machine, instead of asking a node; the node may run
         #[arg(long, value_name = "DIR")]
-        to: PathBuf,
+        data_dir: Option<PathBuf>,
     },
     /// Make a data directory from a backup: a new cluster. Do it for each voter, then start them
     Restore {
-        /// The backup
+        /// A backup, or an archive that a node keeps ([backup] target in its configuration)
         #[arg(long, value_name = "DIR")]
         from: PathBuf,
+        /// Of an archive: exactly the tables of this revision [default: the newest]
+        #[arg(long, value_name = "N")]
+        to_revision: Option<u64>,
         /// The node's data_dir; must not exist
         #[arg(long, value_name = "DIR")]
         data_dir: PathBuf,
@@ -64,6 +68,29 @@ pub(crate) struct Recover {
     data_dir: Vec<PathBuf>,
 }
 
+impl Data {
+    /// Whether it needs no control node.
+    pub(crate) const fn is_offline(&self) -> bool {
+        !matches!(self, Self::Backup { data_dir: None, .. })
+    }
+}
+
+/// Where a backup goes.
+pub(crate) fn target(to: &str) -> Result<PathBuf> {
+    let to = match to.split_once("://") {
+        None => std::path::absolute(to)?,
+        Some(_) => control_plane::archive::directory(to)
+            .map_err(|what| anyhow::anyhow!("--to {to} {what}"))?,
+    };
+    Ok(to)
+}
+
+/// What was saved.
+pub(crate) fn saved(manifest: &rescue::Manifest, to: &std::path::Path) -> String {
+    let rescue::Manifest { rows, revision, hash, .. } = manifest;
+    format!("{}: {rows} rows at revision {revision}, hash {hash}", to.display())
+}
+
 pub(crate) fn run(command: &Data, printer: &Printer) -> Result<()> {
     match command {
         Data::Verify { data_dir } => {
@@ -83,19 +110,14 @@ pub(crate) fn run(command: &Data, printer: &Printer) -> Result<()> {
             printer.done(&report, &sentence)
         }
         Data::Backup { data_dir, to } => {
-            let manifest = rescue::backup(data_dir, to)?;
-            let sentence = format!(
-                "{}: {} rows at revision {}, hash {}",
-                to.display(),
-                manifest.rows,
-                manifest.revision,
-                manifest.hash
-            );
-            printer.done(&manifest, &sentence)
+            let Some(data_dir) = data_dir else { anyhow::bail!("--data-dir is not given") };
+            let to = target(to)?;
+            let manifest = rescue::backup(data_dir, &to)?;
+            printer.done(&manifest, &saved(&manifest, &to))
         }
-        Data::Restore { from, data_dir, mesh, node, voters } => {
+        Data::Restore { from, to_revision, data_dir, mesh, node, voters } => {
             let owner = Owner { mesh: mesh.clone(), node: NodeId(*node) };
-            let manifest = rescue::restore(from, data_dir, &owner, voters)?;
+            let manifest = rescue::restore(from, data_dir, &owner, voters, *to_revision)?;
             let sentence = format!(
                 "{}: node {node} of a new cluster with the tables of revision {}; restore the \
                  other voters from the same backup before any is started",

@@ -5,6 +5,7 @@
 //! done, 1 refused, 2 wrong arguments, 3 not reached or not answered.
 
 mod audit;
+mod backup;
 mod cli;
 mod compliance;
 mod connect;
@@ -33,6 +34,7 @@ use clap::{CommandFactory, Parser};
 use audit::Audit;
 use cli::{Cli, Command, Output, Pki};
 use connect::{Mesh, Unreached};
+use control::Control;
 use refusal::Refusal;
 use table::Printer;
 
@@ -74,7 +76,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             printer.raw(&script)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Data(command) => {
+        Command::Control(Control::Data(command)) if command.is_offline() => {
             data::run(&command, &printer)?;
             Ok(ExitCode::SUCCESS)
         }
@@ -112,7 +114,7 @@ async fn ask(command: Command, mesh: &Mesh, printer: &Printer) -> anyhow::Result
         Command::Compliance(command) => compliance::run(command, mesh, printer).await?,
         Command::Pki(_) => pki::renew(mesh, printer).await?,
         // Done before a connection is needed.
-        Command::Completions { .. } | Command::Data(_) => {}
+        Command::Completions { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use proto::id::{NodeId, Revision};
 
 use super::plan::{Micros, Mutant, Plan};
 use super::world::Due;
-use crate::sim::control::{Disk, node_id};
+use crate::sim::control::{Disk, Taken, node_id};
 
 /// Few, so that watchers meet compaction.
 const WATCH_EVENTS: usize = 24;
@@ -21,6 +21,8 @@ pub struct Node {
     pub index: usize,
     pub replica: Option<Replica>,
     pub disk: Disk,
+    /// Ready to be sent.
+    pub taken: Option<Taken>,
     pub watch: WatchLog,
     /// Counts up at each start: what was under way to an earlier life is dropped.
     pub life: u64,
@@ -50,6 +52,7 @@ impl Node {
             index,
             replica: None,
             disk: Disk::default(),
+            taken: None,
             watch: WatchLog::new(WATCH_EVENTS, Revision(0)),
             life: 0,
             writing: VecDeque::new(),
@@ -97,6 +100,7 @@ impl Node {
     /// kill -9. What was being written is there or not, but nobody heard.
     pub fn crash(&mut self, rng: &mut Rng) {
         self.replica = None;
+        self.taken = None;
         self.stopped = None;
         let written = rng.below(self.writing.len() as u64 + 1);
         for persist in std::mem::take(&mut self.writing).into_iter().take(written as usize) {
@@ -135,8 +139,9 @@ impl Node {
             }
             Some(Mutant::VoteForgotten) => persist.hard_state.vote = 0,
             Some(Mutant::SnapshotWithoutRequests) => {
-                if let Some(snapshot) = &mut persist.snapshot {
-                    snapshot.tables.retain(|(key, _)| key.first() != Some(&b'q'));
+                if let Some(snapshot) = &persist.snapshot {
+                    let keep = |key: &[u8]| key.first() != Some(&b'q');
+                    self.disk.spoil_staged(snapshot.position, keep);
                 }
             }
             _ => {}

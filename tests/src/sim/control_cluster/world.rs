@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use chaos::rng::Rng;
 use control_core::replica::{Persist, Position, ProposeError, Replica, ReplicaCommand, Role};
+use control_core::state::State;
 use proto::id::NodeId;
 use proto::raft::{Outcome, outcome};
 
@@ -17,7 +18,7 @@ use super::trace::{Trace, sum};
 use super::watchers::{Item, Watcher};
 use super::{Counts, Report};
 use crate::linear::{Answer, Complaint, History, Rule, judge};
-use crate::sim::control::{index_of, node_id};
+use crate::sim::control::{Rows, Taken, index_of, node_id};
 
 /// Grain of raft's time.
 const TICK: Micros = 25 * MS;
@@ -39,6 +40,14 @@ pub enum Due {
         from: usize,
         to: usize,
         message: Bytes,
+    },
+    /// A snapshot and its tables.
+    Tables {
+        from: usize,
+        to: usize,
+        message: Bytes,
+        at: Position,
+        rows: Rows,
     },
     Synced {
         node: usize,
@@ -228,6 +237,9 @@ impl World {
         match due {
             Due::Tick { node, life } => self.tick(node, life),
             Due::Peer { from, to, message } => self.peer(from, to, &message),
+            Due::Tables { from, to, message, at, rows } => {
+                self.tables(from, to, &message, at, rows);
+            }
             Due::Synced { node, life } => self.synced(node, life),
             Due::Question { from, to, round, life } => self.questioned(from, to, round, life),
             Due::LogEnd { from, to, round, life, end } if self.nodes[to].life == life => {
@@ -255,7 +267,10 @@ impl World {
         let node = match &due {
             Due::Tick { node, .. } | Due::Synced { node, .. } | Due::Asked { node, .. } => *node,
             Due::Gone { node, .. } => *node,
-            Due::Peer { to, .. } | Due::Question { to, .. } | Due::LogEnd { to, .. } => *to,
+            Due::Peer { to, .. }
+            | Due::Tables { to, .. }
+            | Due::Question { to, .. }
+            | Due::LogEnd { to, .. } => *to,
             _ => return Some(due),
         };
         match &mut self.nodes[node].stopped {
@@ -317,6 +332,38 @@ impl World {
         self.drain(to);
     }
 
+    fn tables(&mut self, from: usize, to: usize, message: &Bytes, at: Position, rows: Rows) {
+        let place = &mut self.nodes[to];
+        let Some(replica) = &mut place.replica else { return };
+        place.disk.stage(at, rows.clone());
+        let state = State::from_tables(rows.iter().cloned()).expect("honest tables");
+        let taken = replica.handle_snapshot(node_id(from), message, state);
+        let facts = [5, from as u64, to as u64, at.index, u64::from(taken.is_ok())];
+        self.trace
+            .note(self.now, &facts, || format!("{from} → {to}: the tables of index {}", at.index));
+        if let Err(why) = taken {
+            self.complain(Rule::Halt, format!("node {to} refused its honest peer {from}: {why}"));
+        }
+        self.drain(to);
+    }
+
+    fn send_tables(&mut self, from: usize, to: NodeId, at: Position, message: &Bytes) {
+        let place = &mut self.nodes[from];
+        let taken = place.taken.clone().filter(|taken| taken.at == at);
+        let arrive = match taken {
+            Some(_) => self.links.between(from, index_of(to), self.now),
+            None => Vec::new(),
+        };
+        if let Some(replica) = place.replica.as_mut().filter(|_| arrive.is_empty()) {
+            return replica.handle_snapshot_failed(to);
+        }
+        let Some(Taken { rows, .. }) = taken else { return };
+        for due in arrive {
+            let (message, rows) = (message.clone(), rows.clone());
+            self.push(due, Due::Tables { from, to: index_of(to), message, at, rows });
+        }
+    }
+
     fn synced(&mut self, node: usize, life: u64) {
         let place = &mut self.nodes[node];
         if place.life != life || place.replica.is_none() {
@@ -351,6 +398,17 @@ impl World {
     fn execute(&mut self, node: usize, command: ReplicaCommand) {
         match command {
             ReplicaCommand::Send { to, message } => self.transmit(node, index_of(to), message),
+            ReplicaCommand::SendSnapshot { to, at, message } => {
+                self.send_tables(node, to, at, &message);
+            }
+            ReplicaCommand::SnapshotWanted { .. } => {
+                let place = &mut self.nodes[node];
+                let taken = place.disk.take();
+                if let Some(replica) = &mut place.replica {
+                    replica.handle_snapshot_taken(taken.at, &taken.conf);
+                }
+                place.taken = Some(taken);
+            }
             ReplicaCommand::Persist(persist) => self.write(node, persist),
             ReplicaCommand::Event(event) => self.publish(node, event),
             ReplicaCommand::StateReplaced { revision } => {

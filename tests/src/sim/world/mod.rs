@@ -9,13 +9,14 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use chaos::rng::Rng;
+use control_core::replica::Position;
 use pop_core::call::Cdr;
 use pop_core::pop::StreamEvent;
 use pop_core::view::ViewUpdate;
 use proto::time::{Duration, Instant, earlier};
 
 use super::carrier::Carrier;
-use super::control::{ControlNode, TICK};
+use super::control::{ControlNode, Rows, TICK};
 use super::net::{Net, PAIRS, Pair, RECONNECT, REGIONS, pop_sip};
 use super::operator::Operator;
 use super::plan::{Fault, Mutation, Plan};
@@ -63,6 +64,15 @@ enum Due {
         to: usize,
         life: u64,
         bytes: Bytes,
+    },
+    /// A snapshot and its tables.
+    Tables {
+        from: usize,
+        to: usize,
+        life: u64,
+        message: Bytes,
+        at: Position,
+        rows: Rows,
     },
     Synced {
         node: usize,
@@ -262,6 +272,9 @@ impl World {
                     replica.handle_peer(from, &bytes).expect("peers of ours behave");
                 }
             }),
+            Due::Tables { from, to, life, message, at, rows } => {
+                self.on_control(to, life, |node| node.tables(from, &message, at, rows));
+            }
             Due::Synced { node, life } => self.on_control(node, life, ControlNode::synced),
             Due::Tick { node, life } => {
                 let wall_ms = self.wall_ms(node);

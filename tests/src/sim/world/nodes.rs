@@ -1,11 +1,12 @@
 //! Control nodes, the operator who asks them and the POPs that watch them.
 
-use control_core::replica::{ProposeError, Replica, ReplicaCommand};
+use bytes::Bytes;
+use control_core::replica::{Position, ProposeError, Replica, ReplicaCommand};
 use pop_core::view::ViewUpdate;
-use proto::id::Epoch;
+use proto::id::{Epoch, NodeId};
 use proto::time::Duration;
 
-use super::super::control::{ControlNode, index_of};
+use super::super::control::{ControlNode, Taken, index_of};
 use super::super::net::{REGIONS, Way};
 use super::super::operator::POPS;
 use super::{Due, WATCH_AGAIN, World};
@@ -39,6 +40,17 @@ impl World {
                     let at = self.net.ordered(index, to, Way::Raft, now);
                     self.schedule(at, Due::Raft { from: index, to, life: there, bytes: message });
                 }
+            }
+            ReplicaCommand::SnapshotWanted { .. } => {
+                let Some(node) = self.control.get_mut(index) else { return };
+                let taken = node.disk.take();
+                if let Some(replica) = &mut node.replica {
+                    replica.handle_snapshot_taken(taken.at, &taken.conf);
+                }
+                node.taken = Some(taken);
+            }
+            ReplicaCommand::SendSnapshot { to, at, message } => {
+                self.send_snapshot(index, to, at, message);
             }
             // Nobody reads here.
             ReplicaCommand::Ask { .. } | ReplicaCommand::Members => {}
@@ -85,6 +97,19 @@ impl World {
                 self.crash(index);
             }
             ReplicaCommand::ReadLost { .. } | ReplicaCommand::ReadReady { .. } => {}
+        }
+    }
+
+    fn send_snapshot(&mut self, index: usize, to: NodeId, at: Position, message: Bytes) {
+        let there = index_of(to);
+        let life = self.control.get(there).map_or(0, |node| node.life);
+        let taken = self.control.get(index).and_then(|node| node.taken.clone());
+        let taken = taken.filter(|taken| taken.at == at && self.net.raft_passes(index, there));
+        if let Some(Taken { rows, .. }) = taken {
+            let when = self.net.ordered(index, there, Way::Raft, self.now);
+            self.schedule(when, Due::Tables { from: index, to: there, life, message, at, rows });
+        } else if let Some(replica) = self.control.get_mut(index).and_then(|n| n.replica.as_mut()) {
+            replica.handle_snapshot_failed(to);
         }
     }
 

@@ -1,11 +1,14 @@
 //! The simulation: nodes, disks, network, clients.
 
+use std::sync::Arc;
+
 use proto::control::Event;
 use proto::raft::command::Kind;
 use sha2::{Digest, Sha256};
 
 use super::super::tests::{config, write};
 use super::super::*;
+use crate::state::Headline;
 
 pub(in super::super) const NODES: [u64; 3] = [1, 2, 3];
 pub(in super::super) const TICK_MS: u64 = 25;
@@ -40,12 +43,28 @@ pub(in super::super) struct Node {
     pub(in super::super) replica: Option<Replica>,
     pub(in super::super) disk: Restored,
     pub(in super::super) writing: Option<(u64, Persist)>,
+    /// Tables ready to be sent.
+    taken: Option<(Position, Rows)>,
+    /// Tables that came, until a write asks for them.
+    staged: BTreeMap<Position, Rows>,
     /// What it lost of what it acknowledged.
     pub(in super::super) lost: Option<Repair>,
     /// Nobody starts it again.
     stays_down: bool,
     /// Revision its watchers are at.
     watched: u64,
+}
+
+impl Node {
+    /// A write is durable; of a snapshot, the tables that came with it.
+    fn store(&mut self, persist: &Persist) {
+        if let Some(snapshot) = &persist.snapshot {
+            let rows = self.staged.remove(&snapshot.position).expect("its tables came before");
+            self.disk.tables = rows.as_ref().clone();
+            self.staged.clear();
+        }
+        write(&mut self.disk, persist);
+    }
 }
 
 /// A client's request, retried under its id until answered.
@@ -56,10 +75,14 @@ pub(in super::super) struct Request {
     waiting: Option<(u64, u64, u64)>,
 }
 
+/// All tables.
+pub(in super::super) type Rows = Arc<Vec<(Vec<u8>, Bytes)>>;
+
 /// What nodes send each other.
 #[derive(Clone)]
 pub(in super::super) enum Packet {
     Raft(Bytes),
+    Snapshot(Bytes, Position, Rows),
     Ask(u64),
     LogEnd(u64, Position),
 }
@@ -214,8 +237,10 @@ impl Sim {
         if let Some((_, persist)) = node.writing.take()
             && written
         {
-            write(&mut node.disk, &persist);
+            node.store(&persist);
         }
+        node.taken = None;
+        node.staged.clear();
         self.forget_proposals(id);
         if self.rng.percent(self.faults.rot) {
             self.rot(id);
@@ -278,7 +303,8 @@ impl Sim {
         while let Some(entry) = self.network.first_entry().filter(|e| e.key().0 <= self.now) {
             let (from, to, packet) = entry.remove();
             let node = self.nodes.get_mut(&to);
-            let Some(replica) = node.and_then(|n| n.replica.as_mut()) else { continue };
+            let Some(node) = node else { continue };
+            let Some(replica) = node.replica.as_mut() else { continue };
             match packet {
                 Packet::Raft(message) => {
                     let taken = replica.handle_peer(NodeId(from), &message);
@@ -287,6 +313,15 @@ impl Sim {
                         matches!(taken, Err(PeerMisbehaved::Removed | PeerMisbehaved::NotAMember));
                     let fine = taken.is_ok() || (self.members_change && stranger);
                     assert!(fine, "an honest peer was refused: {taken:?} {}", shown());
+                }
+                Packet::Snapshot(message, at, rows) => {
+                    node.staged.insert(at, rows.clone());
+                    let state = State::from_tables(rows.iter().cloned()).unwrap();
+                    let taken = replica.handle_snapshot(NodeId(from), &message, state);
+                    let stranger =
+                        matches!(taken, Err(PeerMisbehaved::Removed | PeerMisbehaved::NotAMember));
+                    let fine = taken.is_ok() || (self.members_change && stranger);
+                    assert!(fine, "an honest peer was refused: {taken:?}");
                 }
                 Packet::Ask(round) => {
                     let end = replica.log_end();
@@ -304,7 +339,7 @@ impl Sim {
             let Some((_, persist)) = node.writing.take_if(|(due, _)| *due <= self.now) else {
                 continue;
             };
-            write(&mut node.disk, &persist);
+            node.store(&persist);
             if let Some(replica) = &mut node.replica {
                 replica.handle_persisted(persist.number);
             }
@@ -327,6 +362,10 @@ impl Sim {
         match command {
             ReplicaCommand::Ask { to, round } => self.transmit(id, to.0, Packet::Ask(round)),
             ReplicaCommand::Send { to, message } => self.send(id, to.0, message),
+            ReplicaCommand::SendSnapshot { to, at, message } => {
+                self.send_snapshot(id, to.0, at, message);
+            }
+            ReplicaCommand::SnapshotWanted { .. } => self.take_snapshot(id),
             ReplicaCommand::Persist(persist) => {
                 let due = self.now + self.rng.below(self.faults.disk + 1);
                 let node = self.nodes.get_mut(&id).unwrap();
@@ -380,6 +419,27 @@ impl Sim {
         self.transmit(from, to, Packet::Raft(message));
     }
 
+    /// As far as the disk is.
+    fn take_snapshot(&mut self, id: u64) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        let disk = &node.disk;
+        let index = disk.applied;
+        let entry = disk.entries.iter().find(|entry| entry.index == index);
+        let at = Position { index, term: entry.map_or(disk.base.term, |entry| entry.term) };
+        let mut headline = Headline::default();
+        disk.tables.iter().for_each(|(key, value)| headline.note(key, value));
+        node.taken = Some((at, Arc::new(disk.tables.clone())));
+        node.replica.as_mut().unwrap().handle_snapshot_taken(at, &headline.conf);
+    }
+
+    fn send_snapshot(&mut self, from: u64, to: u64, at: Position, message: Bytes) {
+        let node = self.nodes.get_mut(&from).unwrap();
+        match node.taken.clone().filter(|(position, _)| *position == at) {
+            Some((_, rows)) => self.transmit(from, to, Packet::Snapshot(message, at, rows)),
+            None => node.replica.as_mut().unwrap().handle_snapshot_failed(NodeId(to)),
+        }
+    }
+
     fn transmit(&mut self, from: u64, to: u64, packet: Packet) {
         let cut = self.cut.is_some_and(|(alone, _)| alone == from || alone == to);
         if cut || self.rng.percent(self.faults.loss) {
@@ -387,6 +447,9 @@ impl Sim {
                 && let Some(replica) = self.nodes.get_mut(&from).and_then(|n| n.replica.as_mut())
             {
                 replica.report_unreachable(NodeId(to));
+                if matches!(packet, Packet::Snapshot(..)) {
+                    replica.handle_snapshot_failed(NodeId(to));
+                }
             }
             return;
         }

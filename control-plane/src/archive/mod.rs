@@ -1,0 +1,194 @@
+//! An archive of a cluster: backups of all tables, and between them the log, so that any revision
+//! since the oldest backup can be had again.
+//!
+//! A directory: `tables-INDEX/` are backups as `rescue::backup` makes them, `log-FIRST-LAST.log`
+//! the entries after FIRST - 1 up to LAST. Every file is written beside, synced and renamed: what
+//! has its name is whole. [`ship`] writes it beside a running node, [`restore`] reads it.
+
+pub mod restore;
+pub mod ship;
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use control_core::replica::LogEntry;
+
+const MAGIC: &[u8; 8] = b"VXMSHP01";
+/// No entry is longer: a length beyond is damage.
+const ENTRY_BYTES_MAX: u32 = 16 * 1024 * 1024;
+
+/// The directory that a target names; why it names none.
+pub fn directory(target: &str) -> std::result::Result<PathBuf, String> {
+    let path = match target.split_once("://") {
+        None => target,
+        Some(("file", path)) => path,
+        Some((scheme, _)) => {
+            return Err(format!("is of {scheme}, which this version does not know"));
+        }
+    };
+    let path = PathBuf::from(path);
+    if path.is_absolute() { Ok(path) } else { Err(format!("\"{target}\" is not absolute")) }
+}
+
+/// A part of the log.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Segment {
+    /// Its first entry.
+    pub first: u64,
+    /// Its last one.
+    pub last: u64,
+    /// Where.
+    pub path: PathBuf,
+}
+
+/// What an archive holds, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Contents {
+    /// Log index and place of each backup.
+    pub tables: Vec<(u64, PathBuf)>,
+    /// The log.
+    pub segments: Vec<Segment>,
+}
+
+impl Contents {
+    /// Of this directory.
+    pub fn of(dir: &Path) -> Result<Self> {
+        let mut contents = Self::default();
+        for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+            let path = entry?.path();
+            let name =
+                path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let index = |text: &str| u64::from_str_radix(text, 16).ok();
+            if let Some(index) = name.strip_prefix("tables-").and_then(index) {
+                contents.tables.push((index, path));
+            } else if let Some((first, last)) = segment(&name) {
+                contents.segments.push(Segment { first, last, path });
+            }
+        }
+        contents.tables.sort();
+        contents.segments.sort();
+        Ok(contents)
+    }
+
+    /// Where the log ends that begins behind this index without a gap.
+    pub fn reaches(&self, index: u64) -> u64 {
+        self.segments.iter().fold(index, |end, segment| {
+            if segment.first <= end + 1 { end.max(segment.last) } else { end }
+        })
+    }
+}
+
+fn segment(name: &str) -> Option<(u64, u64)> {
+    let (first, last) = name.strip_prefix("log-")?.strip_suffix(".log")?.split_once('-')?;
+    Some((u64::from_str_radix(first, 16).ok()?, u64::from_str_radix(last, 16).ok()?))
+}
+
+/// Where the backup of this index is.
+fn tables_path(dir: &Path, index: u64) -> PathBuf {
+    dir.join(format!("tables-{index:016x}"))
+}
+
+/// Writes entries that follow each other: the new segment.
+fn write_segment(dir: &Path, entries: &[LogEntry]) -> Result<Option<Segment>> {
+    let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(None) };
+    let (first, last) = (first.index, last.index);
+    let path = dir.join(format!("log-{first:016x}-{last:016x}.log"));
+    let mut text = MAGIC.to_vec();
+    for entry in entries {
+        let length = u32::try_from(entry.bytes.len()).context("an entry is too long")?;
+        let mut head = Vec::from(entry.index.to_le_bytes());
+        head.extend_from_slice(&entry.term.to_le_bytes());
+        head.extend_from_slice(&length.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&head), &entry.bytes);
+        text.extend_from_slice(&head);
+        text.extend_from_slice(&crc.to_le_bytes());
+        text.extend_from_slice(&entry.bytes);
+    }
+    let beside = path.with_extension("new");
+    let write = || {
+        let mut file = File::create(&beside)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&beside, &path)?;
+        File::open(dir)?.sync_all()
+    };
+    write().with_context(|| path.display().to_string())?;
+    Ok(Some(Segment { first, last, path }))
+}
+
+/// The entries of a segment, every byte checked.
+fn read_segment(segment: &Segment) -> Result<Vec<LogEntry>> {
+    let said = || segment.path.display().to_string();
+    let mut bytes = Vec::new();
+    File::open(&segment.path).and_then(|mut f| f.read_to_end(&mut bytes)).with_context(said)?;
+    let entries = parse(&bytes).filter(|entries| {
+        let in_order =
+            entries.iter().zip(segment.first..).all(|(entry, index)| entry.index == index);
+        in_order && entries.last().is_some_and(|entry| entry.index == segment.last)
+    });
+    match entries {
+        Some(entries) => Ok(entries),
+        None => bail!("{} is damaged", said()),
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<Vec<LogEntry>> {
+    let mut rest = bytes.strip_prefix(MAGIC.as_slice())?;
+    let mut entries = Vec::new();
+    while !rest.is_empty() {
+        let (head, tail) = rest.split_at_checked(20)?;
+        let (crc, tail) = tail.split_first_chunk::<4>()?;
+        let index = u64::from_le_bytes(*head.first_chunk::<8>()?);
+        let term = u64::from_le_bytes(*head.get(8..)?.first_chunk::<8>()?);
+        let length = u32::from_le_bytes(*head.last_chunk::<4>()?);
+        let length = usize::try_from(length).ok().filter(|_| length <= ENTRY_BYTES_MAX)?;
+        let (data, tail) = tail.split_at_checked(length)?;
+        if crc32c::crc32c_append(crc32c::crc32c(head), data).to_le_bytes() != *crc {
+            return None;
+        }
+        entries.push(LogEntry { index, term, bytes: Bytes::copy_from_slice(data) });
+        rest = tail;
+    }
+    Some(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_directories() {
+        assert_eq!(directory("/backup"), Ok(PathBuf::from("/backup")));
+        assert_eq!(directory("file:///backup/a"), Ok(PathBuf::from("/backup/a")));
+        for bad in ["s3://bucket/a", "backup", "file://backup", ""] {
+            assert!(directory(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_flipped_bit_or_cut_goes_unnoticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry =
+            |index| LogEntry { index, term: 2, bytes: Bytes::from(format!("entry {index}")) };
+        let entries: Vec<_> = (7..10).map(entry).collect();
+        let segment = write_segment(dir.path(), &entries).unwrap().unwrap();
+        assert_eq!(read_segment(&segment).unwrap(), entries);
+        let contents = Contents::of(dir.path()).unwrap();
+        assert_eq!(contents.segments.first(), Some(&segment));
+        assert_eq!((contents.reaches(6), contents.reaches(8), contents.reaches(5)), (9, 9, 5));
+        let written = fs::read(&segment.path).unwrap();
+        for bit in 0..written.len() * 8 {
+            let mut damaged = written.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&segment.path, &damaged).unwrap();
+            assert!(read_segment(&segment).is_err(), "bit {bit}");
+        }
+        for length in 0..written.len() {
+            fs::write(&segment.path, &written[..length]).unwrap();
+            assert!(read_segment(&segment).is_err(), "cut at {length}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Backups of a running cluster, and a revision between two of them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    dead_code,
+    reason = "a test: a panic is its verdict; it needs a part of what the cluster can do"
+)]
+
+mod cluster;
+
+use std::path::Path;
+use std::process::Command;
+
+use cluster::{Cluster, eventually};
+use proto::control::numbers_client::NumbersClient;
+use proto::control::{ImportNumbersRequest, ListNumbersRequest, ReadConsistency, WriteOptions};
+use serde_json::Value;
+
+async fn import(cluster: &Cluster, last: u32) -> u64 {
+    let options = Some(WriteOptions { request_id: format!("import-{last}") });
+    let e164 = vec![format!("+49302312{last:04}")];
+    let request = ImportNumbersRequest { options, pool: "berlin".into(), e164, ..<_>::default() };
+    let ask = async |channel, request| NumbersClient::new(channel).import(request).await;
+    cluster.write(request, ask).await.header.unwrap().revision
+}
+
+/// All numbers, as a majority has them.
+async fn listed(cluster: &Cluster) -> Vec<String> {
+    let consistency = ReadConsistency::Linearizable.into();
+    let request = ListNumbersRequest { consistency, ..<_>::default() };
+    let ask = async |channel, request| NumbersClient::new(channel).list(request).await;
+    let numbers = cluster.write(request, ask).await.numbers;
+    numbers.into_iter().map(|number| number.e164).collect()
+}
+
+#[expect(clippy::unwrap_in_result, reason = "only refusals are an answer")]
+fn control(cluster: &Cluster, arguments: &[&str]) -> Result<Value, String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meshctl"));
+    command.args(cluster.connection("anna")).args(["--output", "json", "control"]);
+    let output = command.args(arguments).output().unwrap();
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    if output.status.success() { Ok(serde_json::from_str(&text).unwrap()) } else { Err(text) }
+}
+
+fn restore(
+    cluster: &Cluster,
+    from: &Path,
+    node: u64,
+    to: &Path,
+    more: &[&str],
+) -> Result<Value, String> {
+    let (from, to, node) = (from.to_str().unwrap(), to.to_str().unwrap(), node.to_string());
+    let flags = ["restore", "--from", from, "--data-dir", to, "--mesh", "demo", "--node", &node];
+    control(cluster, &[&flags, more].concat())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_cluster_is_saved_and_any_revision_comes_back() {
+    let archive =
+        |dir: &Path| format!("[backup]\ntarget = {:?}\nevery = \"100ms\"\n", dir.join("archive"));
+    let mut cluster = Cluster::start_with(archive).await;
+    let path = |name: &str| cluster.path().join(name);
+    let (saved, archive) = (path("saved"), path("archive"));
+    import(&cluster, 0).await;
+    let first = import(&cluster, 1).await;
+
+    // From whichever node answers; tables follow the log by two seconds at most.
+    let manifest = eventually("a backup with both numbers", async || {
+        let _ = std::fs::remove_dir_all(&saved);
+        let taken = control(&cluster, &["backup", "--to", saved.to_str().unwrap()]).unwrap();
+        (taken["revision"].as_u64().unwrap() >= first).then_some(taken)
+    })
+    .await;
+    let again = control(&cluster, &["backup", "--to", saved.to_str().unwrap()]).unwrap_err();
+    assert!(again.contains("is there already"), "{again}");
+    let stranger = Command::new(env!("CARGO_BIN_EXE_meshctl"))
+        .args(cluster.connection("portal"))
+        .args(["control", "backup", "--to", path("stolen").to_str().unwrap()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(stranger.stderr).unwrap();
+    assert!(stranger.status.code() == Some(1) && said.contains("PERMISSION_DENIED"), "{said}");
+    assert!(!path("stolen").exists());
+
+    let between = import(&cluster, 2).await;
+    let then = listed(&cluster).await;
+    for last in 3..8 {
+        import(&cluster, last).await;
+    }
+    let node_1 = std::fs::read_dir(&archive).map(|mut dirs| dirs.next().unwrap().unwrap().path());
+    let node_1 = node_1.unwrap().join("node-1");
+    let wanted = between.to_string();
+    let to_revision = ["--to-revision", wanted.as_str()];
+    let trial = path("trial");
+    let restored = eventually("the log is shipped", async || {
+        restore(&cluster, &node_1, 1, &trial, &to_revision).ok()
+    })
+    .await;
+    assert_eq!(restored["revision"].as_u64(), Some(between));
+    let several = restore(&cluster, &archive, 1, &path("other"), &to_revision).unwrap_err();
+    assert!(several.contains("several archives"), "{several}");
+    let beyond = restore(&cluster, &node_1, 1, &path("other"), &["--to-revision", "1000000"]);
+    assert!(beyond.unwrap_err().contains("the log behind it is not there"));
+    let verified = control(&cluster, &["verify", "--data-dir", trial.to_str().unwrap()]).unwrap();
+    assert_eq!(verified["revision"].as_u64(), Some(between + 1_000_000_000));
+
+    // The online backup holds what was there when it was made, and no more.
+    restore(&cluster, &saved, 1, &path("from-saved"), &[]).unwrap();
+    let verified = path("from-saved");
+    let verified =
+        control(&cluster, &["verify", "--data-dir", verified.to_str().unwrap()]).unwrap();
+    let made = manifest["revision"].as_u64().unwrap();
+    assert_eq!(verified["revision"].as_u64(), Some(made + 1_000_000_000));
+
+    cluster.kill_all();
+    for id in 1..=3 {
+        cluster.wipe(id);
+        restore(&cluster, &node_1, id, &cluster.data_dir(id), &to_revision).unwrap();
+    }
+    cluster.start_all();
+    cluster.ready().await;
+    assert_eq!(listed(&cluster).await, then, "as it was at revision {between}");
+    assert_eq!(then.len(), 3);
+    let more = import(&cluster, 9).await;
+    assert!(more > between + 1_000_000_000, "no watcher goes on by chance: {more}");
+    cluster.stop().await;
+}
