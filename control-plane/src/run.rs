@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use control_core::group::GroupId;
 use control_core::replica::{LEVELS, Limits, Replica, ReplicaConfig, RestoreError, check_start};
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use proto::control::{ClusterMember, MemberRole};
@@ -37,6 +38,8 @@ use crate::wal::{Health, Opened, Options, Owner, Wal, WalError};
 const DRAIN: Duration = Duration::from_secs(2);
 /// A leader that is asked to stop has this long to hand over.
 const HAND_OVER: Duration = Duration::from_millis(300);
+/// What this version's nodes keep: one group keeps everything.
+const GROUP: GroupId = GroupId::ROOT;
 /// Connections whose handshake is done and that wait to be served.
 const ACCEPTED: usize = 64;
 
@@ -174,7 +177,7 @@ impl Ready {
         };
         tokio::spawn(admin::serve(self.admin, page));
         let api = Api::new(api::Parts {
-            cluster: Cluster::new(driver.clone(), peers.clone(), health),
+            cluster: Cluster::new(driver.clone(), peers.clone(), health, GROUP),
             hub,
             liveness,
             mesh: self.config.node.mesh.clone(),
@@ -305,6 +308,7 @@ fn restore(config: &Config) -> Result<Restored, RunError> {
     }
     let replica = ReplicaConfig {
         id: config.node.id,
+        group: GROUP,
         voters: config.members.iter().map(|member| member.id).collect(),
         members: founders(config),
         levels: levels(config),

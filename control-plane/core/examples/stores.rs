@@ -8,6 +8,7 @@ mod database;
 
 use std::error::Error;
 
+use control_core::group::GroupId;
 use control_core::state::State;
 use control_core::state::store::Store;
 use database::Database;
@@ -20,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("µs of CPU per command, {commands} of each:  write  allocate any");
     let (memory, write, any) = measure(State::bootstrap(&[1, 2, 3]), commands)?;
     println!("memory {write:>7.1} {any:>7.1}");
-    let database = State::bootstrap_in(Database::default(), &[1, 2, 3]);
+    let database = State::bootstrap_in(Database::default(), GroupId::ROOT, &[1, 2, 3]);
     let (database, write, any) = measure(database, commands)?;
     println!("redb   {write:>7.1} {any:>7.1}");
     println!(

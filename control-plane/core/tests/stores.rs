@@ -7,6 +7,7 @@ mod commands;
 mod database;
 
 use bytes::Bytes;
+use control_core::group::GroupId;
 use control_core::state::State;
 use control_core::state::store::Store;
 use database::Database;
@@ -35,7 +36,7 @@ proptest! {
         bytes in proptest::collection::vec(any::<u8>(), 200..1_200),
     ) {
         let mut memory = State::bootstrap(&[1, 2, 3]);
-        let mut database = State::bootstrap_in(Database::default(), &[1, 2, 3]);
+        let mut database = State::bootstrap_in(Database::default(), GroupId::ROOT, &[1, 2, 3]);
         for (at, record) in commands::read(&bytes).iter().enumerate() {
             let command = record.command.clone().unwrap();
             let applied = memory.apply(record.log_time_ms, &command);
@@ -58,7 +59,7 @@ proptest! {
 fn a_command_is_a_transaction() {
     let stream: Vec<u8> =
         (0..1_200u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let mut state = State::bootstrap_in(Database::default(), &[1, 2, 3]);
+    let mut state = State::bootstrap_in(Database::default(), GroupId::ROOT, &[1, 2, 3]);
     let mut several = 0;
     for record in commands::read(&stream) {
         let applied = state.apply(record.log_time_ms, &record.command.unwrap());

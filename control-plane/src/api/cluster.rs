@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use control_core::group::{GroupId, Groups};
 use control_core::replica::{MembersError, ProposeError, ReadError, Replica};
 use proto::control::{ResponseHeader, WriteOptions};
 use proto::id::NodeId;
@@ -38,6 +39,8 @@ pub struct Cluster {
     driver: Driver,
     peers: Peers,
     health: Arc<Health>,
+    group: GroupId,
+    groups: Arc<Groups>,
 }
 
 /// A leader and its term.
@@ -53,8 +56,8 @@ enum Again {
 
 impl Cluster {
     /// This node's replica and its peers.
-    pub fn new(driver: Driver, peers: Peers, health: Arc<Health>) -> Self {
-        Self { driver, peers, health }
+    pub fn new(driver: Driver, peers: Peers, health: Arc<Health>, group: GroupId) -> Self {
+        Self { driver, peers, health, group, groups: Arc::default() }
     }
 
     /// The driver of this node.
@@ -85,6 +88,9 @@ impl Cluster {
         }
         let command = Command { request_id, principal, kind: Some(kind) };
         control_core::command::validate(&command)?;
+        if let Some(kind) = &command.kind {
+            self.groups.admit(self.group, kind)?;
+        }
         let (outcome, header) = self.agree(&command).await?;
         match outcome.kind {
             Some(outcome::Kind::Rejected(rejected)) => Err(rejected.into()),

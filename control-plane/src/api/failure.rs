@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use control_core::group::GroupError;
 use proto::identity::Identity;
 use proto::raft::{Reason, Rejected};
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -27,6 +28,7 @@ const FIXES: &[(&str, &str)] = &[
     ("BEHIND", "ask another control node"),
     ("BUSY", "ask another control node"),
     ("CHANGE_IN_PROGRESS", "retry with the same request_id: one change of members at a time"),
+    ("CROSS_GROUP", "make one request for each group; name numbers, a country or a prefix"),
     ("DISK_STALLED", "ask another control node; look at the disk of this one"),
     ("ETAG_MISMATCH", "read it again, apply your change to what is there now, and retry"),
     ("FEATURE_LEVEL", "upgrade all control nodes first (meshctl control status)"),
@@ -59,6 +61,7 @@ const FIXES: &[(&str, &str)] = &[
     ("TOKEN_UNKNOWN", "have a token of this mesh made: meshctl token create"),
     ("TOKEN_USED", "have a new token made: meshctl token create"),
     ("WOULD_LOSE_QUORUM", "start the voters that are silent, or remove those first"),
+    ("WRONG_GROUP", "ask a control node of the group that keeps it"),
 ];
 
 /// A request that failed.
@@ -241,6 +244,20 @@ impl From<Failure> for Status {
 impl From<Box<Failure>> for Failure {
     fn from(failure: Box<Failure>) -> Self {
         *failure
+    }
+}
+
+impl From<GroupError> for Failure {
+    fn from(error: GroupError) -> Self {
+        match error {
+            GroupError::Spans(..) | GroupError::Vague(..) => {
+                Self::new(Code::InvalidArgument, "CROSS_GROUP", error.to_string())
+            }
+            GroupError::Elsewhere(group, _) => {
+                Self::new(Code::FailedPrecondition, "WRONG_GROUP", error.to_string())
+                    .with("group", group)
+            }
+        }
     }
 }
 

@@ -19,6 +19,7 @@ fn open(dir: &Path, node: u64, voters: &[u64]) -> (Replica, Wal) {
         Wal::open(dir, &owner(node), &format!("disk-{node}"), OPTIONS, &|_| Ok(())).unwrap();
     let config = ReplicaConfig {
         id: NodeId(node),
+        group: control_core::group::GroupId::ROOT,
         voters: voters.iter().map(|id| NodeId(*id)).collect(),
         heartbeat_ticks: 1,
         election_ticks: (4, 8),

@@ -163,6 +163,7 @@ impl ControlNode {
         self.life += 1;
         let config = ReplicaConfig {
             id: node_id(self.index),
+            group: control_core::group::GroupId::ROOT,
             voters,
             members: Vec::new(),
             levels: control_core::replica::LEVELS,

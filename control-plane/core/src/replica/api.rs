@@ -6,6 +6,7 @@ use proto::id::{NodeId, Revision};
 use proto::raft::Outcome;
 
 use crate::command::COMMAND_BYTES_MAX;
+use crate::group::GroupId;
 use crate::state::TableChange;
 
 /// Largest peer message a replica takes: some entries, one of them as large as they get.
@@ -16,6 +17,8 @@ pub const PEER_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub struct ReplicaConfig {
     /// This node.
     pub id: NodeId,
+    /// Which keys it keeps, the same on every node.
+    pub group: GroupId,
     /// The first voters of a new cluster, this node among them, the same on every node; empty for a
     /// node that joins one. Without meaning once there is data.
     pub voters: Vec<NodeId>,
@@ -407,6 +410,16 @@ pub enum RestoreError {
         stored: u32,
         /// Ours.
         newest: u32,
+    },
+    /// Of other keys than this node is to keep.
+    #[error(
+        "this data is of group {stored}, this node is of group {own}: give it its own data_dir"
+    )]
+    Group {
+        /// Of the data.
+        stored: GroupId,
+        /// Ours.
+        own: GroupId,
     },
     /// This node is no member any more.
     #[error(

@@ -59,6 +59,8 @@ use reads::Reads;
 use validate::Judge;
 
 use crate::command::COMMAND_BYTES_MAX;
+use crate::group::GroupId;
+use crate::state::store::Memory;
 use crate::state::{Conf, State};
 
 /// A voter: log, state and the raft between them.
@@ -123,7 +125,7 @@ impl Replica {
         let Restored { applied, tables, entries, .. } = &restored;
         let fresh = *applied == 0 && tables.is_empty() && entries.is_empty();
         let (restored, state) = if fresh && !ids.is_empty() {
-            bootstrap(&ids, restored.hard_state)
+            bootstrap(config.group, &ids, restored.hard_state)
         } else {
             let mut restored = restored;
             let state = State::from_tables(std::mem::take(&mut restored.tables))?;
@@ -517,11 +519,11 @@ fn check_config(config: &ReplicaConfig) -> Result<BTreeSet<u64>, RestoreError> {
 
 /// Every node of a new cluster begins with the same log of one applied entry, so that no message
 /// ever speaks about the time before it, and with the voters in its state.
-fn bootstrap(voters: &[u64], known: HardState) -> (Restored, State) {
+fn bootstrap(group: GroupId, voters: &[u64], known: HardState) -> (Restored, State) {
     let base = Position { index: 1, term: 1 };
     let hard_state = HardState { term: known.term.max(1), vote: known.vote, commit: 1 };
     let restored = Restored { hard_state, base, applied: 1, ..Restored::default() };
-    (restored, State::bootstrap(voters))
+    (restored, State::bootstrap_in(Memory::default(), group, voters))
 }
 
 fn check_restored(
@@ -546,6 +548,9 @@ fn check_restored(
     }
     if base.index == 0 || base.term == 0 || hard_state.term < base.term {
         return Err(RestoreError::Corrupt("the log has no beginning"));
+    }
+    if state.group() != config.group {
+        return Err(RestoreError::Group { stored: state.group(), own: config.group });
     }
     if !state.conf().is_sound() {
         return Err(RestoreError::Corrupt("nobody votes"));

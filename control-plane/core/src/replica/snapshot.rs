@@ -132,7 +132,8 @@ impl Replica {
         let at = Position { index: metadata.index, term: metadata.term };
         // Who votes is part of the state; raft believes what the envelope says.
         let conf = metadata.conf_state.as_ref().map(members::of_raft);
-        if !is_snapshot || conf != Some(state.conf()) {
+        let ours = conf == Some(state.conf()) && state.group() == self.config.group;
+        if !is_snapshot || !ours {
             return Err(PeerMisbehaved::Snapshot);
         }
         self.incoming.retain(|(known, _)| *known != at);

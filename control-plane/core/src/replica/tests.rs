@@ -10,6 +10,7 @@ pub(super) fn config(id: u64, voters: &[u64]) -> ReplicaConfig {
     let pin = 20 + u32::try_from(id).unwrap() * 3;
     ReplicaConfig {
         id: NodeId(id),
+        group: GroupId::ROOT,
         voters: voters.iter().map(|id| NodeId(*id)).collect(),
         members: Vec::new(),
         levels: LEVELS,

@@ -19,7 +19,7 @@ mod hash;
 mod headline;
 pub mod limits;
 mod members;
-mod numbers;
+pub(crate) mod numbers;
 mod pops;
 mod porting;
 mod quarantine;
@@ -55,6 +55,7 @@ pub use numbers::search::{NumberPage, NumberQuery};
 pub use tables::{TableChange, TableError};
 
 use crate::access::Policy;
+use crate::group::GroupId;
 
 use access::BindingRecord;
 use numbers::index::NumberIndex;
@@ -171,7 +172,7 @@ impl Step {
 impl State {
     /// The state every node of a new cluster begins with, at log index 1.
     pub fn bootstrap(voters: &[u64]) -> Self {
-        Self::bootstrap_in(Memory::default(), voters)
+        Self::bootstrap_in(Memory::default(), GroupId::ROOT, voters)
     }
 
     /// From stored tables or a snapshot.
@@ -183,10 +184,13 @@ impl State {
 }
 
 impl<S: Store> State<S> {
-    /// [`State::bootstrap`] in an empty store.
-    pub fn bootstrap_in(store: S, voters: &[u64]) -> Self {
+    /// [`State::bootstrap`] in an empty store, of any group.
+    pub fn bootstrap_in(store: S, group: GroupId, voters: &[u64]) -> Self {
         let tables = Tables::load(store, []);
         let mut state = Self { tables, index: Index::default() };
+        if group != GroupId::ROOT {
+            state.tables.put_meta_u64(Meta::Sequence, group.sequence());
+        }
         state.set_conf(&Conf { voters: voters.to_vec(), ..Conf::default() });
         state
     }

@@ -9,11 +9,17 @@ use super::numbers::key::HIGHEST;
 use super::numbers::record::takes_calls;
 use super::tables::Meta;
 use super::{State, Store};
+use crate::group::GroupId;
 
 impl<S: Store> State<S> {
     /// Position in the history of resource changes.
     pub fn revision(&self) -> Revision {
         Revision(self.tables.meta_u64(Meta::Revision))
+    }
+
+    /// Which group this is the state of.
+    pub fn group(&self) -> GroupId {
+        GroupId::of_sequence(self.tables.meta_u64(Meta::Sequence))
     }
 
     /// Log time of the last applied command, Unix ms.

@@ -76,6 +76,7 @@ impl Node {
         let election = 10 + spread + u32::try_from(self.index).unwrap_or(0);
         let config = ReplicaConfig {
             id: node_id(self.index),
+            group: control_core::group::GroupId::ROOT,
             voters: (1..).take(plan.nodes).map(NodeId).collect(),
             members: Vec::new(),
             levels: control_core::replica::LEVELS,

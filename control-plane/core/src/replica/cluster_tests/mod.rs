@@ -4,6 +4,7 @@
 //! equal states, progress after healing, same seed same trace.
 
 mod failover;
+mod groups;
 mod levels;
 mod load;
 mod members;

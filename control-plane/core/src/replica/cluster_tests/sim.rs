@@ -52,7 +52,7 @@ pub(in super::super) struct Node {
     /// Nobody starts it again.
     stays_down: bool,
     /// Revision its watchers are at.
-    watched: u64,
+    pub(in super::super) watched: u64,
 }
 
 impl Node {
@@ -131,6 +131,7 @@ pub(in super::super) struct Sim {
     pub(in super::super) level: u32,
     /// The planted bug.
     pub(in super::super) reads_ask_nobody: bool,
+    group: GroupId,
     /// By term.
     leaders: BTreeMap<u64, u64>,
     /// Some of what was sent.
@@ -139,6 +140,10 @@ pub(in super::super) struct Sim {
 
 impl Sim {
     pub(in super::super) fn new(seed: u64, faults: Faults) -> Self {
+        Self::of_group(GroupId::ROOT, seed, faults)
+    }
+
+    pub(in super::super) fn of_group(group: GroupId, seed: u64, faults: Faults) -> Self {
         let mut sim = Self {
             rng: Rng(seed),
             faults,
@@ -158,6 +163,7 @@ impl Sim {
             members_change: false,
             level: LEVELS.1,
             reads_ask_nobody: false,
+            group,
             leaders: BTreeMap::new(),
             said: Vec::new(),
         };
@@ -171,7 +177,7 @@ impl Sim {
     pub(in super::super) fn start(&mut self, id: u64) {
         let founder = NODES.contains(&id);
         let start = config(id, if founder { &NODES } else { &[] });
-        let start = ReplicaConfig { levels: (1, self.level), ..start };
+        let start = ReplicaConfig { levels: (1, self.level), group: self.group, ..start };
         let node = self.nodes.get_mut(&id).unwrap();
         let mut replica = Replica::new(start, node.disk.clone()).expect("restores");
         replica.set_limits(Limits {

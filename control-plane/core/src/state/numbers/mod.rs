@@ -13,7 +13,7 @@ pub(super) mod counts;
 pub(super) mod hold;
 pub(super) mod import;
 pub(super) mod index;
-pub(super) mod key;
+pub(crate) mod key;
 pub(super) mod load;
 pub(super) mod owner;
 pub(super) mod pick;
