@@ -6,6 +6,7 @@
 //!
 //! Order of sources, first one first: the clock, peers, the API.
 
+mod answers;
 mod clock;
 mod handle;
 mod snapshots;
@@ -20,13 +21,15 @@ use control_core::replica::{
     HaltReason, Persist, Position, ProposeError, ReadError, Replica, ReplicaCommand, Role,
     TransferError,
 };
-use proto::control::ClusterMember;
+use proto::control::{ClusterMember, ResponseHeader};
 use proto::id::NodeId;
 use proto::raft::{Command, Outcome};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use handle::{Driver, Progress, Stopped};
+pub(crate) use handle::header;
+pub use handle::{Driver, Led, Progress, Stopped};
 
+use answers::{Answer, Answers, Delivery};
 use clock::Clocks;
 pub(crate) use clock::wall_ms;
 use handle::Shared;
@@ -64,31 +67,32 @@ pub enum DriverError {
 /// What a proposal came to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Proposed {
-    /// Applied; the state after it is described too.
-    Applied(Box<(Outcome, Progress)>),
+    /// Applied; the header describes the state after it.
+    Applied(Box<(Outcome, ResponseHeader)>),
     /// A new leader may or may not have it.
     Lost,
     /// Not taken.
     Refused(ProposeError),
 }
 
-/// What a linearizable read came to.
+/// Why a linearizable read did not look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Read {
-    /// The state holds everything acknowledged before.
-    Ready,
+pub enum Unread {
     /// No majority answered in time.
     Lost,
     /// Not taken.
     Refused(ReadError),
 }
 
-type Query = Box<dyn FnOnce(&Replica) + Send>;
+type Query = Box<dyn FnOnce(&Replica) -> Delivery + Send>;
+
+/// Looks when the state holds everything acknowledged before, or is told why not.
+type Reader = Box<dyn FnOnce(Result<&Replica, Unread>) -> Delivery + Send>;
 
 enum ApiInput {
     Propose(Box<Command>, oneshot::Sender<Proposed>),
     Query(Query),
-    Read(oneshot::Sender<Read>),
+    Read(Reader),
     Transfer(Option<NodeId>, oneshot::Sender<Result<NodeId, TransferError>>),
 }
 
@@ -149,10 +153,12 @@ struct Loop {
     hub: Arc<Hub>,
     outboxes: Outboxes,
     progress: watch::Sender<Progress>,
+    led: watch::Sender<Led>,
     proposals: BTreeMap<u64, oneshot::Sender<Proposed>>,
-    reads: BTreeMap<u64, Vec<oneshot::Sender<Read>>>,
+    reads: BTreeMap<u64, Vec<Reader>>,
     /// Readers of this turn; they share one round.
-    new_reads: Vec<oneshot::Sender<Read>>,
+    new_reads: Vec<Reader>,
+    answers: Answers,
     clocks: Clocks,
     pace: Pace,
     founders: Vec<ClusterMember>,
@@ -174,6 +180,7 @@ pub fn start(
     let (peer, peer_inputs) = mpsc::channel(PEER_QUEUE);
     let (stop, stopped) = watch::channel(false);
     let (progress, seen) = watch::channel(Progress::of(&parts.replica));
+    let (led, led_seen) = watch::channel((parts.replica.leader(), parts.replica.term()));
     let (stalls, stalled) = watch::channel(false);
     let Parts { replica, wal, hub, outboxes, pace, founders, levels } = parts;
     let (tables, dir) = (wal.tables(), Arc::new(wal.dir().to_owned()));
@@ -187,9 +194,11 @@ pub fn start(
         hub,
         outboxes,
         progress,
+        led,
         proposals: BTreeMap::new(),
         reads: BTreeMap::new(),
         new_reads: Vec::new(),
+        answers: Answers::start(),
         clocks: Clocks::default(),
         pace,
         founders,
@@ -211,7 +220,16 @@ pub fn start(
         api,
         peer,
         stop,
-        Shared { progress: seen, stalled, log_end, members: members_seen, levels, tables, dir },
+        Shared {
+            progress: seen,
+            led: led_seen,
+            stalled,
+            log_end,
+            members: members_seen,
+            levels,
+            tables,
+            dir,
+        },
     ))
 }
 
@@ -310,12 +328,16 @@ impl Loop {
     }
 
     fn api_turn(&mut self, first: ApiInput, more: &mut mpsc::Receiver<ApiInput>) {
+        let wall_ms = self.wall_ms();
         let mut next = Some(first);
         let mut left = BATCH;
         while let Some(input) = next {
             match input {
-                ApiInput::Propose(command, reply) => self.propose(*command, reply),
-                ApiInput::Query(query) => query(&self.replica),
+                ApiInput::Propose(command, reply) => self.propose(*command, reply, wall_ms),
+                ApiInput::Query(query) => {
+                    let delivery = query(&self.replica);
+                    self.answers.push(Answer::Other(delivery));
+                }
                 ApiInput::Read(reply) => self.new_reads.push(reply),
                 ApiInput::Transfer(to, reply) => {
                     // The caller may have left.
@@ -328,12 +350,11 @@ impl Loop {
         self.read();
     }
 
-    fn propose(&mut self, command: Command, reply: oneshot::Sender<Proposed>) {
+    fn propose(&mut self, command: Command, reply: oneshot::Sender<Proposed>, wall_ms: u64) {
         if reply.is_closed() {
             return; // It waited for a disk, or too long: its client has gone elsewhere.
         }
         self.next += 1;
-        let wall_ms = self.wall_ms();
         match self.replica.propose(self.next, command, wall_ms) {
             Ok(()) => {
                 self.proposals.insert(self.next, reply);
@@ -345,7 +366,7 @@ impl Loop {
                     ProposeError::Overloaded => "overloaded",
                     ProposeError::TooLarge => "too_large",
                 });
-                let _ = reply.send(Proposed::Refused(error)); // The caller may have left.
+                self.answers.push(Answer::Proposed(reply, Proposed::Refused(error)));
             }
         }
     }
@@ -361,7 +382,7 @@ impl Loop {
             Ok(()) => {
                 self.reads.insert(self.next, readers);
             }
-            Err(error) => answer(readers, Read::Refused(error)),
+            Err(error) => self.answer_readers(readers, Some(Unread::Refused(error))),
         }
     }
 
@@ -382,18 +403,23 @@ impl Loop {
                 ReplicaCommand::Outcome { proposal, outcome, revision: _ } => {
                     self.answer_proposal(proposal, outcome);
                 }
-                ReplicaCommand::Persist(persist) => self.persist(&persist)?,
+                ReplicaCommand::Persist(persist) => {
+                    self.answers.hand_over();
+                    self.persist(&persist)?;
+                }
                 ReplicaCommand::ProposalLost { proposal } => {
                     telemetry::proposal("lost");
                     if let Some(reply) = self.proposals.remove(&proposal) {
-                        let _ = reply.send(Proposed::Lost); // The caller may have left.
+                        self.answers.push(Answer::Proposed(reply, Proposed::Lost));
                     }
                 }
                 ReplicaCommand::ReadLost { read } => {
-                    answer(self.reads.remove(&read).unwrap_or_default(), Read::Lost);
+                    let readers = self.reads.remove(&read).unwrap_or_default();
+                    self.answer_readers(readers, Some(Unread::Lost));
                 }
                 ReplicaCommand::ReadReady { read } => {
-                    answer(self.reads.remove(&read).unwrap_or_default(), Read::Ready);
+                    let readers = self.reads.remove(&read).unwrap_or_default();
+                    self.answer_readers(readers, None);
                 }
                 ReplicaCommand::Role { leader, term, role } => self.role(leader, term, role),
                 ReplicaCommand::Send { to, message } => {
@@ -409,6 +435,7 @@ impl Loop {
                 }
             }
         }
+        self.answers.hand_over();
         Ok(())
     }
 
@@ -432,8 +459,15 @@ impl Loop {
         let rejected = matches!(outcome.kind, Some(proto::raft::outcome::Kind::Rejected(_)));
         telemetry::proposal(if rejected { "rejected" } else { "applied" });
         if let Some(reply) = self.proposals.remove(&proposal) {
-            let applied = Box::new((outcome, Progress::of(&self.replica)));
-            let _ = reply.send(Proposed::Applied(applied)); // The caller may have left.
+            let applied = Proposed::Applied(Box::new((outcome, header(&self.replica))));
+            self.answers.push(Answer::Proposed(reply, applied));
+        }
+    }
+
+    fn answer_readers(&mut self, readers: Vec<Reader>, unread: Option<Unread>) {
+        for reader in readers {
+            let delivery = reader(unread.map_or(Ok(&self.replica), Err));
+            self.answers.push(Answer::Other(delivery));
         }
     }
 
@@ -448,11 +482,7 @@ impl Loop {
 
     fn publish(&self) {
         self.progress.send_if_modified(|seen| seen.update(&self.replica));
-    }
-}
-
-fn answer(readers: Vec<oneshot::Sender<Read>>, answer: Read) {
-    for reader in readers {
-        let _ = reader.send(answer); // The caller may have left.
+        let led = (self.replica.leader(), self.replica.term());
+        self.led.send_if_modified(|seen| std::mem::replace(seen, led) != led);
     }
 }

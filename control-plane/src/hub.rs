@@ -66,7 +66,7 @@ impl Hub {
     /// Some events after `revision`, in order, without a gap.
     pub fn since(&self, revision: Revision) -> Result<Vec<Arc<Event>>, Compacted> {
         let log = lock(&self.log);
-        Ok(log.since(revision)?.take(BATCH).cloned().collect())
+        Ok(log.since(revision)?.take(BATCH).collect())
     }
 
     /// A recent snapshot from which watching can go on.

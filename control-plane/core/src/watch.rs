@@ -10,6 +10,10 @@ use proto::id::Revision;
 /// Bytes of the events held at most, encoded.
 const BYTES_MAX: usize = 16 << 20;
 
+/// Of the newest events, bytes that are held ready to be shared. Decoded they take four times the
+/// memory, and older ones only serve those who come back.
+const READY_BYTES: usize = 1 << 20;
+
 /// The events after this revision are no longer here: begin with a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("events after revision {asked} are gone; the oldest here follows {oldest}")]
@@ -30,13 +34,19 @@ pub struct WatchLog {
     oldest: Revision,
     /// Revision of the last event.
     newest: Revision,
-    events: VecDeque<Arc<Event>>,
+    /// Revisions of the older events, and these encoded.
+    packed: VecDeque<(u64, Box<[u8]>)>,
+    /// Those that follow them, and their encoded sizes.
+    ready: VecDeque<(Arc<Event>, usize)>,
+    ready_bytes: usize,
 }
 
 impl WatchLog {
     /// Holds up to `capacity` events after `revision`, fewer if they are large.
     pub fn new(capacity: usize, revision: Revision) -> Self {
-        Self { capacity, bytes: 0, oldest: revision, newest: revision, events: VecDeque::new() }
+        let (packed, ready) = (VecDeque::new(), VecDeque::new());
+        let (oldest, newest) = (revision, revision);
+        Self { capacity, bytes: 0, oldest, newest, packed, ready, ready_bytes: 0 }
     }
 
     /// Takes the next event and hands it back for sharing. One that does not follow the last
@@ -46,21 +56,42 @@ impl WatchLog {
             self.reset(Revision(event.prev_revision));
         }
         self.newest = Revision(event.revision);
-        self.bytes += event.encoded_len();
-        let event = Arc::new(event);
-        self.events.push_back(Arc::clone(&event));
-        while self.events.len() > self.capacity || self.bytes > BYTES_MAX {
-            let Some(gone) = self.events.pop_front() else { break };
-            self.bytes = self.bytes.saturating_sub(gone.encoded_len());
-            self.oldest = Revision(gone.revision);
+        let (bytes, event) = (event.encoded_len(), Arc::new(event));
+        self.bytes += bytes;
+        self.ready_bytes += bytes;
+        self.ready.push_back((Arc::clone(&event), bytes));
+        while self.ready.len() > 1 && self.ready_bytes > READY_BYTES {
+            let Some((event, bytes)) = self.ready.pop_front() else { break };
+            self.ready_bytes -= bytes;
+            self.packed.push_back((event.revision, event.encode_to_vec().into()));
+        }
+        while self.packed.len() + self.ready.len() > self.capacity || self.bytes > BYTES_MAX {
+            if !self.forget_oldest() {
+                break;
+            }
         }
         event
     }
 
+    fn forget_oldest(&mut self) -> bool {
+        let (revision, bytes) = if let Some((revision, event)) = self.packed.pop_front() {
+            (revision, event.len())
+        } else if let Some((event, bytes)) = self.ready.pop_front() {
+            self.ready_bytes -= bytes;
+            (event.revision, bytes)
+        } else {
+            return false;
+        };
+        self.bytes -= bytes;
+        self.oldest = Revision(revision);
+        true
+    }
+
     /// Forgets all events: the state is at `revision` now.
     pub fn reset(&mut self, revision: Revision) {
-        self.events.clear();
-        self.bytes = 0;
+        self.packed.clear();
+        self.ready.clear();
+        (self.bytes, self.ready_bytes) = (0, 0);
         self.oldest = revision;
         self.newest = revision;
     }
@@ -72,15 +103,16 @@ impl WatchLog {
 
     /// Events after `revision`, in order, without a gap. A revision from the future is refused
     /// too: it belongs to another history.
-    pub fn since(
-        &self,
-        revision: Revision,
-    ) -> Result<impl Iterator<Item = &Arc<Event>>, Compacted> {
+    pub fn since(&self, revision: Revision) -> Result<impl Iterator<Item = Arc<Event>>, Compacted> {
         if revision < self.oldest || revision > self.newest {
             return Err(Compacted { asked: revision, oldest: self.oldest });
         }
-        let start = self.events.partition_point(|e| e.revision <= revision.0);
-        Ok(self.events.range(start..))
+        let packed = self.packed.partition_point(|(at, _)| *at <= revision.0);
+        let ready = self.ready.partition_point(|(event, _)| event.revision <= revision.0);
+        // They were encoded here.
+        let unpack = |(_, bytes): &(u64, Box<[u8]>)| Event::decode(&**bytes).ok().map(Arc::new);
+        let older = self.packed.range(packed..).filter_map(unpack);
+        Ok(older.chain(self.ready.range(ready..).map(|(event, _)| event.clone())))
     }
 }
 
@@ -124,6 +156,26 @@ mod tests {
         assert!(after(&log, 0).is_err());
         log.reset(Revision(3));
         assert_eq!(log.bytes, 0);
+    }
+
+    #[test]
+    fn older_events_come_back_from_their_bytes() {
+        let mut log = WatchLog::new(1_000, Revision(0));
+        let mut pushed = Vec::new();
+        for revision in 1..=40 {
+            let key = proto::control::resource_key::Kind::E164("0".repeat(READY_BYTES / 16));
+            let key = proto::control::ResourceKey { kind: Some(key) };
+            let kind = Some(proto::control::change::Kind::Delete(key));
+            let changes = vec![proto::control::Change { kind }];
+            pushed.push(log.push(Event { changes, ..event(revision - 1, revision) }));
+        }
+        assert!(log.packed.len() > 20 && log.ready.len() > 10, "{} packed", log.packed.len());
+        for from in [0, 10, log.packed.len() - 1, log.packed.len(), 39, 40] {
+            let found: Vec<_> = log.since(Revision(from as u64)).unwrap().collect();
+            assert_eq!(found, pushed[from..]);
+        }
+        let bytes: usize = pushed.iter().map(|event| event.encoded_len()).sum();
+        assert_eq!(log.bytes, bytes);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tonic::Code;
 use super::failure::NO_REASON;
 use super::read::{Freshness, recent};
 use super::{Failure, growth};
-use crate::driver::{Driver, Progress, Proposed, Read};
+use crate::driver::{self, Driver, Led, Progress, Proposed, Unread};
 use crate::peer::{Peers, jittered};
 use crate::telemetry;
 use crate::wal::Health;
@@ -42,9 +42,6 @@ pub struct Cluster {
     group: GroupId,
     groups: Arc<Groups>,
 }
-
-/// A leader and its term.
-type Led = (Option<NodeId>, u64);
 
 /// Why one try did not do.
 enum Again {
@@ -135,10 +132,7 @@ impl Cluster {
             }
         };
         match proposed.map_err(Again::No)? {
-            Proposed::Applied(applied) => {
-                let (outcome, progress) = *applied;
-                Ok((outcome, progress.header()))
-            }
+            Proposed::Applied(applied) => Ok(*applied),
             Proposed::Lost => Err(Again::Soon(outcome_unknown())),
             Proposed::Refused(ProposeError::Overloaded) => Err(Again::No(Failure::overloaded())),
             Proposed::Refused(ProposeError::Members(MembersError::InProgress)) => {
@@ -187,71 +181,74 @@ impl Cluster {
         freshness: Freshness,
         look: impl FnOnce(&Replica) -> T + Send + 'static,
     ) -> Result<(T, ResponseHeader), Failure> {
-        self.fresh(freshness).await?;
+        let deadline = Instant::now() + PATIENCE;
         // The header on the driver's thread too: it must not be newer than what was seen.
-        let look = move |replica: &Replica| (look(replica), Progress::of(replica).header());
+        let look = move |replica: &Replica| (look(replica), driver::header(replica));
+        if !self.fresh(freshness, deadline).await? {
+            return self.agreed(look, deadline).await;
+        }
         tokio::select! {
             found = self.driver.query(look) => Ok(found?),
             () = self.stalled() => Err(disk_stalled()),
-            () = tokio::time::sleep(PATIENCE) => Err(busy()),
+            () = tokio::time::sleep_until(deadline) => Err(busy()),
         }
     }
 
-    /// Returns when this node's state is fresh enough.
-    async fn fresh(&self, freshness: Freshness) -> Result<(), Failure> {
+    /// Returns when this node's state is fresh enough; false when only the majority can say.
+    async fn fresh(&self, freshness: Freshness, deadline: Instant) -> Result<bool, Failure> {
         match freshness {
-            Freshness::Local => Ok(()),
-            Freshness::Linearizable => self.barrier().await,
+            Freshness::Local => Ok(true),
+            Freshness::Linearizable => Ok(false),
             Freshness::AtLeast(revision) => {
                 let reached = |progress: &Progress| progress.revision >= revision;
-                self.until(reached, Instant::now() + PATIENCE).await
+                self.until(reached, deadline).await?;
+                Ok(true)
             }
             Freshness::Within(bound) => {
                 let log_time_ms = self.driver.progress().borrow().log_time_ms;
                 // Log time moves with writes only: without one lately, ask the quorum.
-                if recent(log_time_ms, bound, SystemTime::now()) {
-                    return Ok(());
-                }
-                self.barrier().await
+                Ok(recent(log_time_ms, bound, SystemTime::now()))
             }
         }
     }
 
-    /// Returns when this node has applied everything acknowledged before the call.
-    async fn barrier(&self) -> Result<(), Failure> {
+    /// Looks when this node has applied everything acknowledged before the call.
+    async fn agreed<T: Send + 'static>(
+        &self,
+        mut look: impl FnOnce(&Replica) -> T + Send + 'static,
+        deadline: Instant,
+    ) -> Result<T, Failure> {
         let began = Instant::now();
-        let deadline = began + PATIENCE;
         loop {
             let read = tokio::select! {
-                read = self.driver.read() => read?,
+                read = self.driver.read(look) => read?,
                 () = self.stalled() => return Err(disk_stalled()),
-                () = tokio::time::sleep_until(deadline) => Read::Lost,
+                () = tokio::time::sleep_until(deadline) => return Err(no_quorum()),
             };
             match read {
-                Read::Ready => {
+                Ok(found) => {
                     telemetry::read(began.elapsed());
-                    return Ok(());
+                    return Ok(found);
                 }
-                Read::Refused(ReadError::Overloaded) => return Err(Failure::overloaded()),
-                Read::Refused(ReadError::Halted) => return Err(crate::driver::Stopped.into()),
-                Read::Lost if Instant::now() < deadline => {}
-                Read::Lost => return Err(no_quorum()),
+                Err((Unread::Lost, again)) if Instant::now() < deadline => look = again,
+                Err((Unread::Lost, _)) => return Err(no_quorum()),
+                Err((Unread::Refused(ReadError::Overloaded), _)) => {
+                    return Err(Failure::overloaded());
+                }
+                Err((Unread::Refused(ReadError::Halted), _)) => return Err(driver::Stopped.into()),
             }
         }
     }
 
     /// The leader and its term, as known here.
     fn led(&self) -> Led {
-        let progress = self.driver.progress();
-        let progress = progress.borrow();
-        (progress.leader, progress.term)
+        *self.driver.led().borrow()
     }
 
     /// Returns when another leader is known.
     async fn replaced(&self, led: Led) {
-        let mut progress = self.driver.progress();
-        let other = |p: &Progress| p.leader.is_some() && (p.leader, p.term) != led;
-        if progress.wait_for(other).await.is_err() {
+        let other = |now: &Led| now.0.is_some() && *now != led;
+        if self.driver.led().wait_for(other).await.is_err() {
             std::future::pending::<()>().await; // This node is stopping; the driver says so.
         }
     }
@@ -289,7 +286,7 @@ impl Cluster {
         let reached = progress.wait_for(|progress| reached(progress));
         match tokio::time::timeout_at(deadline, reached).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(crate::driver::Stopped.into()),
+            Ok(Err(_)) => Err(driver::Stopped.into()),
             Err(_) => Err(Failure::unavailable("BEHIND", "this node lags behind: ask another one")),
         }
     }

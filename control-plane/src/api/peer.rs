@@ -67,9 +67,8 @@ impl Peer for Api {
             from_a_client(&command)?;
             match self.0.cluster.propose(command).await? {
                 Proposed::Applied(applied) => {
-                    let (outcome, progress) = *applied;
-                    let header = Some(progress.header());
-                    Ok(ProposeResponse { outcome: Some(outcome), header })
+                    let (outcome, header) = *applied;
+                    Ok(ProposeResponse { outcome: Some(outcome), header: Some(header) })
                 }
                 Proposed::Lost => {
                     Err(Failure::unavailable("OUTCOME_UNKNOWN", "leadership was lost meanwhile"))

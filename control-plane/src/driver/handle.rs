@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use control_core::access::Policy;
-use control_core::replica::{Position, ProposeError, ReadError, Replica, Role, TransferError};
+use control_core::replica::{Position, ProposeError, ReadError, Replica, TransferError};
 use proto::control::{ClusterMember, ResponseHeader};
 use proto::id::{NodeId, Revision};
 use proto::raft::Command;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{ApiInput, Members, PeerInput, Proposed, Read};
+use super::answers::Delivery;
+use super::{ApiInput, Members, PeerInput, Proposed, Unread};
 use crate::snapshot::inbox::Arrival;
 use crate::wal::Tables;
 use crate::wal::spool::Spool;
@@ -50,15 +51,15 @@ pub struct Progress {
 impl Progress {
     /// Of this replica, now.
     pub(crate) fn of(replica: &Replica) -> Self {
-        let (status, state) = (replica.status(), replica.state());
+        let state = replica.state();
         Self {
-            node: status.id,
+            node: replica.id(),
             applied: replica.applied(),
             revision: state.revision(),
             log_time_ms: state.log_time_ms(),
-            term: status.term,
-            leader: status.leader,
-            leads: status.role == Role::Leader,
+            term: replica.term(),
+            leader: replica.leader(),
+            leads: replica.leads(),
             cluster_id: state.cluster_id().into(),
             policy: state.policy().clone(),
             turned: Instant::now(),
@@ -85,6 +86,21 @@ impl Progress {
     }
 }
 
+/// The same, right from the replica: for each answer.
+pub(crate) fn header(replica: &Replica) -> ResponseHeader {
+    let state = replica.state();
+    ResponseHeader {
+        cluster_id: state.cluster_id(),
+        revision: state.revision().0,
+        term: replica.term(),
+        node_id: replica.id().0,
+        log_time_ms: state.log_time_ms(),
+    }
+}
+
+/// The leader and its term.
+pub type Led = (Option<NodeId>, u64);
+
 /// A handle to the driver's thread.
 #[derive(Clone)]
 pub struct Driver {
@@ -98,6 +114,7 @@ pub struct Driver {
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) progress: watch::Receiver<Progress>,
+    pub(super) led: watch::Receiver<Led>,
     pub(super) stalled: watch::Receiver<bool>,
     pub(super) log_end: Arc<Mutex<Position>>,
     pub(super) members: watch::Receiver<Members>,
@@ -128,14 +145,33 @@ impl Driver {
         }
     }
 
-    /// Returns when the state holds everything acknowledged before the call.
-    pub async fn read(&self) -> Result<Read, Stopped> {
+    /// Looks, on the driver's thread, when the state holds everything acknowledged before the
+    /// call; or gives `look` back. Be quick.
+    pub async fn read<T: Send + 'static, F>(
+        &self,
+        look: F,
+    ) -> Result<Result<T, (Unread, F)>, Stopped>
+    where
+        F: FnOnce(&Replica) -> T + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        match self.api.try_send(ApiInput::Read(reply)) {
-            Ok(()) => answer.await.map_err(|_| Stopped),
-            Err(mpsc::error::TrySendError::Full(_)) => Ok(Read::Refused(ReadError::Overloaded)),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(Stopped),
+        let reader = Box::new(move |ready: Result<&Replica, Unread>| -> Delivery {
+            // The caller may have left: then nobody needs the work.
+            if reply.is_closed() {
+                return Box::new(|| ());
+            }
+            let found = match ready {
+                Ok(replica) => Ok(look(replica)),
+                Err(why) => Err((why, look)),
+            };
+            Box::new(move || drop(reply.send(found)))
+        });
+        if let Err(mpsc::error::TrySendError::Full(ApiInput::Read(reader))) =
+            self.api.try_send(ApiInput::Read(reader))
+        {
+            reader(Err(Unread::Refused(ReadError::Overloaded)))();
         }
+        answer.await.map_err(|_| Stopped)
     }
 
     /// Begins to hand leadership to `to`, or to the best voter: which one.
@@ -154,11 +190,13 @@ impl Driver {
         look: impl FnOnce(&Replica) -> T + Send + 'static,
     ) -> Result<T, Stopped> {
         let (reply, answer) = oneshot::channel();
-        let query = Box::new(move |replica: &Replica| {
+        let query = Box::new(move |replica: &Replica| -> Delivery {
             // The caller may have left: then nobody needs the work.
-            if !reply.is_closed() {
-                let _ = reply.send(look(replica));
+            if reply.is_closed() {
+                return Box::new(|| ());
             }
+            let found = look(replica);
+            Box::new(move || drop(reply.send(found)))
         });
         self.api.send(ApiInput::Query(query)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
@@ -227,6 +265,11 @@ impl Driver {
     /// Where the replica stands, now and from now on.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.shared.progress.clone()
+    }
+
+    /// Who leads: changes seldom, so that each write under way can wait for it.
+    pub fn led(&self) -> watch::Receiver<Led> {
+        self.shared.led.clone()
     }
 
     /// All that are or were members.

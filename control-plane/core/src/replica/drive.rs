@@ -15,6 +15,7 @@ use super::api::{
     HaltReason, HardState, InstallSnapshot, LogEntry, Persist, Position, ReplicaCommand, Role,
 };
 use super::log::encode_entries;
+use super::repeats::without_repeated;
 use super::{Replica, members, proposals, role};
 use crate::state::TableChange;
 
@@ -212,7 +213,7 @@ impl Replica {
     }
 
     pub(super) fn send(&mut self, messages: Vec<Message>) {
-        for message in messages {
+        for message in without_repeated(messages) {
             let to = NodeId(message.to);
             let snapshot =
                 message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());

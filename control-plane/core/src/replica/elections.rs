@@ -90,6 +90,18 @@ impl Replica {
         Ok(NodeId(chosen))
     }
 
+    /// A node elected while its own removal was half done leads on when it is done; raft then drops
+    /// whatever it proposes. One of those who vote takes over.
+    pub(super) fn leave_office(&mut self) {
+        let (raft, conf) = (&self.raw.raft, self.raw.store().conf_state());
+        let own = self.config.id.0;
+        let votes = conf.voters.contains(&own) || conf.voters_outgoing.contains(&own);
+        if raft.state == StateRole::Leader && !votes && raft.lead_transferee.is_none() {
+            // Without a successor now, with the next tick.
+            let _ = self.transfer_leader(None);
+        }
+    }
+
     /// Voters that could lead, the best one first.
     pub(super) fn successors(&self) -> Vec<u64> {
         let raft = &self.raw.raft;

@@ -22,6 +22,7 @@ mod members;
 mod proposals;
 mod reads;
 mod repair;
+mod repeats;
 mod ship;
 mod snapshot;
 mod validate;
@@ -292,6 +293,7 @@ impl Replica {
         }
         self.advance_clock();
         self.raise_level();
+        self.leave_office();
         self.watch_snapshots();
     }
 
@@ -439,7 +441,22 @@ impl Replica {
         (leader != raft::INVALID_ID).then_some(NodeId(leader))
     }
 
-    /// How things stand.
+    /// This node.
+    pub fn id(&self) -> NodeId {
+        self.config.id
+    }
+
+    /// Raft term.
+    pub fn term(&self) -> u64 {
+        self.raw.raft.term
+    }
+
+    /// Whether this node leads.
+    pub fn leads(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    /// How things stand, in full.
     pub fn status(&self) -> Status {
         let raft = &self.raw.raft;
         let progress = |id: &u64| Some((NodeId(*id), raft.prs().get(*id)?.matched));

@@ -1,5 +1,7 @@
 //! What a country asks for, what tenants have shown, and whether that is enough.
 
+use std::ops::Bound;
+
 use proto::control::{
     AddressRule, ComplianceKind, ComplianceRecord, ComplianceStatus, NumberCompliance, NumberState,
     Requirement,
@@ -162,8 +164,9 @@ impl<S: Store> State<S> {
 
     /// PENDING numbers of a tenant that have all they need become ACTIVE.
     fn approve(&mut self, tenant: u32, now_ms: u64, step: &mut Step) {
-        let pending = OwnerKey::tenant_state(tenant, NumberState::Pending);
-        let pending = self.index.numbers.owners.range(pending).take(APPROVE_MAX);
+        let (first, last) = OwnerKey::tenant_state(tenant, NumberState::Pending).into_inner();
+        let owners = &self.index.numbers.owners;
+        let pending = owners.range(Bound::Included(first), last).take(APPROVE_MAX);
         let numbers: Vec<u64> = pending.map(|key| key.1).collect();
         for number in numbers {
             let Some(found) = self.look_up(number) else { continue };

@@ -4,8 +4,6 @@
 //! prefixes), then the lowest. ACTIVE numbers of the asked types only. Each step is a look at two
 //! neighbours in an index, however many numbers the tenant has.
 
-use std::ops::Bound;
-
 use proto::control::{Number, NumberState, NumberType};
 
 use super::index::OwnerKey;
@@ -75,15 +73,13 @@ impl<S: Store> State<S> {
         for digits in 1..=15 {
             let (low, high) = (10u64.pow(digits - 1), 10u64.pow(digits) - 1);
             let at = resized(destination, digits);
-            let below = owners.range(OwnerKey(head, low)..=OwnerKey(head, at)).next_back();
-            let from = (Bound::Excluded(OwnerKey(head, at)), Bound::Included(OwnerKey(head, high)));
-            let above = if at < high { owners.range(from).next() } else { None };
-            near.extend([below, above].into_iter().flatten().map(|key| key.1).filter(fits));
+            let below = owners.highest(head, low..=at);
+            let above = owners.lowest(head, at + 1..=high);
+            near.extend([below, above].into_iter().flatten().filter(fits));
             // Of those that share as many digits, the lowest is asked for.
             let shared = near.iter().map(|n| key::common_prefix(*n, destination)).max();
             if let Some(lowest) = shared.and_then(|shared| lowest_sharing(at, digits, shared)) {
-                let within = owners.range(OwnerKey(head, lowest)..=OwnerKey(head, high)).next();
-                near.extend(within.map(|key| key.1).filter(fits));
+                near.extend(owners.lowest(head, lowest..=high).filter(fits));
             }
         }
         near

@@ -1,10 +1,11 @@
 //! What is derived from blocks and number records, for speed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use proto::control::{NumberState, Shelf};
 
+use super::owners::Owners;
 use super::ranges::Ranges;
 use super::record::{NumberRecord, ShelfKey, in_use, owned};
 use crate::state::{Expiry, Index};
@@ -28,7 +29,7 @@ pub(crate) struct NumberIndex {
     /// Shelf → how many are in which state.
     pub counts: BTreeMap<u32, Counts>,
     /// Numbers with an owner or a last one.
-    pub owners: BTreeSet<OwnerKey>,
+    pub owners: Owners,
     /// Tenant → numbers in use, numbers reserved.
     pub usage: BTreeMap<u32, Usage>,
     /// Compliance record → numbers that refer to it.
@@ -122,7 +123,7 @@ impl Index {
     pub(crate) fn add_number(&mut self, number: u64, shelf: u32, record: &NumberRecord) {
         self.count_number(shelf, record);
         let owner = self.owner_key(number, shelf, record);
-        self.numbers.owners.extend(owner);
+        owner.into_iter().for_each(|key| self.numbers.owners.insert(key));
         self.add_number_uses(record);
         self.expiries.extend(expiry(number, record));
     }
@@ -166,7 +167,7 @@ impl Index {
     pub(crate) fn remove_number(&mut self, number: u64, shelf: u32, record: &NumberRecord) {
         let state = record.state();
         if let Some(owner) = self.owner_key(number, shelf, record) {
-            self.numbers.owners.remove(&owner);
+            self.numbers.owners.remove(owner);
         }
         let index = &mut self.numbers;
         index.touched = index.touched.saturating_sub(1);

@@ -1,10 +1,8 @@
 //! The indices of blocks and numbers from their tables, in one walk over both.
 
-use std::collections::BTreeSet;
-
 use prost::Message;
 
-use super::index::{OwnerKey, expiry, state_place};
+use super::index::{expiry, state_place};
 use super::key;
 use super::record::{Block, BlockRecord, NumberRecord, ShelfRecord};
 use crate::state::store::Store;
@@ -26,8 +24,6 @@ impl Index {
             self.load_tenant(&name, value.as_ref()).ok_or(damaged::<TenantRecord>(at))?;
         }
         let mut numbers = tables.raw::<NumberRecord>().enumerate().peekable();
-        // In order of their keys this builds full nodes.
-        let mut owners = Vec::new();
         for (at, (name, value)) in tables.raw::<BlockRecord>().enumerate() {
             let block = BlockRecord::decode(value.as_ref()).ok();
             let block = block.and_then(|record| Block::read(&name, record));
@@ -44,7 +40,7 @@ impl Index {
                 let number = key::from_bytes(&name).filter(|number| *number >= block.first);
                 let record = NumberRecord::decode(value.as_ref()).ok();
                 let (number, record) = number.zip(record).ok_or(damaged::<NumberRecord>(at))?;
-                self.load_number(number, shelf, &record, (&mut owners, due));
+                self.load_number(number, shelf, &record, due);
                 if state_place(record.state()) != 1 {
                     self.load_free(shelf, free, number.saturating_sub(1));
                     free = number + 1;
@@ -52,7 +48,6 @@ impl Index {
             }
             self.load_free(shelf, free, block.last);
         }
-        self.numbers.owners = owners.into_iter().collect::<BTreeSet<_>>();
         match numbers.next() {
             // In no block.
             Some((at, _)) => Err(damaged::<NumberRecord>(at)),
@@ -85,10 +80,11 @@ impl Index {
         number: u64,
         shelf: u32,
         record: &NumberRecord,
-        (owners, due): (&mut Vec<OwnerKey>, &mut Vec<(u64, Expiry)>),
+        due: &mut Vec<(u64, Expiry)>,
     ) {
         self.count_number(shelf, record);
-        owners.extend(self.owner_key(number, shelf, record));
+        let owner = self.owner_key(number, shelf, record);
+        owner.into_iter().for_each(|key| self.numbers.owners.insert(key));
         self.add_number_uses(record);
         due.extend(expiry(number, record));
     }

@@ -16,6 +16,7 @@ pub(super) mod index;
 pub(crate) mod key;
 pub(super) mod load;
 pub(super) mod owner;
+pub(super) mod owners;
 pub(super) mod pick;
 pub(super) mod ranges;
 pub(super) mod record;

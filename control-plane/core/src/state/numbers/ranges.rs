@@ -52,7 +52,7 @@ impl Ranges {
     pub(crate) fn within(
         &self,
         window: RangeInclusive<u64>,
-    ) -> impl Iterator<Item = RangeInclusive<u64>> + '_ {
+    ) -> impl DoubleEndedIterator<Item = RangeInclusive<u64>> + '_ {
         let (from, to) = window.into_inner();
         let before = self.map.range(..from).next_back().filter(|(_, end)| **end >= from);
         // A crossed window holds nothing; `range` would panic.

@@ -138,7 +138,7 @@ impl<S: Store> State<S> {
         {
             return None;
         }
-        for owner in self.index.numbers.owners.range((from, Bound::Included(last))) {
+        for owner in self.index.numbers.owners.range(from, last) {
             page.work += 1;
             let number = owner.1;
             if windows.iter().any(|window| window.contains(&number))
