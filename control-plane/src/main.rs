@@ -108,6 +108,9 @@ fn run_file(file: &File) -> ExitCode {
         }
     };
     telemetry::log();
+    // The allocator asks for huge pages, and the kernel moves pages about to make them: an eighth of
+    // all CPU under load, in the middle of requests. An older kernel that refuses only costs that.
+    let _ = nix::sys::prctl::set_thp_disable(true);
     // The driver has its own thread; requests are small. More threads would only cost memory.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
