@@ -119,7 +119,8 @@ fn check(mesh: &Mesh, asked: &[(GroupId, usize)]) {
             other => panic!("{other:?}"),
         }
     }
-    assert!(given.len() > 30, "{} were given", given.len());
+    // How many were carried out after the import is up to the storm.
+    assert!(given.len() > 15, "{} were given", given.len());
     for (group, sim) in &mesh.sims {
         let hashes: BTreeSet<_> = NODES.iter().map(|id| sim.replica(*id).state().hash()).collect();
         assert_eq!(hashes.len(), 1, "replicas of group {group} differ");
