@@ -5,8 +5,8 @@
 //! Deliberately absent: TLS and users. Listen on loopback or a management network.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,6 +59,8 @@ pub struct Page {
     pub control: Arc<control::Shared>,
     /// What the shell dropped.
     pub drops: Drops,
+    /// What the kernel dropped at media sockets.
+    pub socket_drops: Arc<Mutex<media::SocketDrops>>,
 }
 
 /// What both loops said.
@@ -110,6 +112,7 @@ async fn answer(
     };
     Ok(match path {
         "/metrics" => {
+            page.count_socket_drops().await;
             page.set_metrics(&figures);
             page.prometheus.run_upkeep();
             respond(StatusCode::OK, "text/plain; version=0.0.4", page.prometheus.render())
@@ -200,6 +203,18 @@ impl Page {
         let down = media.links.iter().filter(|(peer, _)| !is_up(peer));
         let down = down.map(|(peer, _)| json!({ "peer": peer.as_str(), "up": false }));
         up.chain(down).collect()
+    }
+
+    /// A long table when there are many calls: read beside the runtime.
+    async fn count_socket_drops(&self) {
+        let sockets = self.socket_drops.clone();
+        let look = move || sockets.lock().map_or(Ok(0), |mut sockets| sockets.look());
+        match tokio::task::spawn_blocking(look).await {
+            Ok(Ok(count)) => self.drops.count_many(Reason::MediaSocketFull, count),
+            Ok(Err(error)) => tracing::warn!(%error, "cannot read the kernel's table of sockets"),
+            // The runtime is ending.
+            Err(_) => {}
+        }
     }
 
     fn set_metrics(&self, figures: &Figures) {

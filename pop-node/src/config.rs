@@ -107,10 +107,14 @@ pub struct Config {
     pub liveness: Liveness,
     /// `[media] address`
     pub media_address: IpAddr,
-    /// `[media] ports`, first even, last odd.
+    /// `[media] ports`, first even, last odd; or `[media] shared_port` and the next.
     pub media_ports: RangeInclusive<u16>,
     /// `[media] opus_complexity`, 0 to 10; `None`: by load.
     pub opus_complexity: Option<u8>,
+    /// `[media] shared_port` is given: all legs use it.
+    pub media_shared: bool,
+    /// `[media] dscp`
+    pub media_dscp: u8,
     /// `[overlay] listen`
     pub overlay_listen: SocketAddr,
     /// `[overlay] advertise`: what other POPs dial.
@@ -180,8 +184,16 @@ const fn probe_interval() -> u32 {
 #[serde(deny_unknown_fields)]
 struct Media {
     address: String,
-    ports: String,
     opus_complexity: Option<u8>,
+    ports: Option<String>,
+    shared_port: Option<u16>,
+    #[serde(default = "dscp")]
+    dscp: u8,
+}
+
+/// Expedited forwarding, as RFC 4594 §4.1 wants for voice.
+const fn dscp() -> u8 {
+    46
 }
 
 #[derive(Deserialize)]
@@ -243,8 +255,10 @@ impl Config {
             sip: sip_listen(&file.sip.listen)?,
             liveness: liveness(&file.sip)?,
             media_address: media_address(&file.media.address)?,
-            media_ports: media_ports(&file.media.ports)?,
             opus_complexity: opus_complexity(file.media.opus_complexity)?,
+            media_ports: media_ports(&file.media)?,
+            media_shared: file.media.shared_port.is_some(),
+            media_dscp: media_dscp(file.media.dscp)?,
             overlay_listen: socket_address("overlay", "listen", &file.overlay.listen)?,
             overlay_advertise: advertise(&file.overlay)?,
             control: endpoints(file.control.endpoints)?,
@@ -271,7 +285,7 @@ impl Config {
         }
         let ports = u32::try_from(self.media_ports.len()).unwrap_or(u32::MAX);
         let needed = self.max_calls.saturating_mul(PORTS_PER_LEG * LEGS_PER_CALL);
-        if ports < needed {
+        if ports < needed && !self.media_shared {
             let problem = format!("has {ports} ports, but {} calls need {needed}", self.max_calls);
             let fix = "widen the range or lower [limits] max_calls";
             return Err(ConfigError::Value { table: "media", key: "ports", problem, fix });
@@ -406,7 +420,39 @@ fn media_address(value: &str) -> Result<IpAddr, ConfigError> {
     Ok(address)
 }
 
-fn media_ports(value: &str) -> Result<RangeInclusive<u16>, ConfigError> {
+fn media_dscp(value: u8) -> Result<u8, ConfigError> {
+    let problem = format!("is {value}, but a DSCP has six bits");
+    let fix = "give 0 to 63: 46 is expedited forwarding, 0 marks nothing";
+    let refused = ConfigError::Value { table: "media", key: "dscp", problem, fix };
+    if value < 64 { Ok(value) } else { Err(refused) }
+}
+
+fn media_ports(media: &Media) -> Result<RangeInclusive<u16>, ConfigError> {
+    let refused = |key, problem: &str, fix| {
+        Err(ConfigError::Value { table: "media", key, problem: problem.to_owned(), fix })
+    };
+    match (&media.ports, media.shared_port) {
+        (Some(ports), None) => port_range(ports),
+        (None, Some(port)) if port >= 1024 && port.is_multiple_of(2) => Ok(port..=port + 1),
+        (None, Some(port)) => refused(
+            "shared_port",
+            &format!("is {port}"),
+            "write an even port from 1024 up; RTCP takes the next one",
+        ),
+        (Some(_), Some(_)) => refused(
+            "shared_port",
+            "is given together with ports",
+            "keep ports for a pair of ports a leg, or shared_port for one pair for all legs",
+        ),
+        (None, None) => refused(
+            "ports",
+            "is missing",
+            "write ports = \"20000-29999\", or shared_port = 20000 for one port for all calls",
+        ),
+    }
+}
+
+fn port_range(value: &str) -> Result<RangeInclusive<u16>, ConfigError> {
     let refused = || ConfigError::Value {
         table: "media",
         key: "ports",
@@ -498,6 +544,15 @@ mod tests {
     }
 
     #[test]
+    fn one_media_port_is_enough_for_any_number_of_calls() {
+        let text = GOOD.replacen("ports = \"20000-29999\"", "shared_port = 20000", 1);
+        let text = text.replacen("dscp = 46", "dscp = 0", 1);
+        let config = parse(&text.replacen("max_calls = 1000", "max_calls = 90000", 1)).unwrap();
+        assert_eq!((config.media_shared, config.media_dscp), (true, 0));
+        assert_eq!(config.media_ports, 20_000..=20_001);
+    }
+
+    #[test]
     fn an_unknown_key_is_named_with_its_line() {
         let text = refusal("region = ", "regoin = ");
         assert!(text.starts_with("pop.toml line "), "{text}");
@@ -521,6 +576,10 @@ mod tests {
             ("udp:192.0.2.1:5060", "udp:0.0.0.0:5060", "no carrier could answer"),
             ("20000-29999", "20001-29999", "[media] ports is \"20001-29999\""),
             ("20000-29999", "20000-20099", "[media] ports has 100 ports, but 1000 calls need"),
+            ("ports = \"20000-29999\"", "", "[media] ports is missing"),
+            ("ports = \"20000-29999\"", "shared_port = 20001", "[media] shared_port is 20001"),
+            ("ports = ", "shared_port = 20000\nports = ", "[media] shared_port is given together"),
+            ("dscp = 46", "dscp = 64", "[media] dscp is 64"),
             ("listen = \"192.0.2.1:4433\"", "listen = \"4433\"", "[overlay] listen is \"4433\""),
             ("\"192.0.2.11:7000\"", "\"192.0.2.11\"", "[control] endpoints has \"192.0.2.11\""),
             ("max_calls = 1000", "max_calls = 0", "[limits] max_calls is 0"),

@@ -44,6 +44,8 @@ reasons! {
     MediaBindFailed = "media_bind_failed",
     /// The system did not take an RTP or RTCP packet.
     MediaSendFailed = "media_send_failed",
+    /// The kernel dropped packets of a media socket: the media thread was behind.
+    MediaSocketFull = "media_socket_full",
     /// A name to resolve while too many others were being resolved.
     ResolverBusy = "resolver_busy",
     /// SIP over TCP: more connections than `[limits] max_tcp_connections`.
@@ -65,8 +67,13 @@ pub struct Drops(Arc<[AtomicU64; Reason::ALL.len()]>);
 impl Drops {
     /// One more.
     pub fn count(&self, reason: Reason) {
+        self.count_many(reason, 1);
+    }
+
+    /// So many more.
+    pub fn count_many(&self, reason: Reason, count: u64) {
         if let Some(counter) = self.0.get(reason as usize) {
-            counter.fetch_add(1, Ordering::Relaxed);
+            counter.fetch_add(count, Ordering::Relaxed);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Putting a POP together, running it, taking it apart.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use pop_core::media::MediaConfig;
@@ -22,7 +22,7 @@ use crate::{admin, cdr, control, link, media, resolve, telemetry};
 /// Between the tasks and the signaling loop; a full one makes its sender wait.
 const EVENTS_MAX: usize = 1_024;
 /// A frame waits no longer for company.
-const FLUSH: Duration = Duration::from_millis(1);
+const FLUSH: Duration = Duration::from_millis(2);
 /// QUIC promises 1,200 bytes a packet (RFC 9000 §14); this is what is left for a datagram.
 const DATAGRAM_BYTES: usize = 1_150;
 
@@ -90,7 +90,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
     let (media_events, media_in) = mpsc::channel(EVENTS_MAX);
     let media_config = media_config(&config, &credentials);
-    let (media, media_thread) = media::start(media_config, clock, drops.clone(), media_events)?;
+    let (media, media_thread) =
+        media::start_facing(faces(&config), media_config, clock, drops.clone(), media_events)?;
 
     let (peers, peers_in) = watch::channel(Vec::new());
     let (link_events, link_in) = mpsc::channel(EVENTS_MAX);
@@ -128,6 +129,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         media: media.clone(),
         control: control.shared.clone(),
         drops,
+        socket_drops: socket_drops(&config),
     };
     let listener = tokio::net::TcpListener::from_std(bound.admin)?;
     tokio::spawn(admin::serve(listener, Arc::new(page)));
@@ -164,6 +166,7 @@ fn pop(config: &Config, credentials: &Credentials, view: View, clock: Clock) -> 
         sip: config.sip.iter().map(|listen| (listen.transport, listen.address)).collect(),
         media_address: config.media_address,
         media_ports: config.media_ports.clone(),
+        media_shared: config.media_shared,
         limits,
         timing: timing(config.liveness),
         sip_timers: TimerValues::default(),
@@ -195,6 +198,16 @@ fn announce(config: &Config, view: &View) {
         revision = view.revision().0,
         "starting, with the view's copy at this revision"
     );
+}
+
+fn faces(config: &Config) -> media::Faces {
+    let shared = (config.media_address, *config.media_ports.start()).into();
+    media::Faces { shared: config.media_shared.then_some(shared), dscp: config.media_dscp }
+}
+
+fn socket_drops(config: &Config) -> Arc<Mutex<media::SocketDrops>> {
+    let ports = config.media_ports.clone();
+    Arc::new(Mutex::new(media::SocketDrops::new(config.media_address, ports)))
 }
 
 fn media_config(config: &Config, credentials: &Credentials) -> MediaConfig {

@@ -10,7 +10,7 @@ use pop_core::codec::Codec;
 use pop_core::media::{Direction, Far, Format, LegParams, MediaCommand, MediaConfig, MediaEvent};
 use pop_node::clock::Clock;
 use pop_node::drops::{Drops, Reason};
-use pop_node::media::{self, Handle, Order};
+use pop_node::media::{self, Faces, Handle, Order};
 use proto::id::LegId;
 use tokio::sync::mpsc;
 
@@ -21,6 +21,10 @@ fn ip(last: u8) -> IpAddr {
 }
 
 fn start() -> (Handle, mpsc::Receiver<MediaEvent>, Drops) {
+    start_facing(Faces::default())
+}
+
+fn start_facing(faces: Faces) -> (Handle, mpsc::Receiver<MediaEvent>, Drops) {
     let config = MediaConfig {
         seed: 1,
         flush_delay: Duration::from_millis(1),
@@ -30,7 +34,8 @@ fn start() -> (Handle, mpsc::Receiver<MediaEvent>, Drops) {
     };
     let (events, events_in) = mpsc::channel(64);
     let drops = Drops::default();
-    let (handle, _thread) = media::start(config, Clock::start(), drops.clone(), events).unwrap();
+    let (handle, _thread) =
+        media::start_facing(faces, config, Clock::start(), drops.clone(), events).unwrap();
     (handle, events_in, drops)
 }
 
@@ -42,6 +47,7 @@ fn params(remote: SocketAddr) -> LegParams {
     LegParams {
         remote_rtp: Some(remote),
         remote_rtcp: None,
+        remote_ssrc: None,
         trusted: Vec::new(),
         rtcp_mux: false,
         codec: Format { codec: Codec::Pcmu, payload_type: 0, ptime_ms: 20, fmtp: None },
@@ -61,9 +67,14 @@ struct Phone {
 impl Phone {
     /// Returns when the leg's ports are open.
     async fn new(media: &Handle, leg: u64, pop_ip: IpAddr) -> Self {
-        let socket = UdpSocket::bind((pop_ip, 0)).unwrap();
+        Self::at(media, leg, common::free_pair(pop_ip)).await
+    }
+
+    /// The leg has these ports.
+    async fn at(media: &Handle, leg: u64, pop: SocketAddr) -> Self {
+        let socket = UdpSocket::bind((pop.ip(), 0)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let (leg, pop) = (LegId(leg), common::free_pair(pop_ip));
+        let leg = LegId(leg);
         order(media, MediaCommand::OpenLeg { leg, local: pop });
         let params = params(socket.local_addr().unwrap());
         order(media, MediaCommand::SetLeg { leg, params });
@@ -115,6 +126,84 @@ async fn two_legs_hear_each_other_and_ports_are_closed_after() {
         let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
         last += usize::from(matches!(event, MediaEvent::LegQuality { last: true, .. }));
     }
+}
+
+/// Four phones, two calls, one port: each hears its own call.
+async fn two_calls_on_one_port(at: IpAddr) {
+    let pop = common::free_pair(at);
+    let (media, _events, drops) = start_facing(Faces { shared: Some(pop), ..Faces::default() });
+    let mut phones = Vec::new();
+    for leg in 1..=4 {
+        phones.push(Phone::at(&media, leg, pop).await);
+    }
+    for (leg, far) in [(1, 2), (3, 4)] {
+        order(&media, MediaCommand::Connect { leg: LegId(leg), to: Far::Leg(LegId(far)) });
+    }
+    media.status().await.unwrap();
+    // More than a batch at once, then each hears all of its call, in order.
+    let word = |phone: usize, n: u16| 40 * u16::try_from(phone).unwrap() + n;
+    for n in 0..40 {
+        phones.iter().enumerate().for_each(|(phone, p)| p.say(word(phone, n)));
+    }
+    for (phone, far) in [(0, 1), (1, 0), (2, 3), (3, 2)] {
+        for n in 0..40 {
+            assert_eq!(phones[phone].hear(), [word(far, n).to_le_bytes()[0]; 160]);
+        }
+    }
+    let stranger = UdpSocket::bind((at, 0)).unwrap();
+    let rtcp = SocketAddr::new(at, pop.port() + 1);
+    for to in [pop, rtcp] {
+        stranger.send_to(&[0x80; 172], to).unwrap();
+        stranger.send_to(&[], to).unwrap();
+    }
+    // A peer that is gone answers by ICMP: the others' packets go on.
+    let gone = phones.remove(3);
+    drop(gone.socket);
+    for n in 0..40 {
+        phones[2].say(1_000 + n);
+        phones[0].say(1_000 + n);
+        assert_eq!(phones[1].hear(), [(1_000 + n).to_le_bytes()[0]; 160]);
+    }
+    (1..=4).for_each(|leg| order(&media, MediaCommand::CloseLeg { leg: LegId(leg) }));
+    assert_eq!(media.status().await.unwrap().legs, 0);
+    assert_eq!(drops.get(Reason::MediaBindFailed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_on_one_port_hear_only_their_own() {
+    two_calls_on_one_port(ip(7)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_over_ipv6_are_relayed_on_one_port_or_on_many() {
+    let here = IpAddr::from(std::net::Ipv6Addr::LOCALHOST);
+    two_calls_on_one_port(here).await;
+    let (media, _events, _drops) = start();
+    let (anna, ben) = (Phone::new(&media, 1, here).await, Phone::new(&media, 2, here).await);
+    order(&media, MediaCommand::Connect { leg: anna.leg, to: Far::Leg(ben.leg) });
+    media.status().await.unwrap();
+    for sequence in 0..20 {
+        anna.say(sequence);
+        assert_eq!(ben.hear(), [sequence.to_le_bytes()[0]; 160]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_shared_port_is_named_before_anything_runs() {
+    let pop = common::free_pair(ip(8));
+    let _other_program = UdpSocket::bind((pop.ip(), pop.port() + 1)).unwrap();
+    let (events, _events_in) = mpsc::channel(1);
+    let config = MediaConfig {
+        seed: 1,
+        flush_delay: Duration::from_millis(1),
+        datagram_bytes: 1_150,
+        cname: "test".to_owned(),
+        opus_complexity: None,
+    };
+    let faces = Faces { shared: Some(pop), ..Faces::default() };
+    let refused = media::start_facing(faces, config, Clock::start(), Drops::default(), events);
+    let text = refused.map(|_| ()).unwrap_err().to_string();
+    assert!(text.contains("shared media port") && text.contains(&pop.to_string()), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -99,6 +99,7 @@ pub(super) struct Pop<'a> {
     pub(super) tls: &'a Files,
     pub(super) max_calls: u32,
     pub(super) opus_complexity: Option<u8>,
+    pub(super) shared_media: bool,
 }
 
 impl Pop<'_> {
@@ -117,9 +118,12 @@ impl Pop<'_> {
         #[derive(Serialize)]
         struct Media {
             address: IpAddr,
-            ports: &'static str,
             #[serde(skip_serializing_if = "Option::is_none")]
             opus_complexity: Option<u8>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            ports: Option<&'static str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            shared_port: Option<u16>,
         }
         #[derive(Serialize)]
         struct Overlay {
@@ -153,8 +157,9 @@ impl Pop<'_> {
                 sip: Sip { listen: [format!("udp:{}", self.sip), format!("tcp:{}", self.sip)] },
                 media: Media {
                     address: self.media,
-                    ports: "20000-29999",
                     opus_complexity: self.opus_complexity,
+                    ports: (!self.shared_media).then_some("20000-29999"),
+                    shared_port: self.shared_media.then_some(20_000),
                 },
                 overlay: Overlay { listen: self.overlay, advertise: self.advertise },
                 control: Endpoints { endpoints: self.control },

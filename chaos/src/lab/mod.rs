@@ -48,6 +48,8 @@ pub struct Topology {
     pub max_calls: u32,
     /// libopus complexity of the POPs; `None`: by load.
     pub opus_complexity: Option<u8>,
+    /// POPs have one media port for all calls instead of a range.
+    pub shared_media: bool,
     /// Where `control-plane` and `pop-node` are.
     pub bin_dir: PathBuf,
     /// Keep certificates, data and logs here instead of in a directory that goes away.
@@ -68,6 +70,7 @@ impl Topology {
             seed: 1,
             max_calls: 1_000,
             opus_complexity: None,
+            shared_media: false,
             bin_dir: bin_dir.to_owned(),
             keep_dir: None,
             log: "info".into(),

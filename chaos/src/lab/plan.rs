@@ -96,6 +96,7 @@ impl<'a> Plan<'a> {
                 tls: &tls,
                 max_calls: self.topology.max_calls,
                 opus_complexity: self.topology.opus_complexity,
+                shared_media: self.topology.shared_media,
             }
             .write(&path)?;
             Ok(self.member(node, site.admin, "pop-node", &path))

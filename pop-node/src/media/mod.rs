@@ -7,10 +7,13 @@
 
 mod load;
 mod poll;
+mod shared;
+mod socket_drops;
 mod sockets;
 mod thread;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -20,6 +23,8 @@ use bytes::Bytes;
 use pop_core::media::{Counters, LinkStats, MediaCommand, MediaConfig, MediaEvent};
 use proto::id::PopId;
 use tokio::sync::{mpsc, oneshot};
+
+pub use socket_drops::SocketDrops;
 
 use crate::clock::Clock;
 use crate::drops::{Drops, Reason};
@@ -117,6 +122,22 @@ impl Handle {
     }
 }
 
+/// How the thread faces carriers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Faces {
+    /// One RTP port (RTCP the next) for all legs, instead of a pair for each.
+    pub shared: Option<SocketAddr>,
+    /// Differentiated services code point of RTP and RTCP.
+    pub dscp: u8,
+}
+
+impl Default for Faces {
+    /// A port pair for each leg; expedited forwarding (RFC 3246), as RFC 4594 §4.1 wants for voice.
+    fn default() -> Self {
+        Self { shared: None, dscp: 46 }
+    }
+}
+
 /// Starts the thread. It ends at [`Order::Stop`].
 pub fn start(
     config: MediaConfig,
@@ -124,18 +145,34 @@ pub fn start(
     drops: Drops,
     events: mpsc::Sender<MediaEvent>,
 ) -> io::Result<(Handle, JoinHandle<()>)> {
+    start_facing(Faces::default(), config, clock, drops, events)
+}
+
+/// Starts the thread with sockets as `faces` says. An error names the shared port if it is taken.
+pub fn start_facing(
+    faces: Faces,
+    config: MediaConfig,
+    clock: Clock,
+    drops: Drops,
+    events: mpsc::Sender<MediaEvent>,
+) -> io::Result<(Handle, JoinHandle<()>)> {
     let (poll, waker) = poll::Poll::new()?;
+    let shared = faces.shared.map(|at| {
+        shared::Shared::open(at, faces.dscp, &poll).map_err(|error| {
+            let to = "the shared media port and the next one";
+            io::Error::new(error.kind(), format!("cannot open {to}, {at}: {error}"))
+        })
+    });
+    let shared = shared.transpose()?;
     let wake = Arc::new(Wake { waker, pending: AtomicBool::new(false) });
     let (orders, orders_in) = sync_channel(ORDERS_MAX);
     let (datagrams, datagrams_in) = sync_channel(DATAGRAMS_MAX);
     let inputs = thread::Inputs { orders: orders_in, datagrams: datagrams_in, wake: wake.clone() };
-    let mut thread = thread::Thread::new(
-        poll,
-        inputs,
-        thread::Output { events, drops: drops.clone() },
-        clock,
-        config,
-    );
-    let join = std::thread::Builder::new().name("media".into()).spawn(move || thread.run())?;
+    let output = thread::Output { events, drops: drops.clone() };
+    // Made where it runs: the kernel's message headers may not change threads.
+    let run = move || {
+        thread::Thread::new(poll, (shared, faces.dscp), inputs, output, (clock, config)).run();
+    };
+    let join = std::thread::Builder::new().name("media".into()).spawn(run)?;
     Ok((Handle { orders, datagrams, wake, drops }, join))
 }

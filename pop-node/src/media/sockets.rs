@@ -1,9 +1,9 @@
 //! The two UDP sockets of every leg.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
+use pop_core::media::map::Map;
 use proto::id::LegId;
 
 use super::poll::Poll;
@@ -24,25 +24,53 @@ pub(super) fn leg_of(token: u64) -> (LegId, Port) {
     (LegId(token / 2), if token.is_multiple_of(2) { Port::Rtp } else { Port::Rtcp })
 }
 
+/// An RTP packet over Ethernet is shorter; longer ones are cut, and refused by the core.
+pub(super) const PACKET_BYTES_MAX: usize = 2_048;
+
+/// Opens RTP at `local` and RTCP at the next port (RFC 3550 §11), both marked with `dscp`.
+pub(super) fn bind(local: SocketAddr, dscp: u8) -> io::Result<(UdpSocket, UdpSocket)> {
+    let next = local.port().checked_add(1).ok_or(io::ErrorKind::InvalidInput)?;
+    let open = |port| -> io::Result<UdpSocket> {
+        let socket = UdpSocket::bind(SocketAddr::new(local.ip(), port))?;
+        socket.set_nonblocking(true)?;
+        mark(&socket, dscp)?;
+        Ok(socket)
+    };
+    Ok((open(local.port())?, open(next)?))
+}
+
+/// The DSCP is the upper six bits of what was TOS and traffic class (RFC 2474 §3).
+fn mark(socket: &UdpSocket, dscp: u8) -> io::Result<()> {
+    let (socket2, class) = (socket2::SockRef::from(socket), u32::from(dscp) << 2);
+    if socket.local_addr()?.is_ipv6() {
+        socket2.set_tclass_v6(class)
+    } else {
+        socket2.set_tos_v4(class)
+    }
+}
+
 struct Pair {
     rtp: UdpSocket,
     rtcp: UdpSocket,
 }
 
 /// All legs' sockets.
-#[derive(Default)]
-pub(super) struct Sockets(BTreeMap<LegId, Pair>);
+pub(super) struct Sockets(Map<LegId, Pair>);
 
 impl Sockets {
-    /// RTP at `local`, RTCP at the next port (RFC 3550 §11).
-    pub(super) fn open(&mut self, leg: LegId, local: SocketAddr, poll: &Poll) -> io::Result<()> {
-        let next = local.port().checked_add(1).ok_or(io::ErrorKind::InvalidInput)?;
-        let rtp = UdpSocket::bind(local)?;
-        let rtcp = UdpSocket::bind(SocketAddr::new(local.ip(), next))?;
-        for (socket, port) in [(&rtp, Port::Rtp), (&rtcp, Port::Rtcp)] {
-            socket.set_nonblocking(true)?;
-            poll.add(socket, token(leg, port))?;
-        }
+    pub(super) fn new(seed: u64) -> Self {
+        Self(Map::new(seed))
+    }
+
+    pub(super) fn open(
+        &mut self,
+        leg: LegId,
+        (local, dscp): (SocketAddr, u8),
+        poll: &Poll,
+    ) -> io::Result<()> {
+        let (rtp, rtcp) = bind(local, dscp)?;
+        poll.add(&rtp, token(leg, Port::Rtp))?;
+        poll.add(&rtcp, token(leg, Port::Rtcp))?;
         self.0.insert(leg, Pair { rtp, rtcp });
         Ok(())
     }
@@ -58,5 +86,25 @@ impl Sockets {
             Port::Rtp => &pair.rtp,
             Port::Rtcp => &pair.rtcp,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ports_are_marked_in_either_family() {
+        for ip in ["127.0.0.1", "::1"] {
+            let (rtp, rtcp) = (20_000..60_000)
+                .step_by(2)
+                .find_map(|port| bind(SocketAddr::new(ip.parse().unwrap(), port), 46).ok())
+                .unwrap();
+            for socket in [rtp, rtcp] {
+                let socket = socket2::SockRef::from(&socket);
+                let class = if ip == "::1" { socket.tclass_v6() } else { socket.tos_v4() };
+                assert_eq!(class.unwrap(), 46 << 2, "{ip}");
+            }
+        }
     }
 }

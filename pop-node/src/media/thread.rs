@@ -20,7 +20,8 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::load::Load;
 use super::poll::{Events, Poll};
-use super::sockets::{Port, Sockets, leg_of};
+use super::shared::{self, Batch, Shared};
+use super::sockets::{PACKET_BYTES_MAX, Port, Sockets, leg_of};
 use super::{Order, Status, Wake};
 use crate::clock::Clock;
 use crate::drops::{Drops, Reason};
@@ -29,8 +30,8 @@ use crate::drops::{Drops, Reason};
 const ORDERS_PER_TURN: usize = 256;
 /// Datagrams of one turn.
 const DATAGRAMS_PER_TURN: usize = 512;
-/// An RTP packet over Ethernet is shorter; longer ones are cut, and refused by the core.
-const PACKET_BYTES_MAX: usize = 2_048;
+/// Batches of the shared port in one turn: others get theirs in between.
+const BATCHES_PER_TURN: usize = 8;
 /// When the queue of events to the calls was full, it is tried again after this.
 const EVENTS_RETRY: Duration = Duration::from_millis(5);
 
@@ -50,8 +51,15 @@ pub(super) struct Thread {
     inputs: Inputs,
     output: Output,
     clock: Clock,
+    /// Read twice a turn: after waiting and after the packets.
+    now: Instant,
     media: Media,
     sockets: Sockets,
+    /// Instead of sockets of legs.
+    shared: Option<(Shared, Batch)>,
+    dscp: u8,
+    /// RTP made here that waits for the others of its turn: only on the shared port.
+    made: Vec<(Bytes, SocketAddr)>,
     links: BTreeMap<PopId, quinn::Connection>,
     /// Sockets with a packet, of this turn.
     ready: Vec<u64>,
@@ -69,18 +77,22 @@ pub(super) struct Thread {
 impl Thread {
     pub(super) fn new(
         poll: Poll,
+        (shared, dscp): (Option<Shared>, u8),
         inputs: Inputs,
         output: Output,
-        clock: Clock,
-        config: MediaConfig,
+        (clock, config): (Clock, MediaConfig),
     ) -> Self {
         Self {
             poll,
+            shared: shared.map(|shared| (shared, Batch::new())),
+            dscp,
+            made: Vec::new(),
             inputs,
             output,
             clock,
+            sockets: Sockets::new(config.seed),
+            now: clock.now(),
             media: Media::new(config, clock.now()),
-            sockets: Sockets::default(),
             links: BTreeMap::new(),
             ready: Vec::new(),
             event: None,
@@ -110,17 +122,22 @@ impl Thread {
     }
 
     fn turn(&mut self) {
+        self.now = self.clock.now();
         // Before the queues are read: what is queued after this wakes us again.
-        self.inputs.wake.pending.store(false, Ordering::Release);
-        self.more = false;
-        self.take_orders();
-        self.read_sockets();
-        self.take_datagrams();
-        let now = self.clock.now();
-        if self.media.poll_timeout().is_some_and(|at| at <= now) {
-            self.media.handle_timeout(now);
+        let woken = self.inputs.wake.pending.swap(false, Ordering::AcqRel);
+        let queued = std::mem::take(&mut self.more) || woken;
+        if queued {
+            self.take_orders();
         }
-        if let Some(load) = self.load.measure(now) {
+        self.read_sockets();
+        if queued {
+            self.take_datagrams();
+        }
+        self.now = self.clock.now();
+        if self.media.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.media.handle_timeout(self.now);
+        }
+        if let Some(load) = self.load.measure(self.now) {
             self.media.handle_load(load);
         }
         self.transmit();
@@ -131,7 +148,7 @@ impl Thread {
         if self.more {
             return Some(Duration::ZERO);
         }
-        let timer = self.media.poll_timeout().map(|at| at.since(self.clock.now()));
+        let timer = self.media.poll_timeout().map(|at| at.since(self.now));
         let retry = self.event.as_ref().map(|_| EVENTS_RETRY);
         match (timer, retry) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -156,7 +173,7 @@ impl Thread {
     }
 
     fn obey(&mut self, order: Order) {
-        let now = self.clock.now();
+        let now = self.now;
         match order {
             Order::Command(command) => self.command(&command, now),
             Order::LinkUp(peer, connection) => {
@@ -181,7 +198,8 @@ impl Thread {
 
     fn command(&mut self, command: &MediaCommand, now: Instant) {
         if let MediaCommand::OpenLeg { leg, local } = command
-            && let Err(error) = self.sockets.open(*leg, *local, &self.poll)
+            && self.shared.is_none()
+            && let Err(error) = self.sockets.open(*leg, (*local, self.dscp), &self.poll)
         {
             self.output.drops.count(Reason::MediaBindFailed);
             tracing::warn!(%error, %local, "cannot open media ports: the call takes others");
@@ -199,7 +217,7 @@ impl Thread {
     // 2. Packets of legs.
 
     fn read_sockets(&mut self) {
-        let now = self.clock.now();
+        let now = self.now;
         let mut ready = std::mem::take(&mut self.ready);
         for token in ready.drain(..) {
             self.read_socket(token, now);
@@ -209,12 +227,46 @@ impl Thread {
 
     /// One packet; what more there is, epoll reports again.
     fn read_socket(&mut self, token: u64, now: Instant) {
+        match shared::port_of(token) {
+            Some(Port::Rtp) => return self.read_shared_rtp(now),
+            Some(Port::Rtcp) => return self.read_shared_rtcp(now),
+            None => {}
+        }
         let (leg, port) = leg_of(token);
         // Closed meanwhile by an order of this turn: nothing to read.
         let Some(socket) = self.sockets.get(leg, port) else { return };
         // An error is "empty after all", or an ICMP error, which is taken off the socket by this.
         if let Ok((length, source)) = socket.recv_from(self.buffer.as_mut_slice()) {
             self.packet(leg, port, length, source, now);
+        }
+    }
+
+    /// Batches: each is answered before the next is read, into the same buffers.
+    fn read_shared_rtp(&mut self, now: Instant) {
+        let Some((sockets, batch)) = &mut self.shared else { return };
+        for _ in 0..BATCHES_PER_TURN {
+            let all = batch.receive(sockets.socket(Port::Rtp));
+            for &shared::Received { buffer, length, source } in &batch.received {
+                let packet = batch.buffers.get_mut(buffer).and_then(|b| b.get_mut(..length));
+                let verdict = packet.map(|p| self.media.handle_shared_rtp(source, p, now));
+                if let Some(Verdict::Forward { dst, .. }) = verdict {
+                    batch.forward.push((buffer, length, dst));
+                }
+            }
+            batch.flush(sockets.socket(Port::Rtp), &self.output.drops);
+            if all {
+                return;
+            }
+        }
+    }
+
+    fn read_shared_rtcp(&mut self, now: Instant) {
+        let Some((sockets, batch)) = &mut self.shared else { return };
+        batch.receive(sockets.socket(Port::Rtcp));
+        for &shared::Received { buffer, length, source } in &batch.received {
+            if let Some(packet) = batch.buffers.get(buffer).and_then(|b| b.get(..length)) {
+                self.media.handle_shared_rtcp(source, packet, now);
+            }
         }
     }
 
@@ -234,7 +286,7 @@ impl Thread {
     // 3. Datagrams of peers.
 
     fn take_datagrams(&mut self) {
-        let now = self.clock.now();
+        let now = self.now;
         for _ in 0..DATAGRAMS_PER_TURN {
             let Ok((peer, datagram)) = self.inputs.datagrams.try_recv() else { return };
             self.media.handle_datagram(&peer, &datagram, now);
@@ -248,18 +300,32 @@ impl Thread {
         while let Some(transmit) = self.media.poll_transmit() {
             let drops = &self.output.drops;
             match transmit {
+                MediaTransmit::Rtp { dst, bytes, .. } if self.shared.is_some() => {
+                    self.made.push((bytes, dst));
+                }
                 MediaTransmit::Rtp { leg, dst, bytes } => {
                     send(&self.sockets, drops, (leg, Port::Rtp), dst, &bytes);
                 }
                 MediaTransmit::Rtcp { leg, dst, mux, bytes } => {
                     let port = if mux { Port::Rtp } else { Port::Rtcp };
-                    send(&self.sockets, drops, (leg, port), dst, &bytes);
+                    match &mut self.shared {
+                        Some((sockets, batch)) => {
+                            let packet = std::iter::once((&*bytes, dst));
+                            batch.send(sockets.socket(port), packet, drops);
+                        }
+                        None => send(&self.sockets, drops, (leg, port), dst, &bytes),
+                    }
                 }
                 MediaTransmit::Datagram { peer, bytes } => match self.links.get(&peer) {
                     Some(connection) => send_datagram(connection, bytes, drops),
                     None => drops.count(Reason::NoLink),
                 },
             }
+        }
+        if let Some((sockets, batch)) = &mut self.shared {
+            let packets = self.made.iter().map(|(bytes, dst)| (&**bytes, *dst));
+            batch.send(sockets.socket(Port::Rtp), packets, &self.output.drops);
+            self.made.clear();
         }
     }
 

@@ -49,6 +49,7 @@ impl PopNode {
             sip: vec![(Transport::Udp, pop_sip(region))],
             media_address: pop_sip(region).ip(),
             media_ports: 20_000..=20_999,
+            media_shared: false,
             limits: pop_core::pop::Limits::default(),
             timing: pop_core::pop::Timing::default(),
             sip_timers: pop_core::sip::TimerValues::default(),

@@ -67,7 +67,10 @@ fn step(media: &mut Media, peer: &PopId, (what, which, bytes): (u8, u8, &[u8]), 
             media.handle_command(&MediaCommand::Connect { leg, to: Far::Stream(stream) }, now);
         }
         3 => media.handle_command(&MediaCommand::Disconnect { leg }, now),
-        4 => media.handle_rtcp(leg, source, bytes, now),
+        4 => {
+            media.handle_shared_rtcp(source, bytes, now);
+            media.handle_rtcp(leg, source, bytes, now);
+        }
         5 => media.handle_datagram(peer, bytes, now),
         _ => {
             // Mostly well-formed packets, so that the fuzzer reaches the codecs.
@@ -78,6 +81,8 @@ fn step(media: &mut Media, peer: &PopId, (what, which, bytes): (u8, u8, &[u8]), 
                 *flags = 0x80;
                 *second = codec.offered_payload_type();
             }
+            // The port that all legs share, too.
+            media.handle_shared_rtp(source, &mut packet.clone(), now);
             media.handle_rtp(leg, source, &mut packet, now);
         }
     }
@@ -87,6 +92,7 @@ fn params(codec: Codec, which: u8, bytes: &[u8]) -> LegParams {
     LegParams {
         remote_rtp: Some(SocketAddr::from(([127, 0, 0, 1], 4_000))),
         remote_rtcp: None,
+        remote_ssrc: (which & 16 == 0).then(|| which.into()),
         trusted: Vec::new(),
         rtcp_mux: which & 4 == 0,
         codec: Format {

@@ -276,6 +276,7 @@ impl Leg {
         let params = LegParams {
             remote_rtp: remote.rtp,
             remote_rtcp: remote.rtcp,
+            remote_ssrc: remote.ssrc,
             trusted,
             rtcp_mux: remote.rtcp_mux,
             codec: Format {

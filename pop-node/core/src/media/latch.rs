@@ -79,7 +79,8 @@ impl Latch {
         if known { Source::Known } else { Source::Moved }
     }
 
-    fn may_be_at(&self, source: IpAddr) -> bool {
+    /// Could the peer be at this host?
+    pub(super) fn may_be_at(&self, source: IpAddr) -> bool {
         let media = [self.signaled, self.current].into_iter().flatten();
         let mut hosts = media.map(|a| Block::host(a.ip())).chain(self.trusted.iter().copied());
         hosts.any(|block| block.contains(source))

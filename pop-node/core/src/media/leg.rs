@@ -56,6 +56,21 @@ pub(super) struct Feedback {
     pub(super) lost: Option<u64>,
     pub(super) jitter: Option<Duration>,
     pub(super) round_trip: Option<Duration>,
+    /// The present second's begin and the packets taken in it.
+    second: Option<(Instant, u32)>,
+}
+
+/// RTCP packets of a leg in a second: RFC 3550 §6.2 has one in five, feedback (RFC 4585) a few more.
+const RTCP_PER_SECOND_MAX: u32 = 20;
+
+impl Feedback {
+    /// May one more packet be read? A storm costs no more than this.
+    pub(super) fn allows(&mut self, now: Instant) -> bool {
+        let fresh = |(begin, _): &(Instant, u32)| now - *begin < Duration::from_secs(1);
+        let (begin, count) = self.second.filter(fresh).unwrap_or((now, 0));
+        self.second = Some((begin, count.saturating_add(1)));
+        count < RTCP_PER_SECOND_MAX
+    }
 }
 
 #[derive(Debug)]

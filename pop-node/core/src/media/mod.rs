@@ -18,21 +18,26 @@ use bytes::BytesMut;
 use proto::id::{LegId, PopId, StreamId};
 use proto::time::{Duration, Instant, earlier};
 
+mod demux;
 mod latch;
 mod leg;
 mod link;
+pub mod map;
 mod outgoing;
 mod playout;
 pub mod quality;
 mod relay;
 mod report;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod transcode;
 mod types;
 
+use demux::Demux;
 use leg::{FarEnd, Leg, StreamEnd};
 use link::Link;
+use map::Map;
 use outgoing::Outgoing;
 
 use crate::codec::complexity::Complexity;
@@ -85,9 +90,10 @@ enum Timer {
 pub struct Media {
     config: MediaConfig,
     random: Random,
-    legs: BTreeMap<LegId, Leg>,
+    legs: Map<LegId, Box<Leg>>,
     /// Which leg a stream from another POP belongs to.
-    streams: BTreeMap<StreamId, LegId>,
+    streams: Map<StreamId, LegId>,
+    demux: Demux,
     links: BTreeMap<PopId, Link>,
     timers: BTreeSet<(Instant, LegId, Timer)>,
     connections: u64,
@@ -106,9 +112,10 @@ impl Media {
         Self {
             random: Random(config.seed),
             complexity: Complexity::new(config.opus_complexity),
+            legs: Map::new(config.seed),
+            streams: Map::new(config.seed),
+            demux: Demux::new(config.seed),
             config,
-            legs: BTreeMap::new(),
-            streams: BTreeMap::new(),
             links: BTreeMap::new(),
             timers: BTreeSet::new(),
             connections: 0,
@@ -124,8 +131,9 @@ impl Media {
         match command {
             MediaCommand::OpenLeg { leg, .. } => self.open(*leg, now),
             MediaCommand::SetLeg { leg, params } => {
-                if let Some(leg) = self.legs.get_mut(leg) {
-                    leg.set(params, now);
+                if let Some(known) = self.legs.get_mut(leg) {
+                    known.set(params, now);
+                    self.demux.expect(*leg, params);
                 }
             }
             MediaCommand::Connect { leg, to } => self.connect(*leg, to),
@@ -142,7 +150,7 @@ impl Media {
         let outgoing = Outgoing::new(8_000, || self.random.next());
         let report = now + self.random.around(REPORT_INTERVAL);
         self.timers.insert((report, id, Timer::Report));
-        self.legs.insert(id, Leg::new(outgoing, report));
+        self.legs.insert(id, Box::new(Leg::new(outgoing, report)));
         self.events.push(MediaEvent::Opened { leg: id });
     }
 
@@ -226,6 +234,7 @@ impl Media {
     fn close(&mut self, id: LegId, now: Instant) {
         self.disconnect(id);
         self.send_rtcp(id, true, now);
+        self.demux.forget(id, now);
         if let Some(leg) = self.legs.remove(&id) {
             self.timers.remove(&(leg.report, id, Timer::Report));
             let report = leg.quality();
@@ -243,12 +252,10 @@ impl Media {
 
     /// Time has come.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let mut flushed = Vec::new();
-        for (peer, link) in &mut self.links {
-            flushed.extend(link.handle_timeout(now).map(|bytes| (peer.clone(), bytes)));
-        }
-        for (peer, bytes) in flushed {
-            self.send_datagram(peer, bytes);
+        let is_due = |link: &Link| link.due().is_some_and(|due| due <= now);
+        let due = self.links.iter().filter(|(_, link)| is_due(link)).map(|(peer, _)| peer);
+        for peer in due.cloned().collect::<Vec<_>>() {
+            self.send_burst(&peer, now);
         }
         while let Some(&(due, leg, timer)) = self.timers.first()
             && due <= now
@@ -328,7 +335,7 @@ impl Media {
 
     /// The quality of a leg so far.
     pub fn quality(&self, leg: LegId) -> Option<QualityReport> {
-        self.legs.get(&leg).map(Leg::quality)
+        self.legs.get(&leg).map(|leg| leg.quality())
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
 use proto::id::{LegId, PopId};
 use proto::overlay::{Datagram, Frame, FrameKind};
 use proto::time::Instant;
@@ -10,12 +9,17 @@ use proto::time::Instant;
 use super::leg::{Bridge, FarEnd, Kind, Leg};
 use super::outgoing::{Feed, Outgoing, Placed};
 use super::transcode::{Encoded, Transcoder};
-use super::{DropReason, Format, LegParams, Media, MediaTransmit, Side, Timer, Verdict};
+use super::{
+    DropReason, Format, LegParams, Media, MediaTransmit, Side, TRANSMITS_MAX, Timer, Verdict,
+};
 use crate::codec::Codec;
 use crate::rtp::{HEADER_BYTES, Header, Packet, is_rtcp, telephone_event};
 
 /// Packets we make are cut from blocks of this size.
 const ARENA_BYTES: usize = 64 * 1_024;
+
+/// What fits an Ethernet frame over IPv6 and UDP. More may have been cut by whoever received it.
+const PACKET_BYTES_MAX: usize = 1_452;
 
 /// A received packet or frame, checked.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +73,9 @@ impl Media {
             return Ok(Verdict::Consumed);
         }
         self.counters.rtp_received += 1;
+        if packet.len() > PACKET_BYTES_MAX {
+            return Err(DropReason::TooLarge);
+        }
         let parsed = Packet::parse(packet).map_err(|_| DropReason::MalformedRtp)?;
         let header = parsed.header;
         let (kind, same) = leg.receive(id, source, &header, &mut self.events, now)?;
@@ -174,11 +181,11 @@ impl Media {
             payload: converted(payload, departure.clocks, &mut event),
         };
         let link = self.links.get_mut(&end.stream.peer).ok_or(DropReason::NotConnected)?;
-        let flushed = link.push(&frame, now)?;
+        let due = link.push(&frame, now)?;
         self.counters.frames_sent += 1;
-        if flushed.iter().any(Option::is_some) {
+        if due {
             let peer = end.stream.peer.clone();
-            flushed.into_iter().flatten().for_each(|b| self.send_datagram(peer.clone(), b));
+            self.send_burst(&peer, now);
         }
         if arrival.kind == Kind::Audio {
             self.drop_bridge(id, Side::Inward);
@@ -186,9 +193,17 @@ impl Media {
         Ok(())
     }
 
-    pub(super) fn send_datagram(&mut self, peer: PopId, bytes: Bytes) {
-        self.counters.datagrams_sent += 1;
-        self.transmit(MediaTransmit::Datagram { peer, bytes });
+    /// All that waits for a POP leaves now.
+    pub(super) fn send_burst(&mut self, peer: &PopId, now: Instant) {
+        let Some(link) = self.links.get_mut(peer) else { return };
+        for bytes in link.burst(now) {
+            self.counters.datagrams_sent += 1;
+            if self.transmits.len() < TRANSMITS_MAX {
+                self.transmits.push_back(MediaTransmit::Datagram { peer: peer.clone(), bytes });
+            } else {
+                self.counters.drop(DropReason::TransmitFull);
+            }
+        }
     }
 
     /// A datagram from another POP, whose identity the link proved.
@@ -391,9 +406,11 @@ impl Media {
                 };
                 let peer = end.stream.peer.clone();
                 let link = self.links.get_mut(&peer).ok_or(DropReason::NotConnected)?;
-                let flushed = link.push(&frame, now)?;
+                let due = link.push(&frame, now)?;
                 self.counters.frames_sent += 1;
-                flushed.into_iter().flatten().for_each(|b| self.send_datagram(peer.clone(), b));
+                if due {
+                    self.send_burst(&peer, now);
+                }
                 Ok(())
             }
         }

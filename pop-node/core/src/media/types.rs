@@ -116,6 +116,8 @@ pub struct LegParams {
     pub remote_rtp: Option<SocketAddr>,
     /// Where the peer wants RTCP; `None`: the port after RTP's.
     pub remote_rtcp: Option<SocketAddr>,
+    /// The SSRC the peer said it will send (`a=ssrc`, RFC 5576): finds its packets on a shared port.
+    pub remote_ssrc: Option<u32>,
     /// Where the peer's media may come from besides `remote_rtp`'s host: where its SIP comes from,
     /// and its trunk's sources. From other hosts nothing is taken.
     pub trusted: Vec<Block>,
@@ -193,6 +195,8 @@ macro_rules! reasons {
 }
 
 reasons! {
+    /// On the shared port: it could belong to several legs, so it is given to none.
+    AmbiguousSource = "ambiguous_source",
     /// The encoder or decoder refused it.
     CodecFailed = "codec_failed",
     /// A datagram that came twice.
@@ -219,6 +223,8 @@ reasons! {
     PlayoutFull = "playout_full",
     /// Its time to be played was over.
     PlayoutLate = "playout_late",
+    /// More RTCP than any peer has to say.
+    RtcpFlood = "rtcp_flood",
     /// Larger than a datagram or packet may be.
     TooLarge = "too_large",
     /// Output waited too long to be fetched.

@@ -25,6 +25,8 @@ pub struct PopConfig {
     pub media_address: IpAddr,
     /// RTP takes even ports of these, RTCP the next odd one.
     pub media_ports: RangeInclusive<u16>,
+    /// All legs share the first of `media_ports` (RTCP the next); each needs no port of its own.
+    pub media_shared: bool,
     /// Bounds.
     pub limits: Limits,
     /// Waiting times.

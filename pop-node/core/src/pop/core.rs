@@ -52,6 +52,14 @@ pub(crate) struct Core {
     next: u64,
 }
 
+fn ports(config: &PopConfig) -> Ports {
+    if config.media_shared {
+        Ports::shared(*config.media_ports.start())
+    } else {
+        Ports::new(&config.media_ports, config.timing.port_quarantine)
+    }
+}
+
 impl Core {
     pub(crate) fn new(config: PopConfig, now: Instant) -> Self {
         let endpoint = sip::Config {
@@ -64,7 +72,7 @@ impl Core {
         Self {
             endpoint: Endpoint::new(endpoint, now),
             view: View::default(),
-            ports: Ports::new(&config.media_ports, config.timing.port_quarantine),
+            ports: ports(&config),
             peers: Peers::default(),
             links: BTreeMap::new(),
             index: Index::default(),

@@ -1,5 +1,7 @@
 //! Media ports: even ones for RTP, the next odd one for RTCP (RFC 3550 §11).
 //!
+//! Or one pair for all legs: then the media plane tells them apart, and late packets, too.
+//!
 //! The port that rested longest is used next, and none before its quarantine is over: late packets
 //! of the old call must not be heard in the new one.
 
@@ -15,15 +17,26 @@ pub(crate) struct Ports {
     resting: VecDeque<(Instant, u16)>,
     quarantine: Duration,
     used: usize,
+    shared: Option<u16>,
 }
 
 impl Ports {
     pub(crate) fn new(range: &RangeInclusive<u16>, quarantine: Duration) -> Self {
         let pairs = range.clone().filter(|port| port % 2 == 0 && range.contains(&(port | 1)));
-        Self { free: pairs.collect(), resting: VecDeque::new(), quarantine, used: 0 }
+        Self { free: pairs.collect(), resting: VecDeque::new(), quarantine, used: 0, shared: None }
+    }
+
+    /// All legs get this one.
+    pub(crate) fn shared(port: u16) -> Self {
+        let (free, resting) = (VecDeque::new(), VecDeque::new());
+        Self { free, resting, quarantine: Duration::ZERO, used: 0, shared: Some(port) }
     }
 
     pub(crate) fn take(&mut self, now: Instant) -> Option<u16> {
+        if self.shared.is_some() {
+            self.used += 1;
+            return self.shared;
+        }
         while self.resting.front().is_some_and(|(until, _)| *until <= now) {
             self.free.extend(self.resting.pop_front().map(|(_, port)| port));
         }
@@ -34,7 +47,9 @@ impl Ports {
 
     pub(crate) fn give_back(&mut self, port: u16, now: Instant) {
         self.used = self.used.saturating_sub(1);
-        self.resting.push_back((now + self.quarantine, port));
+        if self.shared.is_none() {
+            self.resting.push_back((now + self.quarantine, port));
+        }
     }
 
     pub(crate) fn used(&self) -> usize {
@@ -56,5 +71,14 @@ mod tests {
         assert_eq!(ports.take(t(30_999)), None);
         assert_eq!(ports.take(t(31_000)), Some(1_002));
         assert_eq!(ports.used(), 2);
+    }
+
+    #[test]
+    fn a_shared_port_is_never_used_up_and_never_rests() {
+        let mut ports = Ports::shared(1_002);
+        let t = Instant::from_millis;
+        assert_eq!((ports.take(t(0)), ports.take(t(0))), (Some(1_002), Some(1_002)));
+        ports.give_back(1_002, t(1));
+        assert_eq!((ports.used(), ports.take(t(1)), ports.used()), (1, Some(1_002), 2));
     }
 }

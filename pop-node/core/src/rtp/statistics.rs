@@ -88,7 +88,11 @@ impl Reception {
             self.jitter = 0;
             self.transit = None;
         }
-        let units = u128::from(now.as_nanos()) * u128::from(clock_rate) / 1_000_000_000;
+        let (nanos, rate) = (now.as_nanos(), u64::from(clock_rate));
+        // In two steps, because it is done for each packet and a division of 128 bits is slow.
+        let units = (nanos / 1_000_000_000)
+            .wrapping_mul(rate)
+            .wrapping_add((nanos % 1_000_000_000) * rate / 1_000_000_000);
         #[allow(clippy::cast_possible_truncation, reason = "timestamps wrap at 32 bits")]
         let transit = (units as u32).wrapping_sub(timestamp);
         if let Some(before) = self.transit {

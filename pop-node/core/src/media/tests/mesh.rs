@@ -216,8 +216,8 @@ fn many_calls_share_datagrams_and_none_waits_long() {
     assert_eq!(mesh.left.len(), sent.len());
     let longest = mesh.left.iter().zip(&sent).map(|(left, &sent)| left.0 - sent).max().unwrap();
     assert!(longest <= Duration::from_millis(2), "{longest:?}");
-    // 5,000 frames of 170 bytes: six to a datagram would be 834.
-    assert!(mesh.datagrams <= 1_000, "{}", mesh.datagrams);
+    // 5,000 frames of 170 bytes, ten in each burst, six to a datagram: two datagrams each 2 ms.
+    assert!(mesh.datagrams <= 1_001, "{}", mesh.datagrams);
     let bytes = mesh.pops[0].1.counters();
     assert_eq!((bytes.frames_sent, bytes.datagrams_sent), (5_000, mesh.datagrams));
 }

@@ -1,10 +1,12 @@
 //! Stories of packets, by place: one leg to another (`relay`), over two POPs (`mesh`), what is
 //! measured and told (`report`), and anything at any time (`random`).
 
+mod hostile;
 mod mesh;
 mod random;
 mod relay;
 mod report;
+mod shared;
 
 use std::net::SocketAddr;
 
@@ -39,6 +41,7 @@ fn params(codec: Codec, port: u16) -> LegParams {
     LegParams {
         remote_rtp: Some(address(port)),
         remote_rtcp: None,
+        remote_ssrc: None,
         trusted: Vec::new(),
         rtcp_mux: false,
         codec: Format {

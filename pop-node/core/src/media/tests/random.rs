@@ -51,19 +51,23 @@ fn apply(media: &mut Media, step: Step, now: Instant) {
             if let Some(first) = bytes.first_mut() {
                 *first = 0x80 | flags & 0x3f;
             }
+            media.handle_shared_rtp(address(n as u16), &mut bytes.clone(), now);
             media.handle_rtp(LegId(n), address(n as u16), &mut bytes, now);
         }
         Step::Voice(n, sequence, timestamp, payload) => {
-            let codec = media.legs.get(&LegId(n)).and_then(Leg::codec).unwrap_or(Codec::Pcmu);
+            let codec =
+                media.legs.get(&LegId(n)).and_then(|leg| leg.codec()).unwrap_or(Codec::Pcmu);
             let payload_type = if sequence % 9 == 0 { 101 } else { codec.offered_payload_type() };
             let header = Header { sequence, timestamp, ..header(payload_type, 0) };
             let mut bytes = packet(header, &payload);
+            media.handle_shared_rtp(address(n as u16), &mut bytes.clone(), now);
             media.handle_rtp(LegId(n), address(n as u16), &mut bytes, now);
         }
         Step::Rtcp(n, mut bytes) => {
             if let [first, second, ..] = bytes.as_mut_slice() {
                 (*first, *second) = (0x80 | *first & 0x3f, 200 + *second % 4);
             }
+            media.handle_shared_rtcp(address(n as u16 + 1), &bytes, now);
             media.handle_rtcp(LegId(n), address(n as u16 + 1), &bytes, now);
         }
         Step::Datagram(mut bytes) => {
@@ -97,5 +101,6 @@ proptest! {
         media.handle_timeout(at(now + 10));
         prop_assert_eq!(media.poll_timeout(), None);
         prop_assert!(media.streams.is_empty() && media.timers.is_empty());
+        prop_assert!(media.demux.is_empty());
     }
 }

@@ -46,6 +46,7 @@ fn config(id: &str, address: &str, seed: u64) -> PopConfig {
         sip: vec![(Transport::Udp, sip), (Transport::Tcp, sip)],
         media_address: sip.ip(),
         media_ports: 20_000..=20_039,
+        media_shared: false,
         limits: Limits { max_calls: 3, ..Limits::default() },
         timing: Timing::default(),
         sip_timers: TimerValues::default(),

@@ -33,6 +33,8 @@ pub struct RemoteMedia {
     pub rtcp: Option<SocketAddr>,
     /// The peer takes RTCP on the RTP port (RFC 5761).
     pub rtcp_mux: bool,
+    /// The one SSRC the peer says it sends (`a=ssrc`, RFC 5576 §4.1); `None` if it names several.
+    pub ssrc: Option<u32>,
     /// As the **peer** sees it (RFC 3264 §5.1).
     pub direction: Direction,
     /// Milliseconds of audio per packet the peer wants.
@@ -115,6 +117,7 @@ impl RemoteMedia {
             rtp,
             rtcp: rtp.and_then(|rtp| rtcp_address(media, rtp, rtcp_mux)),
             rtcp_mux,
+            ssrc: ssrc(media),
             direction: peer_direction(description, media, silent),
             ptime_ms: ptime(description, media),
             payload_types: formats.payload_types,
@@ -137,6 +140,14 @@ impl RemoteMedia {
 fn ptime(description: &SessionDescription, media: &MediaDescription) -> Option<u32> {
     let text = media.attribute("ptime").or_else(|| value(&description.attributes, "ptime"))?;
     text.split('.').next()?.parse().ok().filter(|ms| (5..=120).contains(ms))
+}
+
+/// The SSRC of `a=ssrc:1234 cname:…` lines, when they all name the same one.
+fn ssrc(media: &MediaDescription) -> Option<u32> {
+    let lines = media.attributes.iter().filter(|a| a.name == "ssrc");
+    let mut named = lines.map(|a| a.value.as_deref()?.split(' ').next()?.parse().ok());
+    let first: u32 = named.next()??;
+    named.all(|other| other == Some(first)).then_some(first)
 }
 
 /// `a=rtcp:53020` or `a=rtcp:53020 IN IP4 126.16.64.4` (RFC 3605), else the next port.

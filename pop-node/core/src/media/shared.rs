@@ -1,0 +1,82 @@
+//! Packets on the one media port that all legs share: found by [`demux`](super::demux), then as
+//! if they had come to a port of the leg.
+
+use std::net::SocketAddr;
+
+use proto::id::LegId;
+use proto::time::Instant;
+
+use super::{DropReason, Media, Verdict};
+use crate::rtp::is_rtcp;
+
+/// The SSRC of an RTP packet (RFC 3550 §5.1), of the sender of an RTCP packet (§6.4).
+fn ssrc(packet: &[u8], at: usize) -> Option<u32> {
+    packet.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+}
+
+impl Media {
+    /// A packet on the shared RTP port; on `Forward` it was rewritten in place.
+    pub fn handle_shared_rtp(
+        &mut self,
+        source: SocketAddr,
+        packet: &mut [u8],
+        now: Instant,
+    ) -> Verdict {
+        if is_rtcp(packet) {
+            self.handle_shared_rtcp(source, packet, now);
+            return Verdict::Consumed;
+        }
+        let Some(ssrc) = ssrc(packet, 8) else {
+            return self.refuse(DropReason::MalformedRtp);
+        };
+        if let Some(leg) = self.demux.known(source, ssrc) {
+            let verdict = self.handle_rtp(leg, source, packet, now);
+            // Announced, but not heard until now.
+            if self.legs.get(&leg).is_some_and(|leg| leg.reception.received() == 1) {
+                self.hear(leg, source, ssrc);
+            }
+            return verdict;
+        }
+        let trusts = |leg| self.legs.get(&leg).is_some_and(|leg| leg.latch.may_be_at(source.ip()));
+        match self.demux.new_stream((source, ssrc), trusts, now) {
+            Err(reason) => self.refuse(reason),
+            Ok(leg) => {
+                let verdict = self.handle_rtp(leg, source, packet, now);
+                self.hear(leg, source, ssrc);
+                verdict
+            }
+        }
+    }
+
+    /// The stream is the leg's from now on, if the leg took its packet.
+    fn hear(&mut self, id: LegId, source: SocketAddr, ssrc: u32) {
+        let taken = self.legs.get(&id).is_some_and(|leg| {
+            leg.latch.current() == Some(source)
+                && leg.reception.source().is_some_and(|(heard, _)| heard == ssrc)
+        });
+        if taken {
+            self.demux.heard(id, source, ssrc);
+        }
+    }
+
+    /// A packet on the shared RTCP port.
+    pub fn handle_shared_rtcp(&mut self, source: SocketAddr, packet: &[u8], now: Instant) {
+        let leg = match ssrc(packet, 4) {
+            Some(ssrc) => self.demux.rtcp(source, ssrc),
+            None => Err(DropReason::MalformedRtcp),
+        };
+        match leg {
+            Ok(leg) => self.handle_rtcp(leg, source, packet, now),
+            Err(reason) => {
+                self.counters.rtcp_received += 1;
+                self.counters.drop(reason);
+            }
+        }
+    }
+
+    fn refuse(&mut self, reason: DropReason) -> Verdict {
+        self.counters.rtp_received += 1;
+        self.counters.drop(reason);
+        Verdict::Drop(reason)
+    }
+}

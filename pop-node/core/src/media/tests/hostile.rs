@@ -1,0 +1,197 @@
+//! Bad input, one kind after the other, while another call goes on: each has its counter and its
+//! effect, and the other call hears nothing of it.
+
+use super::*;
+use crate::rtp::rtcp;
+
+/// What one bad sender may do, and what becomes of it.
+struct Case {
+    name: &'static str,
+    /// The packets, in order, and where they come from.
+    packets: fn() -> Vec<(SocketAddr, Vec<u8>)>,
+    on_rtcp: bool,
+    /// What is counted, and how often.
+    counted: Option<(DropReason, u64)>,
+    /// How many reach the far side.
+    heard: usize,
+}
+
+const VOICE: [u8; 160] = [0xff; 160];
+
+fn voice(n: u32) -> Vec<u8> {
+    packet(header(0, n), &VOICE)
+}
+
+fn from_peer(packets: impl IntoIterator<Item = Vec<u8>>) -> Vec<(SocketAddr, Vec<u8>)> {
+    packets.into_iter().map(|bytes| (address(10), bytes)).collect()
+}
+
+fn report() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    rtcp::write_report(&mut bytes, 77, None, None);
+    bytes
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "a wrong source",
+        packets: || (0..5).map(|n| (SocketAddr::from(([127, 0, 9, 66], 10)), voice(n))).collect(),
+        on_rtcp: false,
+        counted: Some((DropReason::WrongSource, 5)),
+        heard: 0,
+    },
+    Case {
+        name: "the SSRC of another call's peer",
+        packets: || from_peer((0..5).map(|n| packet(Header { ssrc: 88, ..header(0, n) }, &VOICE))),
+        on_rtcp: false,
+        counted: None,
+        heard: 5,
+    },
+    Case {
+        name: "two sources that alternate at one address",
+        packets: || {
+            from_peer((0..6).map(|n| packet(Header { ssrc: 77 + n % 2, ..header(0, n) }, &VOICE)))
+        },
+        on_rtcp: false,
+        counted: None,
+        heard: 6,
+    },
+    Case {
+        name: "jumps of the sequence number",
+        packets: || {
+            let jump = |(n, sequence)| packet(Header { sequence, ..header(0, n) }, &VOICE);
+            from_peer((0..).zip([1, 40_000, 2, 65_535, 0, 30_000]).map(jump))
+        },
+        on_rtcp: false,
+        counted: None,
+        heard: 6,
+    },
+    Case {
+        name: "another packet time in the middle",
+        packets: || {
+            let frame = |n: u32| packet(header(0, n), &[0xff; 480][..80 * (1 + n as usize % 6)]);
+            from_peer((0..12).map(frame))
+        },
+        on_rtcp: false,
+        counted: None,
+        heard: 12,
+    },
+    Case {
+        name: "payload types nobody agreed on",
+        packets: || from_peer([3, 8, 13, 72, 96, 127].map(|pt| packet(header(pt, 1), &VOICE))),
+        on_rtcp: false,
+        counted: Some((DropReason::UnknownPayloadType, 6)),
+        heard: 0,
+    },
+    Case {
+        name: "packets cut short",
+        packets: || from_peer((0..12).map(|length| voice(1)[..length].to_vec())),
+        on_rtcp: false,
+        counted: Some((DropReason::MalformedRtp, 12)),
+        heard: 0,
+    },
+    Case {
+        name: "a header that says more than there is",
+        packets: || {
+            from_peer([0x8f, 0x90, 0xa0].map(|flags| {
+                let mut bytes = packet(header(0, 1), &[0xff; 4]);
+                bytes[0] = flags;
+                bytes
+            }))
+        },
+        on_rtcp: false,
+        counted: Some((DropReason::MalformedRtp, 3)),
+        heard: 0,
+    },
+    Case {
+        name: "oversize packets",
+        packets: || from_peer([1_441, 2_036].map(|n| packet(header(0, 1), &vec![0; n]))),
+        on_rtcp: false,
+        counted: Some((DropReason::TooLarge, 2)),
+        heard: 0,
+    },
+    Case {
+        name: "a storm of RTCP",
+        packets: || from_peer((0..1_000).map(|_| report())),
+        on_rtcp: true,
+        counted: Some((DropReason::RtcpFlood, 980)),
+        heard: 0,
+    },
+    Case {
+        name: "RTCP that lies about its length",
+        packets: || from_peer([vec![0x81, 200, 0, 1, 0, 0, 0, 0], vec![0x80; 7]]),
+        on_rtcp: true,
+        counted: Some((DropReason::MalformedRtcp, 2)),
+        heard: 0,
+    },
+    Case {
+        name: "RTCP of a stranger",
+        packets: || vec![(SocketAddr::from(([127, 0, 9, 66], 11)), report()); 3],
+        on_rtcp: true,
+        counted: Some((DropReason::WrongSource, 3)),
+        heard: 0,
+    },
+];
+
+/// The packets of the other call: all of them, in order, none changed.
+struct Other {
+    leg: LegId,
+    far: LegId,
+    last: Option<Header>,
+    n: u32,
+}
+
+impl Other {
+    fn goes_on(&mut self, media: &mut Media, name: &str) {
+        let mut bytes = packet(Header { ssrc: 88, ..header(0, self.n) }, &[self.n as u8; 160]);
+        let verdict = media.handle_rtp(self.leg, address(30), &mut bytes, at(20));
+        let (leg, dst, header, payload) = forwarded(verdict, &bytes);
+        assert_eq!((leg, dst), (self.far, address(40)), "{name}");
+        assert_eq!(payload, [self.n as u8; 160], "{name}");
+        if let Some(last) = self.last.replace(header) {
+            let step = header.sequence.wrapping_sub(last.sequence);
+            assert_eq!((header.ssrc, step), (last.ssrc, 1), "{name}");
+            assert_eq!(header.timestamp.wrapping_sub(last.timestamp), 160, "{name}");
+        }
+        self.n += 1;
+    }
+}
+
+fn suffer(case: &Case) {
+    let mut media = media(3);
+    let [a, b, c, d] = [10, 20, 30, 40].map(|n| open(&mut media, n, Codec::Pcmu));
+    connect(&mut media, a, Far::Leg(b));
+    connect(&mut media, c, Far::Leg(d));
+    let mut other = Other { leg: c, far: d, last: None, n: 0 };
+    let (mut heard, mut last): (usize, Option<Header>) = (0, None);
+    for (n, (source, mut bytes)) in (case.packets)().into_iter().enumerate() {
+        let now = at(n as u64 % 900);
+        if case.on_rtcp {
+            media.handle_rtcp(a, source, &bytes, now);
+        } else if let verdict @ Verdict::Forward { .. } =
+            media.handle_rtp(a, source, &mut bytes, now)
+        {
+            let (leg, dst, header, _) = forwarded(verdict, &bytes);
+            assert_eq!((leg, dst), (b, address(20)), "{}", case.name);
+            let ssrc = last.replace(header).map_or(header.ssrc, |last| last.ssrc);
+            assert_eq!(header.ssrc, ssrc, "{}: one SSRC leaves, whatever comes", case.name);
+            heard += 1;
+        }
+        other.goes_on(&mut media, case.name);
+    }
+    assert_eq!(heard, case.heard, "{}", case.name);
+    for reason in DropReason::ALL {
+        let times = case.counted.filter(|(counted, _)| counted == reason).map_or(0, |(_, n)| n);
+        assert_eq!(media.counters().dropped(*reason), times, "{}: {reason:?}", case.name);
+    }
+    assert_eq!(media.quality(c).unwrap().lost, 0, "{}", case.name);
+    // And the call itself goes on.
+    let mut bytes = packet(header(0, 500), &VOICE);
+    let verdict = media.handle_rtp(a, address(10), &mut bytes, at(2_000));
+    assert_eq!(forwarded(verdict, &bytes).0, b, "{}", case.name);
+}
+
+#[test]
+fn each_kind_has_its_counter_and_no_other_call_hears_it() {
+    CASES.iter().for_each(suffer);
+}
