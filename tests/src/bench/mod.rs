@@ -22,7 +22,7 @@ pub const BENCHES: [(&str, &str); 4] = [
     ),
     (
         "media",
-        "G.711 relayed beside rtpengine, and between two POPs: CPU, loss, latency, memory (about 7 min)",
+        "G.711 relayed beside rtpengine and bare forwarders, and between two POPs: CPU, loss, latency, memory (about 20 min; [relay-500 relay-900 shared-500 shared-900 two-pops-100 two-pops-1000 churn])",
     ),
     ("mesh", "set-up time, 200 calls across two POPs, added latency, idle memory (about 3 min)"),
     ("voice", "PESQ of recorded calls with and without loss, cost of transcoding (about 4 min)"),
@@ -34,9 +34,15 @@ pub async fn run(name: &str, arguments: &[String]) -> Option<Result<Table>> {
         "control" => Some(control::control(arguments).await),
         "mesh" => Some(mesh().await),
         "voice" => Some(voice::run().await),
-        "media" => Some(media::run().await),
+        "media" => Some(media::run(arguments).await),
         _ => None,
     }
+}
+
+/// Processes that benchmarks start from their own binary; `None`: no such process.
+pub fn process(name: &str, arguments: &[String]) -> Option<Result<()>> {
+    let kind = arguments.first().map_or("", String::as_str);
+    (name == media::BARE).then(|| media::bare(kind))
 }
 
 async fn mesh() -> Result<Table> {

@@ -44,11 +44,28 @@ fn header<'a>(message: &'a str, name: &str) -> Result<&'a str> {
         .with_context(|| format!("no {name} in:\n{message}"))
 }
 
-fn body(media: SocketAddr, Format(payload_type, lines): Format) -> String {
+/// Where one side takes RTP, and the SSRC it sends, if that is known (RFC 5576).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Side(SocketAddr, Option<u32>);
+
+impl From<SocketAddr> for Side {
+    fn from(media: SocketAddr) -> Self {
+        Self(media, None)
+    }
+}
+
+impl From<(SocketAddr, u32)> for Side {
+    fn from((media, ssrc): (SocketAddr, u32)) -> Self {
+        Self(media, Some(ssrc))
+    }
+}
+
+fn body(Side(media, ssrc): Side, Format(payload_type, lines): Format) -> String {
     let (ip, port) = (media.ip(), media.port());
+    let ssrc = ssrc.map_or(String::new(), |ssrc| format!("a=ssrc:{ssrc} cname:bench\r\n"));
     format!(
         "v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\n\
-         m=audio {port} RTP/AVP {payload_type}\r\n{lines}"
+         m=audio {port} RTP/AVP {payload_type}\r\n{lines}{ssrc}"
     )
 }
 
@@ -100,9 +117,10 @@ impl Carriers {
         &self,
         call: usize,
         called: &str,
-        here: SocketAddr,
-        there: SocketAddr,
+        here: impl Into<Side>,
+        there: impl Into<Side>,
     ) -> Result<Call> {
+        let (here, there) = (here.into(), there.into());
         let to = format!("<sip:{called}@{}>", self.pop);
         let sdp = body(here, self.formats.0);
         let invite = self.request("INVITE", 1, call, called, &to)?;
@@ -128,13 +146,13 @@ impl Carriers {
         let bye = self.request("BYE", 2, call.number, &call.called, &call.to)?;
         self.caller.send_to(format!("{bye}Content-Length: 0\r\n\r\n").as_bytes(), self.pop).await?;
         // The callee has no SDP to give any more.
-        self.until("BYE", self.callee.local_addr()?).await?;
+        self.until("BYE", self.callee.local_addr()?.into()).await?;
         Ok(())
     }
 
     /// Plays the callee until the caller's request has its final answer; that, and where the POP
     /// wants the callee's media.
-    async fn until(&self, method: &str, there: SocketAddr) -> Result<(String, Option<SocketAddr>)> {
+    async fn until(&self, method: &str, there: Side) -> Result<(String, Option<SocketAddr>)> {
         let mut far = None;
         let (mut at_caller, mut at_callee) = (vec![0; 4096], vec![0; 4096]);
         loop {
@@ -162,7 +180,7 @@ impl Carriers {
         }
     }
 
-    async fn answer(&self, request: &str, from: SocketAddr, there: SocketAddr) -> Result<()> {
+    async fn answer(&self, request: &str, from: SocketAddr, there: Side) -> Result<()> {
         let (us, via) = (self.callee.local_addr()?, header(request, "Via")?);
         let sdp =
             if request.starts_with("INVITE") { body(there, self.formats.1) } else { String::new() };

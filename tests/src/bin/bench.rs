@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use tests::bench::{BENCHES, run};
+use tests::bench::{BENCHES, process, run};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -13,6 +13,9 @@ async fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let arguments: Vec<String> = std::env::args().skip(2).collect();
+    if let Some(ended) = process(&name, &arguments) {
+        return ended.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     match run(&name, &arguments).await {
         None => {
             let names: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();

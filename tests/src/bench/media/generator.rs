@@ -22,6 +22,8 @@ const TICKS: usize = 20;
 const HEADER: usize = 12;
 /// G.711, 20 ms.
 const PACKET: usize = HEADER + 160;
+/// SSRC of leg 0; each leg has the next.
+pub(super) const SSRC: u32 = 0x5200_0000;
 const MAGIC: [u8; 4] = *b"vxm1";
 /// Sockets on each side of the system under test.
 pub(super) const SOCKETS: usize = 4;
@@ -74,6 +76,11 @@ fn open(address: IpAddr) -> Result<UdpSocket> {
 /// Leg `2n` is call n's caller, `2n + 1` its callee.
 const fn socket_of(leg: usize) -> usize {
     (leg / 2 % SOCKETS) * 2 + leg % 2
+}
+
+/// What leg number `leg` has in its packets.
+pub(super) fn ssrc(leg: usize) -> Result<u32> {
+    Ok(SSRC + u32::try_from(leg)?)
 }
 
 struct Leg {
@@ -230,7 +237,7 @@ impl Generator<'_> {
         head.extend([0x80, mark]);
         head.extend(sequence.to_be_bytes());
         head.extend(timestamp.to_be_bytes());
-        head.extend((0x5200_0000 + id).to_be_bytes());
+        head.extend((SSRC + id).to_be_bytes());
         head.extend(MAGIC);
         head.extend(id.to_be_bytes());
         head.extend(leg.sent.to_be_bytes());

@@ -1,6 +1,7 @@
 //! The media plane beside rtpengine: the same generator drives both in turns, each figure is the
 //! median of three turns. Compare at equal call counts; µs per packet falls with load.
 
+mod bare;
 pub(in crate::bench) mod cpu;
 mod generator;
 mod pop;
@@ -8,11 +9,13 @@ pub(in crate::bench) mod rtpengine;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::{Figure, Table, percentile};
+use bare::{Forwarder, Kind};
+pub(super) use bare::{NAME as BARE, run as bare};
 use generator::{Report, Run, Sockets};
-use pop::Calls;
+use pop::{Calls, Way};
 use rtpengine::Rtpengine;
 
 const WARM: Duration = Duration::from_secs(2);
@@ -110,8 +113,18 @@ async fn rtpengine_turn(calls: usize, turns: &mut Turns) -> Result<()> {
     Ok(())
 }
 
-async fn pop_turn(calls: usize, two_pops: bool, turns: &mut Turns) -> Result<()> {
-    let mut up = Calls::start(calls, two_pops).await?;
+async fn bare_turn(kind: Kind, calls: usize, turns: &mut Turns) -> Result<()> {
+    let here = std::net::Ipv4Addr::LOCALHOST.into();
+    let sockets = Sockets::bind(here, here)?;
+    let (forwarder, targets) = Forwarder::start(kind, &sockets, calls)?;
+    let before = cpu::of(forwarder.pid())?.rss_kib;
+    let (report, _) = drive(sockets, targets, vec![forwarder.pid()]).await?;
+    turns.push(&report, calls, before);
+    Ok(())
+}
+
+async fn pop_turn(calls: usize, way: Way, turns: &mut Turns) -> Result<()> {
+    let mut up = Calls::start(calls, way).await?;
     let here = std::net::Ipv4Addr::LOCALHOST.into();
     let sockets = std::mem::replace(&mut up.sockets, Sockets::bind(here, here)?);
     let targets = up.targets.clone();
@@ -132,21 +145,35 @@ fn add(
     table.add(Figure { name, peer, ours, target: target.into(), unit });
 }
 
-/// G.711 relayed by one POP, and by rtpengine.
-async fn relay(table: &mut Table, calls: usize) -> Result<()> {
-    let (mut peer, mut ours) = (Turns::default(), Turns::default());
+/// G.711 relayed by one POP, by rtpengine, and by a bare forwarder of the POP's kind.
+async fn relay(table: &mut Table, calls: usize, way: Way) -> Result<()> {
+    let (kind, name, share) = match way {
+        Way::SharedPort => (Kind::OnePort, "one port", 0.5),
+        Way::OnePop | Way::TwoPops => (Kind::PortPerLeg, "port per leg", 0.6),
+    };
+    let (mut peer, mut bare, mut ours) = (Turns::default(), Turns::default(), Turns::default());
     for _ in 0..TURNS {
         rtpengine_turn(calls, &mut peer).await?;
-        pop_turn(calls, false, &mut ours).await?;
+        bare_turn(kind, calls, &mut bare).await?;
+        pop_turn(calls, way, &mut ours).await?;
     }
     let cpu = median(&peer.cpu_us);
-    let what = format!("relay, one POP, {calls} calls");
+    let what = format!("relay, {name}, {calls} calls");
     add(
         table,
         format!("{what}: CPU a packet (peer: rtpengine)"),
         Some(cpu),
         median(&ours.cpu_us),
-        0.6 * cpu,
+        share * cpu,
+        "µs",
+    );
+    let cpu = median(&bare.cpu_us);
+    add(
+        table,
+        format!("{what}: CPU a packet (peer: bare forwarder)"),
+        Some(cpu),
+        median(&ours.cpu_us),
+        1.2 * cpu,
         "µs",
     );
     add(table, format!("{what}: lost"), Some(median(&peer.lost)), median(&ours.lost), 0.1, "%");
@@ -182,7 +209,7 @@ async fn relay(table: &mut Table, calls: usize) -> Result<()> {
 async fn overlay(table: &mut Table, calls: usize, target: f64) -> Result<()> {
     let mut ours = Turns::default();
     for _ in 0..TURNS {
-        pop_turn(calls, true, &mut ours).await?;
+        pop_turn(calls, Way::TwoPops, &mut ours).await?;
     }
     let what = format!("two POPs over QUIC, {calls} calls");
     add(table, format!("{what}: CPU of both a packet"), None, median(&ours.cpu_us), target, "µs");
@@ -191,11 +218,52 @@ async fn overlay(table: &mut Table, calls: usize, target: f64) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn run() -> Result<Table> {
+/// Calls that come and go one after the other; the first ones fill caches and pools.
+const CHURN: usize = 100_000;
+const CHURN_WARM: usize = 5_000;
+
+/// Memory after very many calls, beside that after the first ones.
+async fn churn(table: &mut Table) -> Result<()> {
+    let mut up = Calls::start(0, Way::SharedPort).await?;
+    up.come_and_go(0..CHURN_WARM).await?;
+    let before = up.rss()?;
+    up.come_and_go(CHURN_WARM..CHURN_WARM + CHURN).await?;
+    let grown = up.rss()? - before;
+    let name = format!("memory grown by {CHURN} calls that ended (peer: memory before them)");
+    add(table, name, Some(before / 1_024.0), grown / 1_024.0, 2.0, "MiB");
+    up.end().await
+}
+
+/// Groups of figures, in the order they run.
+const GROUPS: [&str; 7] = [
+    "relay-500",
+    "relay-900",
+    "shared-500",
+    "shared-900",
+    "two-pops-100",
+    "two-pops-1000",
+    "churn",
+];
+
+/// All groups, or those named.
+pub(super) async fn run(groups: &[String]) -> Result<Table> {
+    if let Some(unknown) = groups.iter().find(|group| !GROUPS.contains(&group.as_str())) {
+        bail!("no figures '{unknown}'; there are: {}", GROUPS.join(", "));
+    }
     let mut table = Table::new("media");
-    relay(&mut table, 500).await?;
-    relay(&mut table, 900).await?;
-    overlay(&mut table, 100, 12.0).await?;
-    overlay(&mut table, 1_000, 8.5).await?;
+    for group in GROUPS {
+        if !groups.is_empty() && !groups.iter().any(|wanted| wanted == group) {
+            continue;
+        }
+        match group {
+            "relay-500" => relay(&mut table, 500, Way::OnePop).await?,
+            "relay-900" => relay(&mut table, 900, Way::OnePop).await?,
+            "shared-500" => relay(&mut table, 500, Way::SharedPort).await?,
+            "shared-900" => relay(&mut table, 900, Way::SharedPort).await?,
+            "two-pops-100" => overlay(&mut table, 100, 12.0).await?,
+            "two-pops-1000" => overlay(&mut table, 1_000, 8.5).await?,
+            _ => churn(&mut table).await?,
+        }
+    }
     Ok(table)
 }

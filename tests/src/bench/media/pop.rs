@@ -4,9 +4,20 @@ use anyhow::{Context, Result};
 use chaos::lab::{Node, SIP_PORT};
 
 use super::cpu;
-use super::generator::{Sockets, Target};
+use super::generator::{Sockets, Target, ssrc};
 use crate::bench::sip::{Call, Carriers};
 use crate::scene::{FRA, IAD, Scene};
+
+/// How calls pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// One POP, a port for each leg.
+    OnePop,
+    /// One POP, one port for all legs.
+    SharedPort,
+    /// Two POPs.
+    TwoPops,
+}
 
 /// A mesh with calls up.
 pub(super) struct Calls {
@@ -23,11 +34,19 @@ pub(super) struct Calls {
 
 impl Calls {
     /// `count` calls that enter at `fra1` and leave there, or at `iad1`.
-    pub(super) async fn start(count: usize, two_pops: bool) -> Result<Self> {
+    pub(super) async fn start(count: usize, way: Way) -> Result<Self> {
+        let two_pops = way == Way::TwoPops;
         let far = if two_pops { "iad1" } else { "fra1" };
         let number = if two_pops { IAD } else { FRA };
         let most = u32::try_from(count)? + 10;
-        let scene = Scene::with(|topology| topology.max_calls = most, |_| {}).await?;
+        let scene = Scene::with(
+            |topology| {
+                topology.max_calls = most;
+                topology.shared_media = way == Way::SharedPort;
+            },
+            |_| {},
+        )
+        .await?;
         let pids: Vec<u32> = scene
             .mesh
             .sites()
@@ -51,13 +70,30 @@ impl Calls {
         };
         running.rss_before = running.rss()?;
         for call in 0..count {
-            let (caller, callee) = running.sockets.addresses(call)?;
-            let up = running.carriers.call(call, number, caller, callee).await?;
-            let callee = up.far.context("the INVITE had no SDP")?;
-            running.targets.push(Target { caller: up.media, callee });
-            running.calls.push(up);
+            running.set_up(call, number).await?;
         }
         Ok(running)
+    }
+
+    async fn set_up(&mut self, call: usize, number: &str) -> Result<()> {
+        let (caller, callee) = self.sockets.addresses(call)?;
+        let (here, there) = ((caller, ssrc(2 * call)?), (callee, ssrc(2 * call + 1)?));
+        let up = self.carriers.call(call, number, here, there).await?;
+        let callee = up.far.context("the INVITE had no SDP")?;
+        self.targets.push(Target { caller: up.media, callee });
+        self.calls.push(up);
+        Ok(())
+    }
+
+    /// Sets up and hangs up call after call, with these numbers.
+    pub(super) async fn come_and_go(&mut self, calls: std::ops::Range<usize>) -> Result<()> {
+        for call in calls {
+            self.set_up(call, FRA).await?;
+            let up = self.calls.pop().context("no call")?;
+            self.targets.clear();
+            self.carriers.hang_up(&up).await?;
+        }
+        self.scene.idle(crate::scene::SOON).await
     }
 
     /// Resident memory of the POPs now, KiB.
