@@ -100,7 +100,7 @@ fn set_up(
     engine: &mut Rtpengine,
     number: usize,
     caller: &Speaker,
-    callee: &Speaker,
+    callee: &mut Speaker,
 ) -> Result<(SocketAddr, SocketAddr)> {
     let ids = [format!("voice-{number}"), format!("f{number}"), format!("t{number}")];
     let [call, from, to] = ids.each_ref().map(|id| string(id));
@@ -123,6 +123,7 @@ fn set_up(
         .split("a=rtpmap:")
         .find_map(|map| map.split_once(" opus/").and_then(|(number, _)| number.parse().ok()))
         .context("rtpengine offers no Opus")?;
+    callee.payload_type = opus;
     let answered = engine.command_of(&[
         ("ICE", string("remove")),
         ("call-id", call),

@@ -24,7 +24,7 @@ pub(super) struct Speaker {
     /// Where the system under test wants its packets.
     pub(super) target: Option<SocketAddr>,
     pub(super) codec: Codec,
-    payload_type: u8,
+    pub(super) payload_type: u8,
     frames: Arc<[Bytes]>,
     /// Share of its packets that never leave, and which.
     loss: f64,
