@@ -15,7 +15,7 @@ use crate::telemetry;
 use crate::wal::spool::Spool;
 
 /// Bytes of the log in one file.
-const PART_BYTES: usize = 8 * 1024 * 1024;
+const PART_BYTES: usize = 2 * 1024 * 1024;
 /// Files in one turn; the rest waits for the next.
 const PARTS_MAX: usize = 64;
 

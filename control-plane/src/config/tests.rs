@@ -47,6 +47,27 @@ fn a_good_file_is_read_and_members_sorted() {
 }
 
 #[test]
+fn an_archive_is_a_directory_and_has_usual_times() {
+    let text = |lines: &str| format!("{GOOD}[backup]\n{lines}\n");
+    let config = Config::parse(&text("target = \"file:///mnt/b\"\nkeep = 2"), "x.toml").unwrap();
+    let backup = config.backup.unwrap();
+    assert_eq!((backup.target.as_path(), backup.keep), (Path::new("/mnt/b"), 2));
+    assert_eq!(backup.every, Duration::from_secs(5));
+    assert_eq!(backup.tables_every, Duration::from_secs(86_400));
+    for (lines, says) in [
+        ("target = \"s3://bucket\"", "backup.target is of s3, which this version does not know"),
+        ("target = \"here\"", "backup.target \"here\" is not absolute"),
+        ("target = \"/b\"\nevery = \"fast\"", "backup.every is \"fast\""),
+        ("target = \"/b\"\nkeep = 0", "backup.keep is 0"),
+    ] {
+        let said = refusal(&text(lines));
+        assert!(said.contains(says), "{said}");
+    }
+    let said = refusal(&format!("{GOOD}[storage]\nlog_entries = 3\n"));
+    assert!(said.contains("storage.log_entries is 3"), "{said}");
+}
+
+#[test]
 fn an_unknown_key_is_named_with_its_line() {
     let said = refusal(&GOOD.replace("mesh =", "mash ="));
     assert!(said.starts_with("x.toml line 5 is not valid (unknown field `mash`"), "{said}");

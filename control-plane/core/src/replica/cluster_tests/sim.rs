@@ -232,7 +232,15 @@ impl Sim {
             }
             self.step();
         }
-        panic!("not within {most} ticks");
+        let nodes: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|(id, node)| {
+                let conf = node.replica.as_ref().map(|r| r.state().conf());
+                (id, node.disk.applied, node.replica.as_ref().map(Replica::status), conf)
+            })
+            .collect();
+        panic!("not within {most} ticks: {nodes:#?}");
     }
 
     /// What was being written may be durable or not, but nobody heard.
