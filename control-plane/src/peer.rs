@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use control_core::group::GroupId;
 use enroll::dial::{self, Tls};
 use proto::control::{ClusterMember, MemberRole};
 use proto::id::NodeId;
@@ -52,6 +53,8 @@ pub struct Sender {
     pub node: NodeId,
     /// Of its data directory.
     pub incarnation: String,
+    /// Whose log it replicates.
+    pub group: GroupId,
 }
 
 /// Clients of all other members; they come and go.
@@ -165,6 +168,10 @@ impl Peers {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn group(&self) -> u32 {
+        self.0.parts.sender.group.0.into()
+    }
+
     /// Hands a command to the leader.
     pub async fn propose(
         &self,
@@ -172,7 +179,8 @@ impl Peers {
         command: Command,
         patience: Duration,
     ) -> Result<ProposeResponse, Status> {
-        let mut request = Request::new(ProposeRequest { command: Some(command) });
+        let mut request =
+            Request::new(ProposeRequest { command: Some(command), group: self.group() });
         request.set_timeout(patience);
         let mut client = PeerClient::new(self.channel(leader)?);
         within(patience, client.propose(request)).await.map(tonic::Response::into_inner)
@@ -189,6 +197,7 @@ pub async fn join(
     addresses: &[String],
     credentials: &Credentials,
     member: &ClusterMember,
+    group: GroupId,
 ) -> Vec<ClusterMember> {
     loop {
         for address in addresses {
@@ -196,7 +205,7 @@ pub async fn join(
                 let endpoint = endpoint(address, CONTROL_DNS_NAME, credentials)
                     .map_err(|problem| Status::invalid_argument(problem.to_string()))?;
                 let mut client = PeerClient::new(endpoint.connect_lazy());
-                let request = JoinRequest { member: Some(member.clone()) };
+                let request = JoinRequest { member: Some(member.clone()), group: group.0.into() };
                 within(JOIN, client.join(Request::new(request))).await
             };
             match asked.await {

@@ -163,7 +163,7 @@ impl Ready {
             let own = joining(&self.config, &incarnation);
             let_in(self.config.node.join.clone(), credentials, driver.clone(), own);
         }
-        let sender = Sender { node: self.config.node.id, incarnation };
+        let sender = Sender { node: self.config.node.id, incarnation, group: GROUP };
         let parts =
             peer::Parts { tls: rotation.client(), sender, outboxes, driver: driver.clone(), pace };
         let peers = Peers::new(parts);
@@ -219,7 +219,7 @@ fn ship(config: &Config, driver: &Driver) {
 /// Asks the members to let this node in.
 fn let_in(at: Vec<String>, tls: Arc<Credentials>, driver: Driver, own: ClusterMember) {
     tokio::spawn(async move {
-        let members = peer::join(&at, &tls, &own).await;
+        let members = peer::join(&at, &tls, &own, GROUP).await;
         // Fails when this node is stopping.
         let _ = driver.introduce(members).await;
     });

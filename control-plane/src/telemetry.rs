@@ -84,6 +84,8 @@ table! {
 /// Why a raft message went nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerDrop {
+    /// It is about another group's log.
+    Group,
     /// The message came from a wiped or copied data directory.
     Incarnation,
     /// It broke raft's rules.
@@ -99,6 +101,7 @@ pub enum PeerDrop {
 impl PeerDrop {
     const fn as_str(self) -> &'static str {
         match self {
+            Self::Group => "group",
             Self::Incarnation => "incarnation",
             Self::Misbehaved => "misbehaved",
             Self::QueueFull => "queue_full",

@@ -48,8 +48,11 @@ const STREAMS: [&str; 2] = ["Pops/Heartbeat", "Watch/Watch"];
 const ELSEWHERE: [&str; 7] =
     ["Access/", "Admin/", "Audit/", "Cluster/", "Enrol", "Storage/", "Tokens/"];
 
+/// Of an id that begins so, a rehearsal.
+const DRY: &str = "dry-";
+
 fn options(id: &str) -> Option<c::WriteOptions> {
-    Some(c::WriteOptions { request_id: id.into() })
+    Some(c::WriteOptions { request_id: id.into(), validate_only: id.starts_with(DRY) })
 }
 
 macro_rules! write {
@@ -728,6 +731,12 @@ async fn every_rpc_refuses_what_it_must() {
     cluster.stop().await;
 }
 
+/// Grows with every change.
+async fn revision(anna: &Channel) -> u64 {
+    let pops = ask(anna, &path("Pops/List"), Vec::new()).await.unwrap();
+    c::ListPopsResponse::decode(pops.as_slice()).unwrap().header.unwrap().revision
+}
+
 /// What a row gets wrong.
 async fn refusals(anna: &Channel, row: &Row) -> Vec<String> {
     let (path, rpc) = (path(row.rpc), row.rpc);
@@ -763,8 +772,18 @@ async fn refusals(anna: &Channel, row: &Row) -> Vec<String> {
         expect("used request_id", ask(anna, &path, (row.good)("used")).await, reused);
     }
     let id = format!("once-{}", rpc.replace('/', "-"));
+    let begin = revision(anna).await;
+    if row.writes {
+        expect("rehearsed", ask(anna, &path, (row.good)(&format!("{DRY}{id}"))).await, row.state);
+    }
+    let rehearsed = revision(anna).await;
     expect("state", ask(anna, &path, (row.good)(&id)).await, row.state);
+    let done = revision(anna).await;
     expect("state, again", ask(anna, &path, (row.good)(&id)).await, row.state);
+    let again = revision(anna).await;
+    let expected = (true, row.writes && row.state.is_ok(), false);
+    let changed = (begin == rehearsed, rehearsed != done, done != again);
+    wrong.extend((changed != expected).then(|| format!("{rpc}: what changed was {changed:?}")));
     wrong.extend(field);
     wrong.extend(oversized);
     wrong

@@ -21,7 +21,7 @@ const BATCH: u32 = 10_000;
 const BATCHES: u32 = 9;
 
 async fn import(cluster: &Cluster, batch: u32) {
-    let options = Some(WriteOptions { request_id: format!("import-{batch}") });
+    let options = Some(WriteOptions { request_id: format!("import-{batch}"), ..<_>::default() });
     // Every second one: neighbours would be one block.
     let e164 = (batch * BATCH..(batch + 1) * BATCH).map(|n| format!("+493012{:06}", 2 * n));
     let e164 = e164.collect();

@@ -19,7 +19,7 @@ use proto::control::{ImportNumbersRequest, ListNumbersRequest, ReadConsistency, 
 use serde_json::Value;
 
 async fn import(cluster: &Cluster, last: u32) {
-    let options = Some(WriteOptions { request_id: format!("import-{last}") });
+    let options = Some(WriteOptions { request_id: format!("import-{last}"), ..<_>::default() });
     let e164 = vec![format!("+49302312{last:04}")];
     let request = ImportNumbersRequest { options, pool: "berlin".into(), e164, ..<_>::default() };
     let ask = async |channel, request| NumbersClient::new(channel).import(request).await;

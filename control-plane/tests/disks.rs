@@ -23,7 +23,7 @@ use proto::control::{
 use tonic::{Code, Status};
 
 fn options(id: &str) -> Option<WriteOptions> {
-    Some(WriteOptions { request_id: id.to_owned() })
+    Some(WriteOptions { request_id: id.to_owned(), ..<_>::default() })
 }
 
 fn import(last: u32) -> ImportNumbersRequest {

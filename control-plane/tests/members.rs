@@ -17,7 +17,7 @@ use proto::control::{GetNumberRequest, ImportNumbersRequest, WriteOptions};
 use serde_json::Value;
 
 async fn import(cluster: &Cluster, id: &str, e164: &str) {
-    let options = Some(WriteOptions { request_id: id.into() });
+    let options = Some(WriteOptions { request_id: id.into(), ..<_>::default() });
     let e164 = vec![e164.to_owned()];
     let request = ImportNumbersRequest { options, pool: "berlin".into(), e164, ..<_>::default() };
     let ask = async |channel, request| NumbersClient::new(channel).import(request).await;

@@ -28,7 +28,7 @@ use tonic::{Code, Status};
 const POOL: &str = "berlin";
 
 fn options(id: &str) -> Option<WriteOptions> {
-    Some(WriteOptions { request_id: id.to_owned() })
+    Some(WriteOptions { request_id: id.to_owned(), ..<_>::default() })
 }
 
 fn reason(status: &Status) -> &str {
@@ -175,11 +175,12 @@ async fn a_pop_registers_beats_and_watches() {
     // Resumed on another node; another cluster's revision is refused.
     let elsewhere = cluster.alive().last().unwrap();
     let mut elsewhere = WatchClient::new(cluster.channel(elsewhere, "fra1"));
-    let resume = WatchRequest { from_revision: revision, cluster_id: first.cluster_id.clone() };
+    let resume =
+        WatchRequest { from_revision: revision, cluster_id: first.cluster_id.clone(), group: 0 };
     let mut resumed = elsewhere.watch(resume).await.unwrap().into_inner();
     let message = resumed.message().await.unwrap().unwrap();
     assert_eq!(message.kind, Some(Item::Event(event)));
-    let foreign = WatchRequest { from_revision: revision, cluster_id: "another".into() };
+    let foreign = WatchRequest { from_revision: revision, cluster_id: "another".into(), group: 0 };
     let mut refused = elsewhere.watch(foreign).await.unwrap().into_inner();
     let refused = refused.message().await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused)), (Code::OutOfRange, "REVISION_COMPACTED"));

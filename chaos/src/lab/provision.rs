@@ -204,7 +204,7 @@ impl Client {
 
     fn options(&self) -> Option<WriteOptions> {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        Some(WriteOptions { request_id: format!("{}-{number}", self.prefix) })
+        Some(WriteOptions { request_id: format!("{}-{number}", self.prefix), ..<_>::default() })
     }
 
     async fn retry<T, F, Fut>(&self, what: &str, attempt: F) -> Result<T>

@@ -39,7 +39,11 @@ proptest! {
         let mut database = State::bootstrap_in(Database::default(), GroupId::ROOT, &[1, 2, 3]);
         for (at, record) in commands::read(&bytes).iter().enumerate() {
             let command = record.command.clone().unwrap();
+            let hash = memory.hash();
+            let rehearsed = memory.rehearse(record.log_time_ms, &command);
+            prop_assert_eq!(memory.hash(), hash);
             let applied = memory.apply(record.log_time_ms, &command);
+            prop_assert_eq!(&rehearsed, &applied.outcome);
             prop_assert_eq!(&database.apply(record.log_time_ms, &command), &applied);
             prop_assert_eq!(database.hash(), memory.hash());
             prop_assert_eq!(database.entry_count(), memory.entry_count());

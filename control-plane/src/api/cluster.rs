@@ -21,7 +21,7 @@ use tonic::Code;
 use super::failure::NO_REASON;
 use super::read::{Freshness, recent};
 use super::{Failure, growth};
-use crate::driver::{self, Driver, Led, Progress, Proposed, Unread};
+use crate::driver::{self, Driver, Led, Progress, Proposed, Unread, wall_ms};
 use crate::peer::{Peers, jittered};
 use crate::telemetry;
 use crate::wal::Health;
@@ -57,6 +57,15 @@ impl Cluster {
         Self { driver, peers, health, group, groups: Arc::default() }
     }
 
+    /// A request or stream says which group it is about.
+    pub(super) fn check_group(&self, named: u32) -> Result<(), Failure> {
+        if named == u32::from(self.group.0) {
+            return Ok(());
+        }
+        let message = format!("this node keeps group {}, not group {named}", self.group);
+        Err(Failure::new(Code::FailedPrecondition, WRONG_GROUP, message))
+    }
+
     /// The driver of this node.
     pub fn driver(&self) -> &Driver {
         &self.driver
@@ -79,7 +88,7 @@ impl Cluster {
         options: Option<WriteOptions>,
         kind: command::Kind,
     ) -> Result<(outcome::Kind, ResponseHeader), Failure> {
-        let request_id = options.unwrap_or_default().request_id;
+        let WriteOptions { request_id, validate_only } = options.unwrap_or_default();
         if request_id.is_empty() {
             return Err(Failure::invalid("options.request_id is empty: send a new UUID per write"));
         }
@@ -88,12 +97,26 @@ impl Cluster {
         if let Some(kind) = &command.kind {
             self.groups.admit(self.group, kind)?;
         }
-        let (outcome, header) = self.agree(&command).await?;
+        let (outcome, header) = if validate_only {
+            self.rehearse(command).await?
+        } else {
+            self.agree(&command).await?
+        };
         match outcome.kind {
             Some(outcome::Kind::Rejected(rejected)) => Err(rejected.into()),
             Some(kind) => Ok((kind, header)),
             None => Err(Failure::internal("an outcome says nothing")),
         }
+    }
+
+    /// What a write would come to, asked of this node's state, which holds all that was acknowledged.
+    async fn rehearse(&self, command: Command) -> Result<(Outcome, ResponseHeader), Failure> {
+        let node = self.driver.progress().borrow().node;
+        growth::check(node, &self.health, command.kind.as_ref())?;
+        let now_ms = wall_ms();
+        let look = move |replica: &Replica| replica.rehearse(now_ms, &command);
+        let (rehearsed, header) = self.read(Freshness::Linearizable, look).await?;
+        Ok((rehearsed?, header))
     }
 
     async fn agree(&self, command: &Command) -> Result<(Outcome, ResponseHeader), Failure> {
@@ -298,6 +321,8 @@ impl Cluster {
     }
 }
 
+/// What a node of another group answers.
+const WRONG_GROUP: &str = "WRONG_GROUP";
 const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
 /// What a node answers that was taken for the leader.
 pub(super) const NOT_LEADER: &str = "NOT_LEADER";

@@ -76,7 +76,7 @@ impl Api {
         // The same machine asking again gets the same answer.
         let request_id = format!("join-{}", token_id(&key_sha256));
         let kind = command::Kind::RedeemToken(RedeemToken { secret_sha256, key_sha256 });
-        let options = Some(WriteOptions { request_id });
+        let options = Some(WriteOptions { request_id, ..<_>::default() });
         match self.0.cluster.write_as(principal, options, kind).await? {
             (outcome::Kind::Token(token), _) => Ok(token),
             _ => Err(Failure::internal("a token came to something else")),

@@ -63,7 +63,9 @@ impl Peer for Api {
     async fn propose(&self, request: Request<ProposeRequest>) -> Answer<ProposeResponse> {
         answer("Peer.Propose", async {
             self.member(request.extensions())?;
-            let command = request.into_inner().command.unwrap_or_default();
+            let ProposeRequest { command, group } = request.into_inner();
+            self.0.cluster.check_group(group)?;
+            let command = command.unwrap_or_default();
             from_a_client(&command)?;
             match self.0.cluster.propose(command).await? {
                 Proposed::Applied(applied) => {
@@ -88,7 +90,9 @@ impl Peer for Api {
         answer("Peer.Join", async {
             self.member(request.extensions())?;
             let caller = caller(request.extensions())?;
-            self.let_in(&caller, request.into_inner().member.unwrap_or_default()).await?;
+            let JoinRequest { member, group } = request.into_inner();
+            self.0.cluster.check_group(group)?;
+            self.let_in(&caller, member.unwrap_or_default()).await?;
             let members = self.0.cluster.driver().members().borrow().to_vec();
             Ok(JoinResponse { members })
         })
@@ -155,7 +159,7 @@ impl Api {
         };
         let changes = vec![MemberChange { kind: Some(kind) }];
         let request_id = format!("join-{id}-{}", member.incarnation);
-        let options = Some(WriteOptions { request_id });
+        let options = Some(WriteOptions { request_id, ..<_>::default() });
         let kind = command::Kind::ChangeMembers(ChangeMembers { changes });
         self.0.cluster.write(caller, options, kind).await?;
         Ok(())
@@ -192,6 +196,9 @@ impl Api {
 
     async fn frame(&self, from: NodeId, frame: RaftFrame) -> Result<Option<RaftAck>, Failure> {
         let driver = self.0.cluster.driver();
+        self.0.cluster.check_group(frame.group).inspect_err(|_| {
+            telemetry::frame_dropped(PeerDrop::Group);
+        })?;
         self.check_frame(from, frame.from, frame.to, &frame.incarnation).await?;
         if let Some(ping) = frame.ping {
             let (level_min, level_max) = driver.levels();

@@ -78,7 +78,7 @@ impl Api {
         let progress = self.0.cluster.driver().progress().borrow().clone();
         // Log time makes it unlike one of before a restart.
         let request_id = format!("reads-{}-{}-{number}", progress.node, progress.log_time_ms);
-        let options = Some(WriteOptions { request_id });
+        let options = Some(WriteOptions { request_id, ..<_>::default() });
         let kind = command::Kind::RecordReads(RecordReads { reads: taken.clone() });
         let principal = format!("control/{}", progress.node);
         if let Err(failure) = self.0.cluster.write_as(principal, options, kind).await {

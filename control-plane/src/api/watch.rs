@@ -45,6 +45,7 @@ impl Watch for Api {
     async fn watch(&self, request: Request<WatchRequest>) -> Answer<Changes> {
         answer("Watch.Watch", async {
             let (_, request) = authorise(request)?;
+            self.0.cluster.check_group(request.group)?;
             let cluster_id = self.0.cluster.driver().progress().borrow().cluster_id.clone();
             if cluster_id.is_empty() {
                 let message = "this node has not met its cluster yet: ask another one";

@@ -152,6 +152,7 @@ impl Link {
             from: self.sender.node.0,
             to: self.to.0,
             incarnation: self.sender.incarnation.clone(),
+            group: self.sender.group.0.into(),
             ..RaftFrame::default()
         }
     }

@@ -223,7 +223,8 @@ impl Register {
         loop {
             let mut why = String::new();
             for node in &self.shared.nodes {
-                let options = Some(WriteOptions { request_id: request_id.to_owned() });
+                let options =
+                    Some(WriteOptions { request_id: request_id.to_owned(), ..<_>::default() });
                 let pop = Some(self.pop.clone());
                 let mut client = PopsClient::new(node.channel.clone());
                 let request = client.register(RegisterPopRequest { options, pop });

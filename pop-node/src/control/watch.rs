@@ -129,7 +129,7 @@ impl Watch {
         let cluster_id = self.view.cluster_id().to_owned();
         let mut client =
             WatchClient::new(node.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let request = client.watch(WatchRequest { from_revision, cluster_id });
+        let request = client.watch(WatchRequest { from_revision, cluster_id, ..<_>::default() });
         Ok(tokio::time::timeout(REQUEST, request).await??.into_inner())
     }
 

@@ -136,7 +136,7 @@ async fn call(
     id: &str,
     stale: bool,
 ) -> Result<(Answer, Option<ResponseHeader>), Status> {
-    let options = Some(WriteOptions { request_id: id.to_owned() });
+    let options = Some(WriteOptions { request_id: id.to_owned(), ..<_>::default() });
     let mut numbers = NumbersClient::new(channel.clone());
     let mut routing = RoutingClient::new(channel);
     let consistency = match request.is_local() || stale {

@@ -58,7 +58,8 @@ pub(super) async fn run(shared: Arc<Shared>, watcher: usize, seed: u64) -> Feed 
 impl Watcher {
     async fn follow(&mut self, shared: &Shared, node: usize) -> End {
         let from_revision = if self.anew { 0 } else { self.revision };
-        let request = WatchRequest { from_revision, cluster_id: self.cluster_id.clone() };
+        let request =
+            WatchRequest { from_revision, cluster_id: self.cluster_id.clone(), ..<_>::default() };
         let mut client = WatchClient::new(shared.nodes[node].clone());
         let mut stream = match tokio::time::timeout(SILENCE, client.watch(request)).await {
             Ok(Ok(stream)) => stream.into_inner(),

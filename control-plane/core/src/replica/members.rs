@@ -112,15 +112,20 @@ impl Replica {
 
     /// Whether this command may be proposed now, as far as only a leader can say.
     pub(super) fn check_proposal(&mut self, kind: &Kind) -> Result<(), ProposeError> {
-        let (level, needed) = (self.feature_level(), level_of(kind));
-        if needed > level {
-            return Err(MembersError::FeatureLevel { needed, level }.into());
-        }
+        self.check_feature_level(kind)?;
         match kind {
             Kind::ChangeMembers(change) => self.check_change(change),
             Kind::SetFeatureLevel(level) => self.check_level(*level),
             _ => Ok(()),
         }
+    }
+
+    pub(super) fn check_feature_level(&self, kind: &Kind) -> Result<(), MembersError> {
+        let (level, needed) = (self.feature_level(), level_of(kind));
+        if needed > level {
+            return Err(MembersError::FeatureLevel { needed, level });
+        }
+        Ok(())
     }
 
     /// Of the log; before the first entry says it, of this node.

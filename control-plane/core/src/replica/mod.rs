@@ -350,6 +350,15 @@ impl Replica {
         Ok(())
     }
 
+    /// What a command would come to, as far as this node can tell: only a leader knows whether
+    /// other members are well enough for a change of members.
+    pub fn rehearse(&self, wall_ms: u64, command: &Command) -> Result<Outcome, MembersError> {
+        if let Some(kind) = &command.kind {
+            self.check_feature_level(kind)?;
+        }
+        Ok(self.state.rehearse(wall_ms, command))
+    }
+
     fn answer_empty(&mut self, proposal: u64) {
         let rejected =
             Rejected { reason: Reason::Invalid.into(), message: "the command is empty".into() };

@@ -24,6 +24,7 @@ mod pops;
 mod porting;
 mod quarantine;
 mod read;
+mod rehearse;
 mod requests;
 mod reservations;
 mod routes;

@@ -5,6 +5,7 @@
 //! may cost is in ARCHITECTURE.md.
 
 mod memory;
+mod overlay;
 mod packed;
 
 use std::ops::Bound;
@@ -12,6 +13,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 pub use memory::Memory;
+pub(crate) use overlay::Overlay;
 
 /// An ordered map from keys to values, both bytes; keys in the order of their bytes.
 ///

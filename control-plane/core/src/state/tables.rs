@@ -12,7 +12,7 @@ use proto::control::{Pop, Route, Trunk};
 
 use super::hash::{TableHash, lanes};
 use super::requests::RequestRecord;
-use super::store::{Memory, Store};
+use super::store::{Memory, Overlay, Store};
 
 /// One changed key of the tables; `None` deletes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,6 +159,16 @@ impl<S: Store> Tables<S> {
             .filter(|(key, _)| is_hashed(key.as_ref()))
             .for_each(|(key, value)| hash.add(key.as_ref(), value.as_ref()));
         Self { store, hash, changed: BTreeMap::new(), digests: Digests::default() }
+    }
+
+    /// The same tables, where writes leave these as they are.
+    pub(crate) fn overlay(&self) -> Tables<Overlay<'_, S>> {
+        Tables {
+            store: Overlay::new(&self.store),
+            hash: self.hash,
+            changed: BTreeMap::new(),
+            digests: Digests::default(),
+        }
     }
 
     pub(crate) fn get<R: Row>(&self, name: impl AsRef<[u8]>) -> Option<R> {

@@ -113,6 +113,9 @@ pub(crate) struct Write {
     /// Repeat an earlier write safely: the same id takes effect once [default: a new one]
     #[arg(long, value_name = "ID")]
     pub(crate) request_id: Option<String>,
+    /// Change nothing: make all checks and show what would happen
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Subcommand)]

@@ -1,5 +1,6 @@
 //! Reaching a control node: flags, environment, file; then one node after the other.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -150,14 +151,20 @@ pub(crate) fn worth_another_node(status: &Status) -> bool {
     }
 }
 
-/// A write's id, kept through all its tries.
-pub(crate) fn options(write: &Write) -> Option<WriteOptions> {
-    Some(request_id(write.request_id.clone().unwrap_or_else(new_request_id)))
+/// Says that a write is a rehearsal: beside the answer, as programs read one shape.
+pub(crate) fn announce(write: &Write) {
+    if write.dry_run {
+        let said = "meshctl: dry run: nothing is changed, this is what would happen";
+        // Nobody misses a line that could not be written.
+        let _ = writeln!(std::io::stderr(), "{said}");
+    }
 }
 
-/// A write under this id.
-pub(crate) fn request_id(request_id: String) -> WriteOptions {
-    WriteOptions { request_id }
+/// A write's id, kept through all its tries.
+pub(crate) fn options(write: &Write) -> Option<WriteOptions> {
+    announce(write);
+    let request_id = write.request_id.clone().unwrap_or_else(new_request_id);
+    Some(WriteOptions { request_id, validate_only: write.dry_run })
 }
 
 /// 128 random bits: std's hasher keys come from the system's random source.

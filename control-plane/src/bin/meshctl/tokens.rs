@@ -96,8 +96,13 @@ async fn create(request: CreateTokenRequest, mesh: &Mesh, printer: &Printer) -> 
     let program = if request.kind == "pop" { "pop-node" } else { "control-plane" };
     let ask = async |channel, request| TokensClient::new(channel).create(request).await;
     let CreateTokenResponse { token, mesh: name, ca_sha256, endpoints, .. } =
-        mesh.call(request, ask).await?;
+        mesh.call(request.clone(), ask).await?;
     let made = token.unwrap_or_default();
+    if request.options.is_some_and(|options| options.validate_only) {
+        let document = json!({ "kind": made.kind, "name": made.name, "region": made.region });
+        let sentence = format!("a token for {}/{} ({})", made.kind, made.name, made.region);
+        return printer.done(&document, &sentence);
+    }
     let text = Token::new(&name, &ca_sha256, endpoints, secret)?.to_text();
     let document = json!({
         "id": made.token_id,

@@ -226,7 +226,10 @@ impl OurSession {
 
 /// Each process of the benchmark has its own request ids.
 fn options(unique: u64) -> Option<WriteOptions> {
-    Some(WriteOptions { request_id: format!("bench-{}-{unique}", std::process::id()) })
+    Some(WriteOptions {
+        request_id: format!("bench-{}-{unique}", std::process::id()),
+        ..<_>::default()
+    })
 }
 
 fn e164(pool: u64, number: u64) -> String {

@@ -84,7 +84,7 @@ async fn apply(rules: Vec<Rule>, replace: bool, mesh: &Mesh) -> Result<(usize, u
 }
 
 fn fresh() -> Option<WriteOptions> {
-    options(&Write { request_id: None })
+    options(&Write { request_id: None, dry_run: false })
 }
 
 async fn stored(mesh: &Mesh) -> Result<BTreeSet<(String, i32)>> {

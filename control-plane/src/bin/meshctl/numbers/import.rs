@@ -8,19 +8,20 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use prost::Message;
-use proto::control::{Block, ImportBlocksRequest, ImportNumbersRequest, Shelf, Tag};
+use proto::control::{Block, ImportBlocksRequest, ImportNumbersRequest, Shelf, Tag, WriteOptions};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::args::Import;
 use super::{To, client, given_id};
-use crate::connect::request_id;
+use crate::connect::announce;
 use crate::values::{Type, tag};
 
 /// A request stays far below what a control node takes.
 const BATCH_BYTES_MAX: usize = 512 * 1024;
 
 pub(super) async fn run(import: Import, to: To<'_>) -> Result<()> {
+    announce(&import.write);
     match &import.csv {
         Some(path) => {
             let shelf = import.shelf.shelf();
@@ -118,7 +119,7 @@ async fn send_numbers(numbers: &[String], import: &Import, (mesh, printer): To<'
             carrier: shelf.carrier.clone(),
             tags: import.tag.clone(),
         };
-        request.options = Some(request_id(batch_id(import, &request)));
+        request.options = batch_options(import, &request);
         let ask = async |channel, request| client(channel).import(request).await;
         let answer = mesh.call(request, ask).await;
         progress.add(answer.with_context(|| progress.so_far())?.imported);
@@ -132,7 +133,7 @@ async fn send_blocks(blocks: Vec<Block>, import: &Import, (mesh, printer): To<'_
     single(import, batches.len())?;
     for blocks in batches {
         let mut request = ImportBlocksRequest { options: None, blocks };
-        request.options = Some(request_id(batch_id(import, &request)));
+        request.options = batch_options(import, &request);
         let ask = async |channel, request| client(channel).import_blocks(request).await;
         let answer = mesh.call(request, ask).await;
         progress.add(answer.with_context(|| progress.so_far())?.imported);
@@ -173,6 +174,11 @@ fn batches(blocks: Vec<Block>, most: usize) -> Vec<Vec<Block>> {
     }
     batches.retain(|batch| !batch.is_empty());
     batches
+}
+
+fn batch_options(import: &Import, request: &impl Message) -> Option<WriteOptions> {
+    let request_id = batch_id(import, request);
+    Some(WriteOptions { request_id, validate_only: import.write.dry_run })
 }
 
 fn batch_id(import: &Import, request: &impl Message) -> String {
