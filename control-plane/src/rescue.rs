@@ -233,7 +233,8 @@ fn build(dir: &Path, owner: &Owner, incarnation: &str, restored: &Restored) -> R
 }
 
 fn made(dir: &Path) -> Result<PathBuf> {
-    fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.with_context(|| dir.display().to_string())?;
     Ok(dir.to_owned())
 }
 

@@ -10,6 +10,7 @@ pub mod ship;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -109,7 +110,10 @@ fn write_segment(dir: &Path, entries: &[LogEntry]) -> Result<Option<Segment>> {
     }
     let beside = path.with_extension("new");
     let write = || {
-        let mut file = File::create(&beside)?;
+        // Commands hold the passwords of trunks.
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&beside)?;
         file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&beside, &path)?;

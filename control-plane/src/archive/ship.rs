@@ -1,6 +1,7 @@
 //! Writes an archive beside a running node: all tables from time to time, the log in between.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -55,7 +56,8 @@ pub async fn turn(config: &BackupConfig, driver: &Driver) -> Result<Option<u64>>
         return Ok(None);
     }
     let dir = config.target.join(&*cluster).join(format!("node-{node}"));
-    fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+    made.with_context(|| dir.display().to_string())?;
     let mut contents = Contents::of(&dir)?;
     if tables_are_due(&contents, config.tables_every)? {
         take_tables(driver, &dir).await?;
