@@ -9,7 +9,7 @@
 
 mod cluster;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cluster::{Cluster, eventually};
@@ -55,6 +55,21 @@ fn restore(
     control(cluster, &[&flags, more].concat())
 }
 
+/// Where node 1 keeps its archive, when all three have begun one.
+async fn archives(target: &Path) -> PathBuf {
+    eventually("all nodes keep an archive", async || {
+        let of_cluster = std::fs::read_dir(target).ok()?.next()?.ok()?.path();
+        let is_whole =
+            |path: &Path| path.extension().is_none() && path.join("manifest.json").exists();
+        let has_tables = |node: u64| {
+            let there = std::fs::read_dir(of_cluster.join(format!("node-{node}")));
+            there.is_ok_and(|mut all| all.any(|entry| entry.is_ok_and(|e| is_whole(&e.path()))))
+        };
+        (1..=3).all(has_tables).then(|| of_cluster.join("node-1"))
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_cluster_is_saved_and_any_revision_comes_back() {
     let archive =
@@ -88,8 +103,7 @@ async fn a_running_cluster_is_saved_and_any_revision_comes_back() {
     for last in 3..8 {
         import(&cluster, last).await;
     }
-    let node_1 = std::fs::read_dir(&archive).map(|mut dirs| dirs.next().unwrap().unwrap().path());
-    let node_1 = node_1.unwrap().join("node-1");
+    let node_1 = archives(&archive).await;
     let wanted = between.to_string();
     let to_revision = ["--to-revision", wanted.as_str()];
     let trial = path("trial");
