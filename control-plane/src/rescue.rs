@@ -140,13 +140,22 @@ pub fn backup(dir: &Path, to: &Path) -> Result<Manifest> {
 /// passwords of trunks.
 pub fn begin(to: &Path) -> Result<PathBuf> {
     ensure!(!to.exists(), "{} is there already: name a new directory", to.display());
-    let beside = to.with_extension("partial");
-    if beside.exists() {
-        fs::remove_dir_all(&beside).with_context(|| beside.display().to_string())?;
-    }
+    let beside = beside(to);
+    ensure!(
+        !beside.exists(),
+        "{} is there: a backup under way, or one that was interrupted; remove it first",
+        beside.display()
+    );
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&beside);
     made.with_context(|| beside.display().to_string())?;
     Ok(beside)
+}
+
+/// Where what becomes `to` is made.
+pub fn beside(to: &Path) -> PathBuf {
+    let mut name = to.as_os_str().to_owned();
+    name.push(".partial");
+    PathBuf::from(name)
 }
 
 /// Reads the file of tables in `beside`, writes down what it is, and gives it its name.

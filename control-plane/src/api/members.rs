@@ -32,7 +32,8 @@ impl Cluster for Api {
             gate.check(&caller, "reveal", "trunks")?;
             let permit = self.0.backups.clone().try_acquire_owned();
             let permit = permit.map_err(|_| Failure::overloaded())?;
-            let (spool, head) = self.spool().await?;
+            self.0.reads.note(&caller, "trunks/passwords");
+            let (spool, head) = self.fresh_spool().await?;
             let (parts, receiver) = mpsc::channel(PIECES);
             tokio::spawn(async move {
                 send_backup(spool, head, parts).await;

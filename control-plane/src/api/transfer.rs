@@ -2,7 +2,9 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use control_core::replica::Replica;
 use proto::control::backup_part::Part as BackupKind;
 use proto::control::{BackupHead, BackupPart};
 use proto::id::NodeId;
@@ -12,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::{Code, Status, Streaming};
 
+use super::read::Freshness;
 use super::{Api, Failure};
 use crate::snapshot::inbox::{Arrival, Refused, Ticket};
 use crate::snapshot::{WINDOW, chunk};
@@ -27,7 +30,11 @@ pub(super) const BACKUPS_MAX: usize = 2;
 /// Pieces of a backup that wait to be sent.
 pub(super) const PIECES: usize = 2;
 /// The sender hears so often that the file is being read.
-const STILL_HERE: std::time::Duration = std::time::Duration::from_secs(2);
+const STILL_HERE: Duration = Duration::from_secs(2);
+/// Tables are taken so often until they hold what was acknowledged.
+const SPOOLS: usize = 8;
+/// Between two of them.
+const SPOOL_AGAIN: Duration = Duration::from_secs(1);
 
 impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
@@ -127,6 +134,25 @@ impl Api {
         let inbox = self.0.inbox.clone();
         let done = tokio::task::spawn_blocking(move || work(&inbox)).await;
         done.map_err(|error| Failure::internal(&error.to_string()))?.map_err(Failure::from)
+    }
+
+    /// All tables, with everything that was acknowledged before this: a node that is cut off or
+    /// far behind gives no backup, another one does.
+    pub(super) async fn fresh_spool(&self) -> Result<(Arc<Spool>, BackupPart), Failure> {
+        let look = |replica: &Replica| replica.state().revision();
+        let (acknowledged, _) = self.0.cluster.read(Freshness::Linearizable, look).await?;
+        for _ in 0..SPOOLS {
+            let (spool, head) = self.spool().await?;
+            if spool.headline.revision >= acknowledged {
+                return Ok((spool, head));
+            }
+            // Tables follow the log at a distance of about two seconds.
+            tokio::time::sleep(SPOOL_AGAIN).await;
+        }
+        Err(Failure::unavailable(
+            "TABLES_BEHIND",
+            "the tables on the disk of this node are behind its log: try again",
+        ))
     }
 
     /// All tables, as they are on the disk of this node now.

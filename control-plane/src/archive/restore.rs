@@ -23,15 +23,20 @@ pub struct Found {
 pub fn find(archive: &Path, revision: Option<u64>) -> Result<Found> {
     let dir = the_archive(archive)?;
     let contents = Contents::of(&dir)?;
-    let mut chosen = None;
-    for (_, path) in &contents.tables {
-        let manifest = rescue::manifest(path)?;
-        if revision.is_none_or(|revision| manifest.revision <= revision) {
-            chosen = Some((path, manifest));
+    // Newest first; one that was damaged or half removed spoils none of the others.
+    let (mut chosen, mut damaged) = (None, String::new());
+    for (_, path) in contents.tables.iter().rev() {
+        match rescue::manifest(path) {
+            Ok(manifest) if revision.is_none_or(|wanted| manifest.revision <= wanted) => {
+                chosen = Some((path, manifest));
+                break;
+            }
+            Ok(_) => {}
+            Err(error) => damaged = format!("; not readable: {error:#}"),
         }
     }
     let Some((path, manifest)) = chosen else {
-        bail!("{} has no backup of so old a revision", dir.display());
+        bail!("{} has no backup of so old a revision{damaged}", dir.display());
     };
     let (state, applied) = rescue::load(path, &manifest)?;
     let log = log_after(&contents, applied.index)?;

@@ -99,6 +99,10 @@ async fn take_tables(driver: &Driver, dir: &Path) -> Result<()> {
 }
 
 fn seal(spool: &Arc<Spool>, to: &Path) -> Result<()> {
+    let interrupted = rescue::beside(to);
+    if interrupted.exists() {
+        fs::remove_dir_all(&interrupted).with_context(|| interrupted.display().to_string())?;
+    }
     let beside = rescue::begin(to)?;
     spool.copy_into(&beside)?;
     rescue::seal(&beside, to)?;
@@ -110,7 +114,10 @@ fn retain(contents: &Contents, keep: usize) -> Result<()> {
     let Some(first) = contents.tables.len().checked_sub(keep.max(1)) else { return Ok(()) };
     let (gone, kept) = contents.tables.split_at(first);
     for (_, path) in gone {
-        fs::remove_dir_all(path).with_context(|| path.display().to_string())?;
+        // Whole as long as it has its name: a crash in between leaves no half backup.
+        let gone = path.with_extension("gone");
+        fs::rename(path, &gone).with_context(|| path.display().to_string())?;
+        fs::remove_dir_all(&gone).with_context(|| gone.display().to_string())?;
     }
     let oldest = kept.first().map_or(0, |(index, _)| *index);
     let old: Vec<&PathBuf> =

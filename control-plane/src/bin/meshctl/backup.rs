@@ -29,7 +29,12 @@ pub(crate) async fn run(to: &str, mesh: &Mesh, printer: &Printer) -> Result<()> 
             let parts = client.backup(BackupRequest {}).await?.into_inner();
             receive(parts, &beside).await
         };
-        match taken.await {
+        let taken = taken.await;
+        if taken.is_err() {
+            // Ours alone, and worth nothing without its end.
+            let _ = std::fs::remove_dir_all(&beside);
+        }
+        match taken {
             Ok(head) => {
                 let manifest = rescue::seal(&beside, &to)?;
                 let same = (manifest.revision, manifest.applied) == (head.revision, head.index);
