@@ -23,6 +23,7 @@ use control_core::replica::{
 };
 use proto::control::{ClusterMember, ResponseHeader};
 use proto::id::NodeId;
+use proto::raft::record_pops::Found;
 use proto::raft::{Command, Outcome};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -93,6 +94,7 @@ enum ApiInput {
     Propose(Box<Command>, oneshot::Sender<Proposed>),
     Query(Query),
     Read(Reader),
+    RecordPops(Vec<Found>),
     Transfer(Option<NodeId>, oneshot::Sender<Result<NodeId, TransferError>>),
 }
 
@@ -147,6 +149,12 @@ fn members(replica: &Replica, founders: &[ClusterMember]) -> Members {
     Arc::new(if known.is_empty() { founders.to_vec() } else { known })
 }
 
+/// A proposal under way.
+struct Waiting {
+    reply: oneshot::Sender<Proposed>,
+    since: Instant,
+}
+
 struct Loop {
     replica: Replica,
     wal: Wal,
@@ -154,7 +162,7 @@ struct Loop {
     outboxes: Outboxes,
     progress: watch::Sender<Progress>,
     led: watch::Sender<Led>,
-    proposals: BTreeMap<u64, oneshot::Sender<Proposed>>,
+    proposals: BTreeMap<u64, Waiting>,
     reads: BTreeMap<u64, Vec<Reader>>,
     /// Readers of this turn; they share one round.
     new_reads: Vec<Reader>,
@@ -262,7 +270,9 @@ impl Loop {
                 }
                 Some(input) = api.recv() => self.api_turn(input, &mut api),
             }
+            let began = Instant::now();
             self.execute()?;
+            telemetry::turned(began.elapsed());
             self.publish();
         }
         Ok(self.wal.flush()?)
@@ -273,10 +283,11 @@ impl Loop {
         let now = Instant::now();
         let wall_ms = self.wall_ms();
         self.replica.handle_tick(wall_ms);
-        self.proposals.retain(|_, reply| !reply.is_closed());
+        self.proposals.retain(|_, waiting| !waiting.reply.is_closed());
         if now >= self.gauges_at {
             self.gauges_at = now + GAUGES_EVERY;
             telemetry::replica(&self.replica);
+            self.hub.measure();
             self.hub.forget_old_snapshot(now);
             self.look_after_snapshots(now);
         }
@@ -339,6 +350,7 @@ impl Loop {
                     self.answers.push(Answer::Other(delivery));
                 }
                 ApiInput::Read(reply) => self.new_reads.push(reply),
+                ApiInput::RecordPops(found) => self.replica.propose_pops(found),
                 ApiInput::Transfer(to, reply) => {
                     // The caller may have left.
                     let _ = reply.send(self.replica.transfer_leader(to));
@@ -357,7 +369,7 @@ impl Loop {
         self.next += 1;
         match self.replica.propose(self.next, command, wall_ms) {
             Ok(()) => {
-                self.proposals.insert(self.next, reply);
+                self.proposals.insert(self.next, Waiting { reply, since: Instant::now() });
             }
             Err(error) => {
                 telemetry::proposal(match error {
@@ -409,8 +421,8 @@ impl Loop {
                 }
                 ReplicaCommand::ProposalLost { proposal } => {
                     telemetry::proposal("lost");
-                    if let Some(reply) = self.proposals.remove(&proposal) {
-                        self.answers.push(Answer::Proposed(reply, Proposed::Lost));
+                    if let Some(waiting) = self.proposals.remove(&proposal) {
+                        self.answers.push(Answer::Proposed(waiting.reply, Proposed::Lost));
                     }
                 }
                 ReplicaCommand::ReadLost { read } => {
@@ -458,7 +470,8 @@ impl Loop {
     fn answer_proposal(&mut self, proposal: u64, outcome: Outcome) {
         let rejected = matches!(outcome.kind, Some(proto::raft::outcome::Kind::Rejected(_)));
         telemetry::proposal(if rejected { "rejected" } else { "applied" });
-        if let Some(reply) = self.proposals.remove(&proposal) {
+        if let Some(Waiting { reply, since }) = self.proposals.remove(&proposal) {
+            telemetry::committed(since.elapsed());
             let applied = Proposed::Applied(Box::new((outcome, header(&self.replica))));
             self.answers.push(Answer::Proposed(reply, applied));
         }

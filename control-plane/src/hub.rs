@@ -3,13 +3,16 @@
 //! A watch asks for what follows its revision. One that is slower than the buffer is long finds
 //! its place gone and begins anew; nobody waits for it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use control_core::watch::{Compacted, WatchLog};
 use proto::control::{Event, SnapshotPart};
 use proto::id::Revision;
 use tokio::sync::watch;
+
+use crate::telemetry;
 
 /// Events kept for those who come back: an hour of a busy day.
 const EVENTS_MAX: usize = 65_536;
@@ -32,6 +35,8 @@ pub struct Hub {
     log: Mutex<WatchLog>,
     snapshot: Mutex<Option<(Instant, Arc<Snapshot>)>>,
     revision: watch::Sender<Revision>,
+    /// Where open watches are; gone with them.
+    places: Mutex<Vec<Weak<AtomicU64>>>,
 }
 
 impl Hub {
@@ -41,6 +46,7 @@ impl Hub {
             log: Mutex::new(WatchLog::new(EVENTS_MAX, revision)),
             snapshot: Mutex::new(None),
             revision: watch::Sender::new(revision),
+            places: Mutex::default(),
         }
     }
 
@@ -56,6 +62,28 @@ impl Hub {
         lock(&self.log).reset(revision);
         *lock(&self.snapshot) = None;
         self.revision.send_replace(revision);
+    }
+
+    /// A watch begins; it tells there how far it is.
+    pub fn enter(&self) -> Arc<AtomicU64> {
+        let place = Arc::new(AtomicU64::new(u64::MAX));
+        lock(&self.places).push(Arc::downgrade(&place));
+        place
+    }
+
+    /// Sets the gauges of watches.
+    pub fn measure(&self) {
+        telemetry::watches(lock(&self.log).len(), self.lag());
+    }
+
+    /// Events the slowest watch has still to take.
+    fn lag(&self) -> u64 {
+        let newest = self.revision.borrow().0;
+        let mut places = lock(&self.places);
+        places.retain(|place| place.strong_count() > 0);
+        let open = places.iter().filter_map(Weak::upgrade);
+        let behind = open.map(|place| newest.saturating_sub(place.load(Ordering::Relaxed)));
+        behind.max().unwrap_or_default()
     }
 
     /// Tells of new revisions.
@@ -114,6 +142,20 @@ mod tests {
         hub.reset(Revision(9));
         assert!(hub.recent_snapshot(now).is_none());
         assert!(hub.since(Revision(4)).is_err());
+    }
+
+    #[test]
+    fn the_slowest_open_watch_is_measured() {
+        let hub = Hub::new(Revision(0));
+        (1..=9).for_each(|revision| hub.push(event(revision)));
+        assert_eq!(hub.lag(), 0, "nobody watches");
+        let (slow, fast) = (hub.enter(), hub.enter());
+        assert_eq!(hub.lag(), 0, "both begin");
+        slow.store(2, Ordering::Relaxed);
+        fast.store(8, Ordering::Relaxed);
+        assert_eq!(hub.lag(), 7);
+        drop(slow);
+        assert_eq!(hub.lag(), 1);
     }
 
     #[test]

@@ -1,16 +1,31 @@
-//! Which POPs this node hears. Every POP beats to every control node, so that a new leader
-//! already knows who is silent. Nothing here is replicated.
+//! Which POPs this node hears: heartbeats into the core's machine, its questions and answers on
+//! the connections between control nodes, what it finds into the log.
+//!
+//! Every POP beats to every control node, so that a new leader already knows who is silent.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use control_core::liveness::{self as core, Judgment};
+use control_core::replica::Replica;
 use proto::control::HeartbeatRequest;
+use proto::id::NodeId;
+use proto::raft::{PopEpoch, PopSighting};
+use tokio::sync::watch;
 
-/// A POP that is silent for longer is not alive.
-pub const WINDOW: Duration = Duration::from_secs(3);
+use crate::driver::Driver;
+use crate::pace::Pace;
+use crate::telemetry;
+
 /// More POPs than any mesh has; certificates bound them before this does.
 const POPS_MAX: usize = 10_000;
+/// Between two looks.
+const EVERY: Duration = Duration::from_millis(100);
+/// Between two looks at all POPs of the state.
+const ROSTER_EVERY: Duration = Duration::from_secs(5);
+/// After a finding the state is looked at each time for so long: it takes it, or not.
+const ROSTER_SOON: Duration = Duration::from_secs(2);
 
 /// The last heartbeat of a POP.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,42 +45,155 @@ impl Beat {
     pub fn silent(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.at)
     }
-
-    /// Heard within the window.
-    pub fn is_alive(&self, now: Instant) -> bool {
-        self.silent(now) <= WINDOW
-    }
 }
 
-/// Last heartbeats by POP.
-#[derive(Debug, Default)]
-pub struct Liveness(Mutex<BTreeMap<String, Beat>>);
+/// Heartbeats, and what follows from them.
+pub struct Liveness {
+    origin: Instant,
+    inner: Mutex<Inner>,
+    question: watch::Sender<Arc<Vec<PopEpoch>>>,
+}
+
+struct Inner {
+    beats: BTreeMap<String, Beat>,
+    core: core::Liveness,
+}
 
 impl Liveness {
+    /// Of this node, that begins to listen now.
+    pub fn new(own: NodeId) -> Self {
+        let core = core::Liveness::new(own.0, proto::time::Instant::ZERO);
+        let inner = Mutex::new(Inner { beats: BTreeMap::new(), core });
+        Self { origin: Instant::now(), inner, question: watch::Sender::default() }
+    }
+
+    /// And looks at what it hears, until the node stops.
+    pub fn start(own: NodeId, driver: &Driver, pace: &Pace) -> Arc<Self> {
+        let liveness = Arc::new(Self::new(own));
+        tokio::spawn(liveness.clone().run(driver.clone(), pace.clone()));
+        liveness
+    }
+
     /// Takes a heartbeat. An older epoch does not replace a newer one's.
     pub fn heard(&self, beat: &HeartbeatRequest, now: Instant) {
-        let mut beats = self.beats();
+        let at = self.time(now);
+        let mut inner = self.lock();
+        let Inner { beats, core } = &mut *inner;
         let newer = beats.get(&beat.pop_id).is_some_and(|b| b.epoch > beat.epoch);
         if newer || (beats.len() >= POPS_MAX && !beats.contains_key(&beat.pop_id)) {
             return;
         }
         let &HeartbeatRequest { epoch, calls, view_revision, .. } = beat;
         beats.insert(beat.pop_id.clone(), Beat { at: now, epoch, calls, view_revision });
+        core.handle_beat(&beat.pop_id, epoch, at);
     }
 
     /// Last heartbeat of a POP.
     pub fn last(&self, pop_id: &str) -> Option<Beat> {
-        self.beats().get(pop_id).cloned()
+        self.lock().beats.get(pop_id).cloned()
     }
 
-    /// POPs heard within the window.
+    /// POPs heard lately.
     pub fn alive(&self, now: Instant) -> usize {
-        self.beats().values().filter(|beat| beat.is_alive(now)).count()
+        let now = self.time(now);
+        self.lock().core.heard(now)
     }
 
-    fn beats(&self) -> MutexGuard<'_, BTreeMap<String, Beat>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What a leader asks the other nodes, now and from now on.
+    pub fn question(&self) -> watch::Receiver<Arc<Vec<PopEpoch>>> {
+        self.question.subscribe()
     }
+
+    /// What this node hears of them.
+    pub fn answer(&self, asked: &[PopEpoch]) -> Vec<PopSighting> {
+        if asked.is_empty() {
+            return Vec::new();
+        }
+        let now = self.time(Instant::now());
+        self.lock().core.answer(asked, now)
+    }
+
+    /// Another node answered.
+    pub fn answered(&self, from: NodeId, sightings: &[PopSighting]) {
+        let now = self.time(Instant::now());
+        self.lock().core.handle_answer(from.0, sightings, now);
+    }
+
+    /// The connection to another node broke.
+    pub fn peer_lost(&self, node: NodeId) {
+        self.lock().core.handle_peer_lost(node.0);
+    }
+
+    /// Looks, asks and finds while this node leads, until it stops.
+    async fn run(self: Arc<Self>, driver: Driver, pace: Pace) {
+        let mut voters = Vec::new();
+        let (mut due, mut soon, mut led) = (Instant::now(), Instant::now(), false);
+        loop {
+            tokio::time::sleep(EVERY).await;
+            let leads = driver.progress().borrow().leads;
+            let now = Instant::now();
+            self.tick(&pace, now);
+            if now >= due || now < soon || (leads && !led) {
+                due = now + ROSTER_EVERY;
+                let Ok((roster, deciding)) = driver.query(roster).await else { return };
+                voters = deciding;
+                let now = self.time(Instant::now());
+                self.lock().core.handle_roster(roster, now);
+            }
+            led = leads;
+            let Judgment { found, held } = self.look(leads, &voters);
+            telemetry::pops_held(held);
+            if !found.is_empty() {
+                soon = now + ROSTER_SOON;
+                for pop in &found {
+                    let (pop_id, epoch) = (pop.pop_id.as_str(), pop.epoch);
+                    match pop.expired {
+                        true => tracing::warn!(pop_id, epoch, "a POP expired: no heartbeats"),
+                        false => tracing::info!(pop_id, epoch, "a POP is back"),
+                    }
+                }
+                telemetry::pops_found(&found);
+                if driver.record_pops(found).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn tick(&self, pace: &Pace, now: Instant) {
+        let now = self.time(now);
+        let mut inner = self.lock();
+        inner.core.set_ttl(pace.pop_ttl());
+        inner.core.handle_tick(now);
+    }
+
+    /// Asks and judges, if this node leads.
+    fn look(&self, leads: bool, voters: &[u64]) -> Judgment {
+        let now = self.time(Instant::now());
+        let mut inner = self.lock();
+        let (asked, urgent) = if leads { inner.core.question(now) } else { <_>::default() };
+        let judgment = if leads { inner.core.judge(voters, now) } else { Judgment::default() };
+        drop(inner);
+        self.question.send_if_modified(|question| {
+            *question = Arc::new(asked);
+            urgent
+        });
+        judgment
+    }
+
+    fn time(&self, at: Instant) -> proto::time::Instant {
+        proto::time::Instant::ZERO + at.saturating_duration_since(self.origin)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The POPs of the state, and who decides.
+fn roster(replica: &Replica) -> (Vec<(String, u64, bool)>, Vec<u64>) {
+    let pops = replica.state().pops().map(|pop| (pop.pop_id, pop.epoch, pop.expired));
+    (pops.collect(), replica.voters())
 }
 
 #[cfg(test)]
@@ -73,8 +201,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_and_epochs() {
-        let (liveness, start) = (Liveness::default(), Instant::now());
+    fn the_last_beat_of_the_newest_epoch_counts() {
+        let (liveness, start) = (Liveness::new(NodeId(1)), Instant::now());
         let beat = |epoch, calls| HeartbeatRequest {
             pop_id: "fra1".into(),
             epoch,
@@ -82,10 +210,10 @@ mod tests {
             view_revision: 7,
         };
         liveness.heard(&beat(2, 5), start);
-        liveness.heard(&beat(1, 9), start + WINDOW);
+        liveness.heard(&beat(1, 9), start + core::TTL);
         assert_eq!(liveness.last("fra1").map(|b| b.calls), Some(5));
-        assert_eq!(liveness.alive(start + WINDOW), 1);
-        assert_eq!(liveness.alive(start + WINDOW + Duration::from_millis(1)), 0);
+        assert_eq!(liveness.alive(start), 1);
+        assert_eq!(liveness.alive(start + core::TTL), 0);
         assert_eq!(liveness.last("sin1"), None);
     }
 }

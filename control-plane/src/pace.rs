@@ -2,12 +2,13 @@
 //!
 //! Each stream to a member measures its round trip. The tick is 25 ms and a fifth of the longest
 //! one: next door a heartbeat every 50 ms and an election after 0.4 to 0.6 s of silence, across
-//! the planet (250 ms) 150 ms and 1.2 to 1.8 s.
+//! the planet (250 ms) 150 ms and 1.2 to 1.8 s. POPs expire after 2 s and four round trips.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use control_core::liveness::TTL;
 use proto::id::NodeId;
 
 use crate::config::Timers;
@@ -58,6 +59,11 @@ impl Pace {
     /// Grain of raft's time, now.
     pub fn tick(&self) -> Duration {
         if self.timers.fixed { self.timers.tick } else { self.timers.tick + self.longest() / 5 }
+    }
+
+    /// Silence after which a POP may expire.
+    pub fn pop_ttl(&self) -> Duration {
+        self.timers.pop_ttl.unwrap_or_else(|| TTL + self.longest() * 4)
     }
 
     /// Silence after which an election may begin.

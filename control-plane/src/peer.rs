@@ -18,7 +18,7 @@ use proto::control::{ClusterMember, MemberRole};
 use proto::id::NodeId;
 use proto::identity::CONTROL_DNS_NAME;
 use proto::raft::peer_client::PeerClient;
-use proto::raft::{Command, JoinRequest, ProposeRequest, ProposeResponse};
+use proto::raft::{Command, JoinRequest, ProposeRequest, ProposeResponse, VouchRequest};
 use rustls_pki_types::ServerName;
 use tokio::task::AbortHandle;
 use tonic::transport::{Channel, Endpoint};
@@ -29,6 +29,7 @@ pub use outbox::{Outbox, Outboxes, Parcel};
 use link::Link;
 
 use crate::driver::Driver;
+use crate::liveness::Liveness;
 use crate::pace::Pace;
 use crate::problem::Problem;
 use crate::snapshot::courier::Courier;
@@ -41,6 +42,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// How long a ping may take.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A member says whether it knows another one, or does not count.
+const VOUCH: Duration = Duration::from_secs(1);
 /// One try to be let in.
 const JOIN: Duration = Duration::from_secs(6);
 /// Between two rounds of tries.
@@ -78,6 +81,8 @@ pub struct Parts {
     pub driver: Driver,
     /// Learns of round trips.
     pub pace: Pace,
+    /// Asks the others which POPs they hear.
+    pub liveness: Arc<Liveness>,
 }
 
 struct Peer {
@@ -88,13 +93,15 @@ struct Peer {
 }
 
 impl Peers {
-    /// Connected to nobody.
-    pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(Shared { parts, open: Mutex::default() }))
+    /// Connected to the members from now on.
+    pub fn start(parts: Parts) -> Self {
+        let peers = Self(Arc::new(Shared { parts, open: Mutex::default() }));
+        tokio::spawn(peers.clone().follow());
+        peers
     }
 
     /// Keeps a stream of raft messages to each member, whoever they are, until this node stops.
-    pub async fn follow(self) {
+    async fn follow(self) {
         let mut members = self.0.parts.driver.members();
         loop {
             let now = members.borrow_and_update().clone();
@@ -136,7 +143,7 @@ impl Peers {
     }
 
     fn dial(&self, to: NodeId, address: &str) -> Result<Peer, Problem> {
-        let Parts { tls, sender, outboxes, driver, pace } = &self.0.parts;
+        let Parts { tls, sender, outboxes, driver, pace, liveness } = &self.0.parts;
         let channel = channel(to, address, tls)?;
         let link = Link {
             to,
@@ -146,6 +153,7 @@ impl Peers {
             outbox: outboxes.to(to),
             driver: driver.clone(),
             pace: pace.clone(),
+            liveness: liveness.clone(),
         };
         let link = tokio::spawn(link.run()).abort_handle();
         let courier = Courier {
@@ -179,11 +187,31 @@ impl Peers {
         command: Command,
         patience: Duration,
     ) -> Result<ProposeResponse, Status> {
+        let (group, incarnation) = (self.group(), self.0.parts.sender.incarnation.clone());
         let mut request =
-            Request::new(ProposeRequest { command: Some(command), group: self.group() });
+            Request::new(ProposeRequest { command: Some(command), group, incarnation });
         request.set_timeout(patience);
         let mut client = PeerClient::new(self.channel(leader)?);
         within(patience, client.propose(request)).await.map(tonic::Response::into_inner)
+    }
+
+    /// Whether any member that is known here, and answers, knows `node` with this data directory as
+    /// a member too.
+    pub async fn vouch(&self, node: NodeId, incarnation: &str) -> bool {
+        let mut asked = tokio::task::JoinSet::new();
+        for channel in self.channels() {
+            let (node_id, incarnation) = (node.0, incarnation.to_owned());
+            asked.spawn(async move {
+                let request = Request::new(VouchRequest { node_id, incarnation });
+                within(VOUCH, PeerClient::new(channel).vouch(request)).await
+            });
+        }
+        while let Some(answer) = asked.join_next().await {
+            if answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.into_inner().member)) {
+                return true;
+            }
+        }
+        false
     }
 
     fn channel(&self, node: NodeId) -> Result<Channel, Status> {

@@ -20,6 +20,7 @@ use crate::accept::{self, Guests};
 use crate::admin;
 use crate::api::{self, Api, Cluster, Issuing};
 use crate::archive;
+use crate::audit;
 use crate::check;
 use crate::config::{Config, Member};
 use crate::driver::{self, Driver, DriverError, Progress};
@@ -29,6 +30,7 @@ use crate::pace::Pace;
 use crate::peer::{self, Outboxes, Peers, Sender, channel};
 use crate::pki::Authority;
 use crate::problem::Problem;
+use crate::raft_log;
 use crate::snapshot::inbox::Inbox;
 use crate::tls::Credentials;
 use crate::tls::rotation::Rotation;
@@ -164,12 +166,12 @@ impl Ready {
             let_in(self.config.node.join.clone(), credentials, driver.clone(), own);
         }
         let sender = Sender { node: self.config.node.id, incarnation, group: GROUP };
-        let parts =
-            peer::Parts { tls: rotation.client(), sender, outboxes, driver: driver.clone(), pace };
-        let peers = Peers::new(parts);
-        tokio::spawn(peers.clone().follow());
+        let liveness = Liveness::start(self.config.node.id, &driver, &pace);
+        let (tls, own) = (rotation.client(), liveness.clone());
+        let driving = driver.clone();
+        let parts = peer::Parts { tls, sender, outboxes, driver: driving, pace, liveness: own };
+        let peers = Peers::start(parts);
         let (stop, stopped) = watch::channel(false);
-        let liveness = Arc::new(Liveness::default());
         let page = admin::Page {
             prometheus: self.prometheus,
             progress: driver.progress(),
@@ -209,11 +211,12 @@ impl Ready {
     }
 }
 
-/// Keeps an archive, on a node that is told to.
+/// Keeps an archive and the whole audit log, on a node that is told to.
 fn ship(config: &Config, driver: &Driver) {
     if let Some(backup) = config.backup.clone() {
         tokio::spawn(archive::ship::run(backup, driver.clone()));
     }
+    audit::export::start(config.audit.clone(), driver);
 }
 
 /// Asks the members to let this node in.
@@ -317,7 +320,7 @@ fn restore(config: &Config) -> Result<Restored, RunError> {
         priority: config.node.priority,
         incarnation: incarnation.clone(),
     };
-    let mut replica = Replica::new(replica, restored)?;
+    let mut replica = Replica::with_logger(replica, restored, &raft_log::logger())?;
     replica.set_limits(limits(config));
     if let Some(lost) = repair {
         tracing::warn!(

@@ -26,6 +26,13 @@ macro_rules! table {
 
 table! {
     API_REQUESTS = "control_api_requests_total", Counter, "API requests by method and gRPC code";
+    AUDIT_EXPORTED = "control_audit_exported_row", Gauge,
+        "Last audit row in the files of [audit] export";
+    AUDIT_EXPORT_LAG = "control_audit_export_lag_rows", Gauge, "Audit rows not exported yet";
+    AUDIT_EXPORT_FAILED = "control_audit_export_failures_total", Counter,
+        "Times the files of [audit] export could not be written";
+    AUDIT_EXPORT_MISSED = "control_audit_export_missed_rows_total", Counter,
+        "Audit rows that left the state before they were exported";
     BACKUP_FAILURES = "control_backup_failures_total", Counter,
         "Times the log or the tables could not be shipped";
     BACKUP_INDEX = "control_backup_index", Gauge, "Last log index in the archive";
@@ -34,6 +41,8 @@ table! {
     BUILD_INFO = "control_build_info", Gauge, "1, with the version as a label";
     CERTIFICATE_LEFT = "control_certificate_left_seconds", Gauge,
         "Time until this node's certificate ends";
+    COMMIT_SECONDS = "control_commit_seconds", Histogram,
+        "Time from a proposal on this node, as leader, until it was committed and applied";
     CONNECTIONS = "control_connections", Gauge, "Open TLS connections of clients and peers";
     CONNECTIONS_REFUSED = "control_connections_refused_total", Counter,
         "Connections refused, by reason";
@@ -55,15 +64,28 @@ table! {
         "Shortest of the last round trips to a member";
     PERSIST_SECONDS = "control_persist_seconds", Histogram, "Time of one durable transaction";
     POPS_ALIVE = "control_pops_alive", Gauge, "POPs whose heartbeats reach this node";
+    POPS_FOUND = "control_pops_found_total", Counter,
+        "POPs this node, as leader, found expired or returned, by finding";
+    POPS_HELD = "control_pops_held", Gauge,
+        "POPs that a majority does not hear but some node does, kept because many went at once";
     PROPOSALS = "control_proposals_total", Counter, "Commands proposed here, by result";
     RAFT_APPLIED = "control_raft_applied_index", Gauge, "Last log index applied";
     RAFT_COMMIT = "control_raft_commit_index", Gauge, "Last log index known committed";
+    RAFT_ELECTED = "control_raft_elections_won_total", Counter,
+        "Times this node became leader";
+    RAFT_EVENTS = "control_raft_events_total", Counter, "What the replica did, by event";
+    RAFT_FOLLOWER_LAG = "control_raft_follower_lag_entries", Gauge,
+        "Entries a member is behind this leader, by peer; 0 where this node does not lead";
     RAFT_ELECTIONS = "control_raft_leader_changes_total", Counter, "Changes of the known leader";
     RAFT_LEADER = "control_raft_is_leader", Gauge, "1 while this node leads";
     RAFT_LOG = "control_raft_log_entries", Gauge, "Entries in the log";
     RAFT_TERM = "control_raft_term", Gauge, "Raft term";
     READ_SECONDS = "control_read_round_seconds", Histogram,
         "Time until a linearizable read may look at the state";
+    TURN_SECONDS = "control_turn_seconds", Histogram,
+        "Time of one turn of the driver: what was asked made durable, sent and applied";
+    WATCH_BUFFER = "control_watch_buffer_events", Gauge, "Events kept for watches that come back";
+    WATCH_LAG = "control_watch_lag_events", Gauge, "Events the slowest open watch is behind";
     REVISION = "control_revision", Gauge, "Revision of the replicated state";
     SNAPSHOT_BYTES = "control_snapshot_bytes_total", Counter,
         "Bytes of tables that came from a leader";
@@ -94,6 +116,8 @@ pub enum PeerDrop {
     QueueFull,
     /// It names another sender or receiver than the connection does.
     Sender,
+    /// It is no member, and no member vouches for it.
+    Stranger,
     /// No connection to the peer.
     Unconnected,
 }
@@ -106,6 +130,7 @@ impl PeerDrop {
             Self::Misbehaved => "misbehaved",
             Self::QueueFull => "queue_full",
             Self::Sender => "sender",
+            Self::Stranger => "stranger",
             Self::Unconnected => "unconnected",
         }
     }
@@ -239,6 +264,19 @@ pub fn pops_alive(count: usize) {
     gauge!(POPS_ALIVE).set(count as f64);
 }
 
+/// A leader found that POPs are gone or back.
+pub fn pops_found(found: &[proto::raft::record_pops::Found]) {
+    for (expired, label) in [(true, "expired"), (false, "returned")] {
+        let count = found.iter().filter(|pop| pop.expired == expired).count();
+        counter!(POPS_FOUND, "finding" => label).increment(count as u64);
+    }
+}
+
+/// POPs that a leader does not let expire, though a majority does not hear them.
+pub fn pops_held(count: usize) {
+    gauge!(POPS_HELD).set(count as f64);
+}
+
 /// A raft message was handed to a connection.
 pub fn frame_sent() {
     counter!(PEER_FRAMES, "direction" => "sent").increment(1);
@@ -289,12 +327,67 @@ pub fn leader_changed() {
     counter!(RAFT_ELECTIONS).increment(1);
 }
 
+/// A proposal of this leader was applied so long after it came.
+pub fn committed(took: Duration) {
+    histogram!(COMMIT_SECONDS).record(took);
+}
+
+/// The driver's loop turned.
+pub fn turned(took: Duration) {
+    histogram!(TURN_SECONDS).record(took);
+}
+
+/// Events kept for watches, and how many the slowest open one has still to take.
+pub fn watches(buffered: usize, lag: u64) {
+    gauge!(WATCH_BUFFER).set(buffered as f64);
+    gauge!(WATCH_LAG).set(lag as f64);
+}
+
+/// The files of the audit log end at `last`, the state at `head`.
+pub fn audit_exported(last: u64, head: u64, missed: u64) {
+    gauge!(AUDIT_EXPORTED).set(last as f64);
+    gauge!(AUDIT_EXPORT_LAG).set(head.saturating_sub(last) as f64);
+    counter!(AUDIT_EXPORT_MISSED).increment(missed);
+}
+
+/// They could not be written.
+pub fn audit_export_failed() {
+    counter!(AUDIT_EXPORT_FAILED).increment(1);
+}
+
+/// What the replica counted, and how far the others are.
+fn raft(replica: &control_core::replica::Replica, status: &control_core::replica::Status) {
+    let counters = replica.counters();
+    counter!(RAFT_ELECTED).absolute(counters.elected);
+    for (event, count) in [
+        ("applied", counters.applied),
+        ("message_dropped", counters.peer_dropped),
+        ("message_refused", counters.peer_refused),
+        ("message_taken", counters.peer_messages),
+        ("moved_by_preference", counters.preferred),
+        ("proposal_lost", counters.proposals_lost),
+        ("repeated_request", counters.repeated),
+        ("snapshot_installed", counters.snapshots_installed),
+        ("snapshot_sent", counters.snapshots_sent),
+    ] {
+        counter!(RAFT_EVENTS, "event" => event).absolute(count);
+    }
+    for member in replica.state().members() {
+        let known = status.match_index.iter().find(|(id, _)| id.0 == member.node_id);
+        let lag = known.map_or(0, |(_, matched)| status.last_index.saturating_sub(*matched));
+        if member.node_id != status.id.0 {
+            gauge!(RAFT_FOLLOWER_LAG, "peer" => member.node_id.to_string()).set(lag as f64);
+        }
+    }
+}
+
 /// Gauges of the replica, once a second.
 pub fn replica(replica: &control_core::replica::Replica) {
     let status = replica.status();
     let leads = status.role == control_core::replica::Role::Leader;
     let entries = (status.last_index + 1).saturating_sub(status.first_index);
     let counts = replica.state().number_counts();
+    raft(replica, &status);
     gauge!(RAFT_APPLIED).set(status.applied as f64);
     gauge!(RAFT_COMMIT).set(status.commit as f64);
     gauge!(RAFT_LEADER).set(f64::from(u8::from(leads)));

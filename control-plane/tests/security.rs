@@ -144,12 +144,25 @@ async fn the_audit_log_tells_who_did_what_and_cannot_be_changed() {
     let verified = meshctl(&cluster, &format!("audit verify {name}"));
     assert_eq!(verified["last"], exported["last"]);
     assert_eq!(meshctl(&cluster, "audit verify")["last"], exported["last"]);
+    // A node keeps them all by itself.
+    let kept = cluster.audit_dir();
+    eventually("node 3 has written every row", async || {
+        let (code, text) = meshctl_as(&cluster, "anna", &verify_line(&kept));
+        let said: Value = serde_json::from_str(&text).ok().filter(|_| code == Some(0))?;
+        (said["last"] == exported["last"]).then_some(())
+    })
+    .await;
+    assert!(fs::read_dir(&kept).unwrap().count() > 1, "in more than one file");
     let text = fs::read_to_string(&file).unwrap();
     assert!(!text.contains("secret"), "no password in the log");
     fs::write(&file, text.replacen("operator/anna", "operator/eve1", 1)).unwrap();
     let (code, text) = meshctl_as(&cluster, "anna", &format!("audit verify {name}"));
     assert!(code == Some(1) && text.contains("was changed"), "{text}");
     cluster.stop().await;
+}
+
+fn verify_line(of: &Path) -> String {
+    format!("--output json audit verify {}", of.display())
 }
 
 fn join(token: &str, dir: &Path) -> (Option<i32>, String) {

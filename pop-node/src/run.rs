@@ -240,6 +240,7 @@ fn control_settings(config: &Config) -> control::Settings {
         overlay_address: config.overlay_advertise.clone(),
         sip_addresses: config.sip.iter().map(ToString::to_string).collect(),
         epoch: 0,
+        expired: false,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     control::Settings { pop, endpoints: config.control.clone(), data_dir: config.data_dir.clone() }

@@ -19,6 +19,7 @@ const fn expected(mutant: Mutant) -> &'static [Rule] {
         Mutant::VoteForgotten => &[Rule::Leaders, Rule::Halt],
         Mutant::WatchDropsEvent => &[Rule::Watch],
         Mutant::SnapshotWithoutRequests | Mutant::LocalPick => &[Rule::Replicas],
+        Mutant::OwnEarsOnly => &[Rule::Liveness],
         Mutant::CrossedAnswers => &[Rule::Number, Rule::Owner, Rule::Once, Rule::Generation],
     }
 }

@@ -64,9 +64,9 @@ fn check(command: &Command) -> Check {
         Some(Kind::RedeemToken(redeem)) => access::check_redeem(redeem, &command.principal),
         Some(Kind::RevokeToken(id)) => text("token_id", id, 64),
         Some(Kind::RecordReads(reads)) => access::check_reads(reads, &command.principal),
-        Some(Kind::AdvanceClock(_) | Kind::HashCheck(_) | Kind::InitCluster(_)) => {
-            Err("this command is internal".into())
-        }
+        Some(
+            Kind::AdvanceClock(_) | Kind::HashCheck(_) | Kind::InitCluster(_) | Kind::RecordPops(_),
+        ) => Err("this command is internal".into()),
         Some(kind) => numbers::check(kind),
         None => Err("the request names nothing to do".into()),
     }

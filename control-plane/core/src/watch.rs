@@ -87,6 +87,16 @@ impl WatchLog {
         true
     }
 
+    /// Events held.
+    pub fn len(&self) -> usize {
+        self.packed.len() + self.ready.len()
+    }
+
+    /// None held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Forgets all events: the state is at `revision` now.
     pub fn reset(&mut self, revision: Revision) {
         self.packed.clear();

@@ -402,6 +402,7 @@ static TABLE: &[Row] = &[
     line("raft.v1.Peer/Propose", ControlNode),
     line("raft.v1.Peer/Snapshot", ControlNode),
     line("raft.v1.Peer/Stream", ControlNode),
+    line("raft.v1.Peer/Vouch", ControlNode),
 ];
 
 fn binding(request: &c::BindRequest) -> Vec<String> {

@@ -25,6 +25,7 @@ impl Admin for Api {
                     address: member.address.clone(),
                     region: member.region.clone(),
                     match_index: known.map_or(0, |(_, index)| *index),
+                    priority: member.priority,
                 }
             });
             Ok(StatusResponse {

@@ -191,6 +191,11 @@ impl Cluster {
         }
     }
 
+    /// Whether a known member vouches for one that is not known here.
+    pub(super) async fn vouch(&self, node: NodeId, incarnation: &str) -> bool {
+        self.peers.vouch(node, incarnation).await
+    }
+
     /// Proposes on this node only.
     pub(super) async fn propose(&self, command: Command) -> Result<Proposed, Failure> {
         let node = self.driver.progress().borrow().node;

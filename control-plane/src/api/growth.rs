@@ -36,6 +36,7 @@ fn grows(kind: &Kind) -> bool {
             | Kind::AdvanceClock(_)
             | Kind::InitCluster(_)
             | Kind::HashCheck(_)
+            | Kind::RecordPops(_)
             | Kind::DeleteRole(_)
             | Kind::Unbind(_)
             | Kind::CancelReservation(_)

@@ -12,7 +12,7 @@ use proto::identity::{Identity, Kind};
 use proto::raft::peer_server::Peer;
 use proto::raft::{
     ChangeMembers, Command, JoinRequest, JoinResponse, LogEnd, Pong, ProposeRequest,
-    ProposeResponse, RaftAck, RaftFrame, SnapshotPart, command,
+    ProposeResponse, RaftAck, RaftFrame, SnapshotPart, VouchRequest, VouchResponse, command,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -62,9 +62,10 @@ impl Peer for Api {
 
     async fn propose(&self, request: Request<ProposeRequest>) -> Answer<ProposeResponse> {
         answer("Peer.Propose", async {
-            self.member(request.extensions())?;
-            let ProposeRequest { command, group } = request.into_inner();
+            let from = self.member(request.extensions())?;
+            let ProposeRequest { command, group, incarnation } = request.into_inner();
             self.0.cluster.check_group(group)?;
+            self.fence(from, &incarnation).await?;
             let command = command.unwrap_or_default();
             from_a_client(&command)?;
             match self.0.cluster.propose(command).await? {
@@ -82,6 +83,17 @@ impl Peer for Api {
                     Err(Failure::invalid(error.to_string()))
                 }
             }
+        })
+        .await
+    }
+
+    async fn vouch(&self, request: Request<VouchRequest>) -> Answer<VouchResponse> {
+        answer("Peer.Vouch", async {
+            self.member(request.extensions())?;
+            let VouchRequest { node_id, incarnation } = request.into_inner();
+            let known = self.known(NodeId(node_id));
+            let member = known.is_some_and(|member| self.is_current(&member, &incarnation));
+            Ok(VouchResponse { member })
         })
         .await
     }
@@ -113,6 +125,7 @@ fn from_a_client(command: &Command) -> Result<(), Failure> {
                 | command::Kind::FoundMembers(_)
                 | command::Kind::HashCheck(_)
                 | command::Kind::InitCluster(_)
+                | command::Kind::RecordPops(_)
         )
     );
     if internal || command.request_id.is_empty() || command.principal.is_empty() {
@@ -122,21 +135,67 @@ fn from_a_client(command: &Command) -> Result<(), Failure> {
 }
 
 impl Api {
+    fn known(&self, id: NodeId) -> Option<ClusterMember> {
+        let members = self.0.cluster.driver().members();
+        members.borrow().iter().find(|m| m.node_id == id.0).cloned()
+    }
+
+    /// Whether it is a member now, and this its data directory.
+    fn is_current(&self, member: &ClusterMember, incarnation: &str) -> bool {
+        let known = self.0.incarnations.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = match member.incarnation.as_str() {
+            "" => known.get(&NodeId(member.node_id)).map(String::as_str),
+            joined => Some(joined),
+        };
+        member.role() != MemberRole::Removed && known.is_none_or(|known| known == incarnation)
+    }
+
+    /// Only a member, with the data directory it always had, hands commands on.
+    async fn fence(&self, from: NodeId, incarnation: &str) -> Result<(), Failure> {
+        if self.known(from).is_none() {
+            telemetry::frame_dropped(PeerDrop::Stranger);
+            let message = format!("node {from} is no member as far as this node knows");
+            return Err(Failure::unavailable("NOT_A_MEMBER", message));
+        }
+        // A member of an older version does not say.
+        if !incarnation.is_empty() && self.is_new_incarnation(from, incarnation)? {
+            let driver = self.0.cluster.driver();
+            driver.remember_incarnation(from, incarnation.to_owned()).await?;
+        }
+        Ok(())
+    }
+
+    /// The first frame of a stream: one that is not known here must be known to others, or
+    /// whoever has a certificate of a control node could ask for votes.
+    pub(super) async fn admit(&self, from: NodeId, incarnation: &str) -> Result<(), Failure> {
+        let cluster = &self.0.cluster;
+        if self.known(from).is_some() || cluster.vouch(from, incarnation).await {
+            return Ok(());
+        }
+        telemetry::frame_dropped(PeerDrop::Stranger);
+        let message = format!("no member says that node {from} is one: let it join first");
+        Err(Failure::unavailable("NOT_A_MEMBER", message))
+    }
+
     /// Which member called.
     fn member(&self, extensions: &Extensions) -> Result<NodeId, Failure> {
         let caller = caller(extensions)?;
         let id = caller.name.parse().ok().map(NodeId).filter(|_| caller.kind == Kind::Control);
         let id = id.ok_or_else(|| Failure::denied(&caller))?;
-        let members = self.0.cluster.driver().members();
-        let known = members.borrow().iter().find(|m| m.node_id == id.0).map(ClusterMember::role);
-        // One that is not known yet may be known to a majority: this node lags.
-        if known == Some(MemberRole::Removed) {
+        self.standing(id)?;
+        Ok(id)
+    }
+
+    /// Refuses one that was removed. One that is not known yet may be known to a majority: this
+    /// node lags.
+    fn standing(&self, id: NodeId) -> Result<(), Failure> {
+        if self.known(id).is_some_and(|member| member.role() == MemberRole::Removed) {
             let message = format!(
                 "node {id} was removed from this cluster: join with a new node.id and an empty data_dir"
             );
             return Err(Failure::new(Code::FailedPrecondition, "REMOVED", message));
         }
-        Ok(id)
+        Ok(())
     }
 
     /// Lets a new node in as a learner, or recognises one that was let in before.
@@ -172,6 +231,7 @@ impl Api {
         acks: mpsc::Sender<Result<RaftAck, Status>>,
     ) {
         let mut stop = self.0.stop.clone();
+        let mut admitted = false;
         loop {
             let frame = tokio::select! {
                 frame = frames.message() => frame,
@@ -179,7 +239,15 @@ impl Api {
                 () = acks.closed() => return,
             };
             let Ok(Some(frame)) = frame else { return };
-            let ended = match self.frame(from, frame).await {
+            let taken = match admitted {
+                true => self.frame(from, frame).await,
+                false => match self.admit(from, &frame.incarnation).await {
+                    Ok(()) => self.frame(from, frame).await,
+                    Err(failure) => Err(failure),
+                },
+            };
+            admitted = true;
+            let ended = match taken {
                 Ok(None) => false,
                 // Fails when the peer is gone, or takes no answers.
                 Ok(Some(ack)) => acks.try_send(Ok(ack)).is_err(),
@@ -202,7 +270,8 @@ impl Api {
         self.check_frame(from, frame.from, frame.to, &frame.incarnation).await?;
         if let Some(ping) = frame.ping {
             let (level_min, level_max) = driver.levels();
-            let pong = Pong { number: ping.number, wall_ms: wall_ms(), level_min, level_max };
+            let pops = self.0.liveness.answer(&ping.pops);
+            let pong = Pong { number: ping.number, wall_ms: wall_ms(), level_min, level_max, pops };
             return Ok(Some(RaftAck { pong: Some(pong), log_end: None }));
         }
         if frame.ask != 0 {
@@ -231,6 +300,8 @@ impl Api {
             let message = format!("a frame from {from} to {to} came here");
             return Err(Failure::new(Code::FailedPrecondition, "WRONG_NODE", message));
         }
+        // It may have been removed since its stream began.
+        self.standing(caller)?;
         if self.is_new_incarnation(caller, incarnation)? {
             driver.remember_incarnation(caller, incarnation.to_owned()).await?;
         }

@@ -1,7 +1,7 @@
 //! `Pops`: registration, heartbeats, list.
 
 use std::pin::Pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::control::list_pops_response::Entry;
 use proto::control::pops_server::Pops;
@@ -19,6 +19,11 @@ use tonic::{Code, Request, Status, Streaming};
 use super::read::Reads;
 use super::{Answer, Api, Failure, answer, authorise, caller};
 use crate::telemetry;
+
+/// Feature level from which POPs expire by the log.
+const EXPIRING_LEVEL: u32 = 3;
+/// Below it, a POP is alive that was heard within this.
+const HEARD: Duration = Duration::from_secs(3);
 
 type Beats = Pin<Box<dyn Stream<Item = Result<HeartbeatResponse, Status>> + Send>>;
 
@@ -67,11 +72,11 @@ impl Pops for Api {
         answer("Pops.List", async {
             let (_, request) = authorise(request)?;
             let pops = |replica: &control_core::replica::Replica| {
-                replica.state().pops().collect::<Vec<Pop>>()
+                (replica.state().pops().collect::<Vec<Pop>>(), replica.feature_level())
             };
-            let (pops, header) = self.0.cluster.read(request.freshness()?, pops).await?;
+            let ((pops, level), header) = self.0.cluster.read(request.freshness()?, pops).await?;
             let now = Instant::now();
-            let pops = pops.into_iter().map(|pop| self.entry(pop, now)).collect();
+            let pops = pops.into_iter().map(|pop| self.entry(pop, level, now)).collect();
             Ok(ListPopsResponse { header: Some(header), pops })
         })
         .await
@@ -79,11 +84,15 @@ impl Pops for Api {
 }
 
 impl Api {
-    fn entry(&self, pop: Pop, now: Instant) -> Entry {
+    fn entry(&self, pop: Pop, level: u32, now: Instant) -> Entry {
         let beat = self.0.liveness.last(&pop.pop_id);
         let silent = beat.as_ref().map(|beat| beat.silent(now).as_millis());
         Entry {
-            alive: beat.as_ref().is_some_and(|beat| beat.is_alive(now)),
+            // Before POPs expire by the log, what this node hears has to do.
+            alive: match level >= EXPIRING_LEVEL {
+                true => !pop.expired,
+                false => beat.as_ref().is_some_and(|beat| beat.silent(now) <= HEARD),
+            },
             silent_ms: silent.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX)),
             calls: beat.as_ref().map_or(0, |beat| beat.calls),
             view_revision: beat.map_or(0, |beat| beat.view_revision),

@@ -80,6 +80,7 @@ impl Api {
         let Ok(Some(SnapshotPart { part: Some(Part::Head(head)) })) = parts.message().await else {
             return Err(Failure::invalid("a snapshot begins with its head"));
         };
+        self.admit(from, &head.incarnation).await?;
         self.check_frame(from, head.from, head.to, &head.incarnation).await?;
         let SnapshotHead { index, bytes, .. } = head;
         let (ticket, have) = self.blocking(move |inbox| inbox.begin(&head)).await?;

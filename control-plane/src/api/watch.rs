@@ -8,6 +8,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use control_core::replica::Replica;
@@ -126,7 +127,9 @@ impl Watcher {
             from => self.caught_up(from).await?,
         };
         let mut revisions = self.api.0.hub.subscribe();
+        let place = self.api.0.hub.enter();
         loop {
+            place.store(at.0, Ordering::Relaxed);
             revisions.mark_unchanged();
             let events = self.api.0.hub.since(at);
             let events =
@@ -137,6 +140,7 @@ impl Watcher {
             for event in events {
                 at = Revision(event.revision);
                 self.send(Item::Event((*event).clone())).await?;
+                place.store(at.0, Ordering::Relaxed);
             }
         }
     }

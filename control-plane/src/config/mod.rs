@@ -11,12 +11,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use control_core::liveness::TTL;
 use proto::id::NodeId;
 
+use crate::audit::export::Export;
 use crate::problem::{Problem, Problems};
 
 /// The most voters of one group: more only slow each write down.
 const MEMBERS_MAX: usize = 7;
+/// The longest silence a POP may be allowed.
+const POP_TTL_MAX: Duration = Duration::from_secs(60);
 
 /// A valid configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub struct Config {
     pub storage: Storage,
     /// Where the log is shipped.
     pub backup: Option<BackupConfig>,
+    /// Where this node keeps the whole audit log, if it does.
+    pub audit: Option<Export>,
 }
 
 /// An archive that this node keeps.
@@ -136,6 +142,8 @@ pub struct Timers {
     /// Silence before an election, randomised up to 1.5 times. At least 8 heartbeats. Default 16
     /// ticks.
     pub election: Duration,
+    /// Silence after which a POP expires. Default 2 s and four of the longest round trips.
+    pub pop_ttl: Option<Duration>,
     /// The file says so: the tick does not follow the measured round trips.
     pub fixed: bool,
 }
@@ -150,7 +158,7 @@ impl Timers {
     /// The usual multiples of this tick.
     fn with_tick(tick: Duration) -> Self {
         let (heartbeat, election) = (tick.saturating_mul(2), tick.saturating_mul(16));
-        Self { tick, heartbeat, election, fixed: false }
+        Self { tick, heartbeat, election, pop_ttl: None, fixed: false }
     }
 
     /// Ticks between heartbeats.
@@ -258,10 +266,15 @@ impl Config {
     }
 
     fn check_timers(&self, problems: &mut Vec<Problem>) {
-        let Timers { tick, heartbeat, election, fixed: _ } = self.timers;
+        let Timers { tick, heartbeat, election, pop_ttl, fixed: _ } = self.timers;
         if tick < Duration::from_millis(5) || tick > Duration::from_secs(1) {
             let what = format!("is {tick:?}");
             problems.push(Problem::new("timers.tick", what, "choose 5ms to 1s (25ms is usual)"));
+        }
+        if pop_ttl.is_some_and(|ttl| ttl < TTL || ttl > POP_TTL_MAX) {
+            let what = format!("is {:?}", pop_ttl.unwrap_or_default());
+            let fix = "choose 2s to 1m, or leave it out: it follows the measured round trips";
+            problems.push(Problem::new("timers.pop_ttl", what, fix));
         }
         if heartbeat < tick {
             let what = format!("({heartbeat:?}) is shorter than timers.tick ({tick:?})");

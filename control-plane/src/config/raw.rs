@@ -8,6 +8,7 @@ use proto::id::{NodeId, PopId};
 use serde::Deserialize;
 
 use super::{BackupConfig, CA_DAYS, CaConfig, Config, Member, Node, Storage, Timers, TlsFiles};
+use crate::audit::export::{Export, ROTATE_BYTES};
 use crate::problem::{Problem, Problems};
 
 #[derive(Deserialize)]
@@ -25,6 +26,7 @@ pub(super) struct File {
     #[serde(default)]
     storage: RawStorage,
     backup: Option<RawBackup>,
+    audit: Option<RawAudit>,
 }
 
 #[derive(Deserialize)]
@@ -92,12 +94,20 @@ struct RawBackup {
     keep: Option<usize>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAudit {
+    export: PathBuf,
+    rotate: Option<String>,
+}
+
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct RawTimers {
     tick: Option<String>,
     heartbeat: Option<String>,
     election: Option<String>,
+    pop_ttl: Option<String>,
 }
 
 impl File {
@@ -115,6 +125,7 @@ impl File {
         let storage = self.storage.validate(problems);
         let ca = self.ca.and_then(|ca| ca.validate(problems));
         let backup = self.backup.and_then(|backup| backup.validate(problems));
+        let audit = self.audit.and_then(|audit| audit.validate(problems));
         let data_dir = self.node.data_dir.clone();
         if data_dir.as_os_str().is_empty() {
             let fix = "name a directory on a local disk";
@@ -143,6 +154,7 @@ impl File {
             timers: timers?,
             storage,
             backup,
+            audit,
         })
     }
 }
@@ -229,6 +241,26 @@ impl RawCa {
     }
 }
 
+impl RawAudit {
+    fn validate(self, problems: &mut Vec<Problem>) -> Option<Export> {
+        if self.export.as_os_str().is_empty() {
+            let fix = "name a directory of this node's own, or leave [audit] out";
+            problems.push(Problem::new("audit.export", "is empty", fix));
+            return None;
+        }
+        let rotate_bytes = match &self.rotate {
+            None => ROTATE_BYTES,
+            Some(text) => bytes(text).filter(|bytes| *bytes > 0).or_else(|| {
+                let fix = "write a number and a unit, such as \"64MiB\"";
+                let what = format!("is \"{text}\", no size");
+                problems.push(Problem::new("audit.rotate", what, fix));
+                None
+            })?,
+        };
+        Some(Export { dir: self.export, rotate_bytes })
+    }
+}
+
 impl RawTimers {
     fn validate(&self, problems: &mut Vec<Problem>) -> Option<Timers> {
         let mut read = |name: &str, text: &Option<String>, default| match text {
@@ -244,7 +276,11 @@ impl RawTimers {
         let heartbeat = read("timers.heartbeat", &self.heartbeat, usual.heartbeat);
         let election = read("timers.election", &self.election, usual.election);
         let fixed = [&self.tick, &self.heartbeat, &self.election].iter().any(|t| t.is_some());
-        Some(Timers { tick: tick?, heartbeat: heartbeat?, election: election?, fixed })
+        let pop_ttl = match &self.pop_ttl {
+            None => None,
+            some => Some(read("timers.pop_ttl", some, Duration::ZERO)?),
+        };
+        Some(Timers { tick: tick?, heartbeat: heartbeat?, election: election?, pop_ttl, fixed })
     }
 }
 

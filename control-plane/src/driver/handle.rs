@@ -10,6 +10,7 @@ use control_core::replica::{Position, ProposeError, ReadError, Replica, Transfer
 use proto::control::{ClusterMember, ResponseHeader};
 use proto::id::{NodeId, Revision};
 use proto::raft::Command;
+use proto::raft::record_pops::Found;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::answers::Delivery;
@@ -182,6 +183,11 @@ impl Driver {
         let (reply, answer) = oneshot::channel();
         self.api.send(ApiInput::Transfer(to, reply)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
+    }
+
+    /// Proposes what a leader found of the POPs.
+    pub async fn record_pops(&self, found: Vec<Found>) -> Result<(), Stopped> {
+        self.api.send(ApiInput::RecordPops(found)).await.map_err(|_| Stopped)
     }
 
     /// Looks at the replica, on the driver's thread: be quick.

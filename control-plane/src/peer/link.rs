@@ -22,6 +22,7 @@ use tonic::{Status, Streaming};
 use super::outbox::{Outbox, Parcel};
 use super::{Sender, jittered};
 use crate::driver::Driver;
+use crate::liveness::Liveness;
 use crate::pace::Pace;
 use crate::telemetry;
 
@@ -51,6 +52,7 @@ pub(super) struct Link {
     pub(super) outbox: Arc<Outbox>,
     pub(super) driver: Driver,
     pub(super) pace: Pace,
+    pub(super) liveness: Arc<Liveness>,
 }
 
 /// Pings under way.
@@ -75,6 +77,7 @@ impl Link {
                 tracing::debug!(to = %self.to, %status, "no stream to a member");
                 backoff = backoff.saturating_mul(2).clamp(BACKOFF_MIN, BACKOFF_MAX);
             }
+            self.liveness.peer_lost(self.to);
             let told = if began && has_ended(&self.address).await {
                 tracing::warn!(to = %self.to, "the member's process has ended");
                 self.driver.peer_gone(self.to).await
@@ -112,7 +115,9 @@ impl Link {
     }
 
     async fn ping(&self, frames: mpsc::Sender<RaftFrame>, pings: &watch::Sender<Pings>) {
+        let mut question = self.liveness.question();
         loop {
+            let pops = question.borrow_and_update().to_vec();
             let mut number = 0;
             pings.send_modify(|pings| {
                 pings.next += 1;
@@ -122,11 +127,12 @@ impl Link {
                     pings.sent.pop_first();
                 }
             });
-            let frame = RaftFrame { ping: Some(Ping { number }), ..self.frame() };
+            let frame = RaftFrame { ping: Some(Ping { number, pops }), ..self.frame() };
             if frames.send(frame).await.is_err() {
                 return;
             }
-            tokio::time::sleep(PING_EVERY).await;
+            // A leader that does not hear a POP does not wait to ask.
+            let _ = tokio::time::timeout(PING_EVERY, question.changed()).await;
         }
     }
 
@@ -189,6 +195,7 @@ impl Link {
         });
         let Some(took) = took else { return };
         self.pace.measured(self.to, took);
+        self.liveness.answered(self.to, &pong.pops);
         // Its clock was read half a round trip ago.
         let half = u64::try_from(took.as_millis() / 2).unwrap_or(u64::MAX);
         // These fail when this node is stopping.

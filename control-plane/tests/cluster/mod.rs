@@ -33,8 +33,24 @@ pub(crate) struct Node {
     /// Where it takes join tokens, on the node that has the authority.
     join: SocketAddr,
     child: Option<Child>,
+    program: Program,
     /// Stopped by SIGSTOP: it runs, but nobody asks it.
     paused: bool,
+}
+
+/// Which version a node runs.
+#[derive(Clone)]
+pub(crate) struct Program {
+    pub(crate) path: PathBuf,
+    /// It takes no newer commands than these.
+    pub(crate) level_max: Option<u32>,
+}
+
+impl Program {
+    /// The one under test.
+    pub(crate) fn current() -> Self {
+        Self { path: env!("CARGO_BIN_EXE_control-plane").into(), level_max: None }
+    }
 }
 
 pub(crate) struct Cluster {
@@ -69,6 +85,15 @@ impl Cluster {
 
     /// With more lines in each configuration; told the directory of all.
     pub(crate) async fn start_with(more: impl FnOnce(&Path) -> String) -> Self {
+        Self::build(&Program::current(), more).await
+    }
+
+    /// Of another version.
+    pub(crate) async fn start_as(program: &Program) -> Self {
+        Self::build(program, |_| String::new()).await
+    }
+
+    async fn build(program: &Program, more: impl FnOnce(&Path) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         pki::init("demo", &dir.path().join("ca")).unwrap();
         let issue = |kind, name: &str, region: &str| {
@@ -90,11 +115,13 @@ impl Cluster {
                 let listener = TcpListener::bind(format!("{}:0", host(id))).unwrap();
                 listener.local_addr().unwrap()
             };
-            Node { id, api: free(), admin: free(), join: free(), child: None, paused: false }
+            let (api, admin, join) = (free(), free(), free());
+            Node { id, api, admin, join, child: None, program: program.clone(), paused: false }
         });
         let nodes: Vec<Node> = nodes.collect();
         let mut cluster = Self { dir, nodes };
         cluster.configure(&more(cluster.path()));
+        (1..=3).for_each(|id| cluster.run_as(id, program));
         cluster.start_all();
         cluster.ready().await;
         cluster
@@ -129,18 +156,41 @@ impl Cluster {
             let authority =
                 format!("[ca]\nkey = {:?}\nlisten = \"{}\"\n", dir.join("ca/ca.key"), node.join);
             let text = if id == 1 { text + &authority } else { text };
+            let export = format!("[audit]\nexport = {:?}\nrotate = \"1KiB\"\n", self.audit_dir());
+            let text = if id == 3 { text + &export } else { text };
             fs::write(self.config(id), text + more).unwrap();
         }
     }
 
+    /// What a node runs from its next start on.
+    pub(crate) fn run_as(&mut self, id: u64, program: &Program) {
+        const HELD: &str = "feature_level_max = ";
+        let text = fs::read_to_string(self.config(id)).unwrap();
+        let kept = text.lines().filter(|line| !line.starts_with(HELD));
+        let mut text = kept.collect::<Vec<_>>().join("\n");
+        if let Some(level) = program.level_max {
+            text = text.replacen("[api]", &format!("{HELD}{level}\n[api]"), 1);
+        }
+        fs::write(self.config(id), text).unwrap();
+        self.node(id).program = program.clone();
+    }
+
     /// An empty node that asks the others to let it in, running.
-    #[allow(dead_code, reason = "each test uses a part of this")]
     pub(crate) fn join(&mut self, id: u64, region: &str) {
-        self.join_behind(id, region, None);
+        self.join_with(id, region, None, &Program::current());
     }
 
     /// The others reach it at this address.
     pub(crate) fn join_behind(&mut self, id: u64, region: &str, front: Option<&Front>) {
+        self.join_with(id, region, front, &Program::current());
+    }
+
+    /// Of another version.
+    pub(crate) fn join_as(&mut self, id: u64, region: &str, program: &Program) {
+        self.join_with(id, region, None, program);
+    }
+
+    fn join_with(&mut self, id: u64, region: &str, front: Option<&Front>, program: &Program) {
         let request = pki::Request {
             kind: Kind::Control,
             name: id.to_string(),
@@ -150,10 +200,19 @@ impl Cluster {
         pki::issue(&self.path().join("ca"), &request, self.path()).unwrap();
         let host = self.nodes.first().unwrap().api.ip();
         let free = || TcpListener::bind((host, 0)).unwrap().local_addr().unwrap();
-        let node =
-            Node { id, api: free(), admin: free(), join: free(), child: None, paused: false };
+        let (api, admin, own) = (free(), free(), free());
+        let program = program.clone();
+        let node = Node {
+            id,
+            api,
+            admin,
+            join: own,
+            child: None,
+            program: program.clone(),
+            paused: false,
+        };
         let join: Vec<String> = self.nodes.iter().map(|n| n.api.to_string()).collect();
-        let (api, admin, dir) = (node.api, node.admin, self.path());
+        let dir = self.path();
         let address = front.map_or(api, |front| front.address);
         front.iter().for_each(|front| front.lead_to(api));
         let text = format!(
@@ -168,6 +227,7 @@ impl Cluster {
         );
         fs::write(self.config(id), text).unwrap();
         self.nodes.push(node);
+        self.run_as(id, &program);
         self.spawn(id);
     }
 
@@ -198,6 +258,11 @@ impl Cluster {
         self.dir.path()
     }
 
+    /// Where node 3 keeps the audit log.
+    pub(crate) fn audit_dir(&self) -> PathBuf {
+        self.path().join("audit-3")
+    }
+
     pub(crate) fn config(&self, id: u64) -> PathBuf {
         self.path().join(format!("control-{id}.toml"))
     }
@@ -222,7 +287,8 @@ impl Cluster {
     pub(crate) fn spawn(&mut self, id: u64) {
         let log = self.path().join(format!("control-{id}.log"));
         let log = fs::File::options().create(true).append(true).open(log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_control-plane"))
+        let program = self.node(id).program.path.clone();
+        let child = Command::new(program)
             .arg("--config")
             .arg(self.config(id))
             .env("RUST_LOG", "debug,h2=warn,hyper=warn,hyper_util=warn,rustls=warn,tonic=warn")

@@ -13,8 +13,8 @@ use tonic::{Code, Status};
 use super::Shared;
 use crate::backoff::Backoff;
 
-/// Between heartbeats.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// Between heartbeats. A POP expires after four that a majority of the control nodes misses.
+const INTERVAL: Duration = Duration::from_millis(500);
 /// A node that answers nothing for so long is left, and tried again.
 const SILENCE: Duration = Duration::from_secs(5);
 

@@ -39,6 +39,8 @@ pub enum Rule {
     Counts,
     /// A replica that was not attacked stops itself, or cannot start from its own disk.
     Halt,
+    /// A POP that a majority of the nodes hears does not expire.
+    Liveness,
     /// Once everything is well again, everything is answered.
     Progress,
 }

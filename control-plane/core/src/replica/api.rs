@@ -472,6 +472,8 @@ pub struct Counters {
     pub repeated: u64,
     /// Times this node became leader.
     pub elected: u64,
+    /// Times this leader handed over to a voter of higher priority, unasked.
+    pub preferred: u64,
     /// Snapshots sent.
     pub snapshots_sent: u64,
     /// Snapshots installed.

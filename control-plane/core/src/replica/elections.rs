@@ -117,7 +117,7 @@ impl Replica {
         able.into_iter().map(|(_, id)| id).collect()
     }
 
-    fn priority_of(&self, id: u64) -> i64 {
+    pub(super) fn priority_of(&self, id: u64) -> i64 {
         self.state.member(id).map_or(0, |member| member.priority)
     }
 

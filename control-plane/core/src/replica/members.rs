@@ -10,7 +10,9 @@ use prost011::Message as _;
 use proto::control::{MemberChange, member_change};
 use proto::id::NodeId;
 use proto::raft::command::Kind;
-use proto::raft::{ChangeMembers, Command, LogRecord};
+use proto::raft::record_pops::Found;
+use proto::raft::{ChangeMembers, Command, LogRecord, RecordPops};
+use raft::StateRole;
 use raft::prelude::{
     ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry,
     EntryType,
@@ -23,8 +25,8 @@ use crate::state::{Conf, changes_conf};
 /// Feature levels this version knows: from, to.
 ///
 /// 1: POPs, trunks, routes, single numbers. 2: members, feature levels, and every command with a
-/// tag of 20 or more.
-pub const LEVELS: (u32, u32) = (1, 2);
+/// tag of 20 or more. 3: POPs expire and return.
+pub const LEVELS: (u32, u32) = (1, 3);
 
 /// A learner that lags by more entries gets no vote.
 const CAUGHT_UP: u64 = 1_000;
@@ -46,6 +48,7 @@ pub(super) const fn level_of(kind: &Kind) -> u32 {
         // The first entry of a cluster, and of a level.
         | Kind::FoundMembers(_)
         | Kind::SetFeatureLevel(_) => 1,
+        Kind::RecordPops(_) => 3,
         _ => 2,
     }
 }
@@ -126,6 +129,20 @@ impl Replica {
             return Err(MembersError::FeatureLevel { needed, level });
         }
         Ok(())
+    }
+
+    /// A leader found that POPs expired or returned. Nothing when this node does not lead, or the
+    /// log may not hold it yet.
+    pub fn propose_pops(&mut self, found: Vec<Found>) {
+        let leads = self.raw.raft.state == StateRole::Leader && !self.halted;
+        let level = self.feature_level();
+        if found.is_empty() || !leads || self.raw.raft.lead_transferee.is_some() {
+            return;
+        }
+        let kind = Kind::RecordPops(RecordPops { found });
+        if level_of(&kind) <= level {
+            self.propose_later(kind);
+        }
     }
 
     /// Of the log; before the first entry says it, of this node.
@@ -209,7 +226,7 @@ impl Replica {
 
     /// A leader raises the level when all members can follow.
     pub(super) fn raise_level(&mut self) {
-        if self.raw.raft.state != raft::StateRole::Leader || self.tick < self.level_due {
+        if self.raw.raft.state != StateRole::Leader || self.tick < self.level_due {
             return;
         }
         self.level_due = self.tick + u64::from(self.config.election_ticks.1);

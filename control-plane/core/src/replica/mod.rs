@@ -19,6 +19,7 @@ mod elections;
 mod examine;
 mod log;
 mod members;
+mod prefer;
 mod proposals;
 mod reads;
 mod repair;
@@ -55,6 +56,7 @@ pub use validate::PeerMisbehaved;
 use drive::Outstanding;
 use elections::Hurry;
 use log::Log;
+use prefer::Preference;
 use proposals::{Proposals, Queue};
 use reads::Reads;
 use validate::Judge;
@@ -100,6 +102,7 @@ pub struct Replica {
     hashes: VecDeque<(u64, [u8; 32])>,
     /// The leader is gone for certain, or an election hangs.
     hurry: Option<Hurry>,
+    preference: Preference,
     /// When each member was heard last.
     heard: BTreeMap<u64, u64>,
     /// Feature levels they know.
@@ -118,8 +121,18 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// From what storage holds; `Restored::default()` for a new node.
+    /// From what storage holds; `Restored::default()` for a new node. What raft itself has to say
+    /// is lost.
     pub fn new(config: ReplicaConfig, restored: Restored) -> Result<Self, RestoreError> {
+        Self::with_logger(config, restored, &slog::Logger::root(slog::Discard, slog::o!()))
+    }
+
+    /// As `new`; raft speaks to `logger`.
+    pub fn with_logger(
+        config: ReplicaConfig,
+        restored: Restored,
+        logger: &slog::Logger,
+    ) -> Result<Self, RestoreError> {
         let voters = check_config(&config)?;
         let ids: Vec<u64> = voters.iter().copied().collect();
         // A node that lost everything begins anew, but keeps its term and vote.
@@ -140,8 +153,7 @@ impl Replica {
         }
         let term = raft::Storage::term(&log, restored.applied)
             .map_err(|_| RestoreError::Corrupt("what was applied is not in the log"))?;
-        let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let raw = RawNode::new(&raft_config(&config, restored.applied), log, &logger)
+        let raw = RawNode::new(&raft_config(&config, restored.applied), log, logger)
             .map_err(|_| RestoreError::Config("raft refuses it"))?;
         let said = (None, raw.raft.term, Role::Follower);
         let mut replica = Self {
@@ -166,6 +178,7 @@ impl Replica {
             snapshot_asked_until: 0,
             hashes: VecDeque::new(),
             hurry: None,
+            preference: Preference::default(),
             heard: BTreeMap::new(),
             levels: BTreeMap::new(),
             level_due: 0,
@@ -294,6 +307,7 @@ impl Replica {
         self.advance_clock();
         self.raise_level();
         self.leave_office();
+        self.prefer();
         self.watch_snapshots();
     }
 

@@ -1,5 +1,5 @@
-//! The audit log: one row per command of a client that was carried out or refused by the state,
-//! and per round of expiries; each row's hash covers the one before (SHA-256), so that a row that
+//! The audit log: one row per command of a client that was carried out or refused by the state, per
+//! round of expiries, and per finding of a leader that POPs are gone or back; each row's hash covers the one before (SHA-256), so that a row that
 //! is changed, missing or moved breaks the chain.
 //!
 //! Rows live in a ring of [`KEPT`] places: memory and disk stay bounded, older rows are what was
@@ -121,11 +121,8 @@ impl<S: Store> State<S> {
         (from..=head).filter_map(|sequence| self.tables.plain(&key(sequence)))
     }
 
-    /// The row of a client's command.
+    /// The row of a command.
     pub(super) fn audit(&mut self, command: &Command, outcome: &Outcome, digests: &Digests) {
-        if command.request_id.is_empty() {
-            return; // Raft's own: no change of anybody.
-        }
         let Some(kind) = &command.kind else { return };
         let reason = match &outcome.kind {
             Some(outcome::Kind::Rejected(rejected)) => rejected.reason(),

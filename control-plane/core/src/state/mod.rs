@@ -230,6 +230,8 @@ impl<S: Store> State<S> {
         expired.iter().for_each(|digests| self.audit_expiry(digests));
         if !command.request_id.is_empty() {
             self.record_unless_refused(command, &outcome, &digests, now_ms);
+        } else if event.is_some() && matches!(command.kind, Some(Kind::RecordPops(_))) {
+            self.audit(command, &outcome, &digests);
         }
         Applied { outcome, changes: self.tables.take_changes(), event, repeated: false }
     }
@@ -247,6 +249,7 @@ impl<S: Store> State<S> {
                     | Kind::FoundMembers(_)
                     | Kind::HashCheck(_)
                     | Kind::InitCluster(_)
+                    | Kind::RecordPops(_)
                     | Kind::SetFeatureLevel(_),
                 ) => Once::First,
                 _ => Once::Refused(rejected(Reason::Invalid, "request_id is missing")),
@@ -288,6 +291,7 @@ impl<S: Store> State<S> {
     fn execute(&mut self, command: &Command, now_ms: u64, step: &mut Step) -> Answer {
         match &command.kind {
             Some(Kind::RegisterPop(pop)) => self.register_pop(pop, step),
+            Some(Kind::RecordPops(record)) => self.record_pops(record, step),
             Some(Kind::PutTrunk(trunk)) => self.put_trunk(trunk, step),
             Some(Kind::DeleteTrunk(trunk_id)) => self.delete_trunk(trunk_id, step),
             Some(Kind::PutRoute(route)) => self.put_route(route, step),

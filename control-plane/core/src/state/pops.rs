@@ -1,7 +1,7 @@
 //! POPs: who they are, where they are reached, and their epoch.
 
 use proto::control::{Pop, Resource, resource};
-use proto::raft::{Reason, outcome};
+use proto::raft::{Done, Reason, RecordPops, outcome};
 
 use super::{Answer, State, Step, Store, refuse};
 
@@ -21,9 +21,78 @@ impl<S: Store> State<S> {
                 1
             }
         };
-        let pop = Pop { epoch, ..pop.clone() };
+        let pop = Pop { epoch, expired: false, ..pop.clone() };
         self.tables.put(&pop);
         step.put(Resource { kind: Some(resource::Kind::Pop(pop.clone())) });
         Ok(outcome::Kind::Pop(pop))
+    }
+
+    /// What a leader found. A POP that registered anew meanwhile is not meant.
+    pub(super) fn record_pops(&mut self, record: &RecordPops, step: &mut Step) -> Answer {
+        for found in &record.found {
+            let known = self.tables.get::<Pop>(&found.pop_id);
+            let meant = |pop: &Pop| pop.epoch == found.epoch && pop.expired != found.expired;
+            let Some(pop) = known.filter(meant) else { continue };
+            let pop = Pop { expired: found.expired, ..pop };
+            self.tables.put(&pop);
+            step.put(Resource { kind: Some(resource::Kind::Pop(pop)) });
+        }
+        Ok(outcome::Kind::Done(Done {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::raft::command::Kind;
+    use proto::raft::record_pops::Found;
+    use proto::raft::{Command, Outcome};
+
+    use super::*;
+    use crate::state::Applied;
+
+    fn register(state: &mut State, request: &str) -> u64 {
+        let pop = Pop { pop_id: "fra1".into(), expired: true, epoch: 77, ..Pop::default() };
+        let command = Command {
+            request_id: request.into(),
+            principal: "pop/fra1".into(),
+            kind: Some(Kind::RegisterPop(pop)),
+        };
+        match state.apply(1, &command).outcome.kind {
+            Some(outcome::Kind::Pop(pop)) if !pop.expired => pop.epoch,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn record(state: &mut State, epoch: u64, expired: bool) -> Applied {
+        let found =
+            ["nowhere", "fra1"].map(|pop_id| Found { pop_id: pop_id.into(), epoch, expired });
+        let kind = Some(Kind::RecordPops(RecordPops { found: found.to_vec() }));
+        let principal = "control/1".into();
+        state.apply(2, &Command { principal, kind, ..Command::default() })
+    }
+
+    #[test]
+    fn only_the_epoch_that_is_meant_expires_and_returns_once() {
+        let mut state = State::bootstrap(&[1]);
+        let epoch = register(&mut state, "r1");
+        let before = (state.revision().0, state.audit_head().0);
+        let done = record(&mut state, epoch, true);
+        assert!(matches!(done.outcome, Outcome { kind: Some(outcome::Kind::Done(_)), .. }));
+        let event = done.event.unwrap();
+        assert_eq!(
+            (event.prev_revision, event.revision, event.changes.len()),
+            (before.0, before.0 + 1, 1)
+        );
+        assert!(state.pop("fra1").unwrap().expired);
+        let row = state.audit_rows(before.1).next().unwrap();
+        assert_eq!((row.principal.as_str(), row.action.as_str()), ("control/1", "record_pops"));
+        assert!(record(&mut state, epoch, true).event.is_none(), "it is no news");
+        assert!(record(&mut state, epoch, false).event.is_some());
+        assert!(record(&mut state, epoch, true).event.is_some());
+        // A new registration is a new life, and the old one's end does not touch it.
+        assert_eq!(register(&mut state, "r2"), epoch + 1);
+        assert!(!state.pop("fra1").unwrap().expired);
+        assert!(record(&mut state, epoch, true).event.is_none());
+        assert_eq!(state.audit_head().0, before.1 + 4);
     }
 }

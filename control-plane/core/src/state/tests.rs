@@ -3,7 +3,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proto::control::{Number, NumberState, Pop, Route, RouteCandidate, Trunk};
 use proto::id::Revision;
-use proto::raft::{AdvanceClock, AllocateNumber, ImportNumbers, ReleaseNumber, allocate_number};
+use proto::raft::record_pops::Found;
+use proto::raft::{
+    AdvanceClock, AllocateNumber, ImportNumbers, RecordPops, ReleaseNumber, allocate_number,
+};
 
 use super::quarantine::QUARANTINE_MS;
 use super::requests::REQUEST_KEPT_MS;
@@ -294,7 +297,7 @@ fn arbitrary_command() -> impl Strategy<Value = (u64, Command)> {
         0..3,
     );
     let kind =
-        (0u8..14, text.clone(), text.clone(), candidates).prop_map(|(k, a, b, candidates)| {
+        (0u8..15, text.clone(), text.clone(), candidates).prop_map(|(k, a, b, candidates)| {
             Some(match k {
                 0 => Kind::RegisterPop(Pop { pop_id: a, epoch: u64::MAX, ..Pop::default() }),
                 1 => Kind::PutTrunk(Trunk { trunk_id: a, ..Trunk::default() }),
@@ -316,6 +319,10 @@ fn arbitrary_command() -> impl Strategy<Value = (u64, Command)> {
                 10 => Kind::ReleaseNumber(ReleaseNumber { tenant: a, e164: b, expect: None }),
                 11 => Kind::InitCluster(a),
                 12 => Kind::AdvanceClock(AdvanceClock {}),
+                13 => {
+                    let found = Found { pop_id: a, epoch: 1, expired: b.is_empty() };
+                    Kind::RecordPops(RecordPops { found: vec![found] })
+                }
                 _ => return None,
             })
         });

@@ -4,16 +4,15 @@
 //! off at its end are only seen when the last row is known from elsewhere (`--expect-last`).
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 use control_core::state::audit::Verifier;
+use control_plane::audit::{self, Row, hex};
 use proto::control::audit_client::AuditClient;
 use proto::control::{AuditRow, ListAuditRequest, ListAuditResponse, ReadOptions};
-use proto::raft::Reason;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::cli::Read;
@@ -40,83 +39,12 @@ pub(crate) enum Audit {
     },
     /// Check that no row was changed, left out or moved: of an export, or of the mesh
     Verify {
-        /// An export [default: ask the mesh]
+        /// An export, or the directory of a node's [audit] export [default: ask the mesh]
         file: Option<PathBuf>,
         /// What the last row must be: "SEQUENCE:HASH", as an earlier verify printed it
         #[arg(long, value_name = "SEQUENCE:HASH")]
         expect_last: Option<String>,
     },
-}
-
-/// A row in a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RowDoc {
-    sequence: u64,
-    revision: u64,
-    log_time_ms: u64,
-    principal: String,
-    action: String,
-    resource: String,
-    request_id: String,
-    /// "accepted", or the reason of the refusal.
-    outcome: String,
-    before: String,
-    after: String,
-    hash: String,
-}
-
-const ACCEPTED: &str = "accepted";
-
-impl From<AuditRow> for RowDoc {
-    fn from(row: AuditRow) -> Self {
-        let outcome = match Reason::try_from(row.reason) {
-            Ok(Reason::Unspecified) => ACCEPTED.to_owned(),
-            Ok(reason) => reason.as_str_name().trim_start_matches("REASON_").to_owned(),
-            // Of a newer version.
-            Err(_) => row.reason.to_string(),
-        };
-        Self {
-            sequence: row.sequence,
-            revision: row.revision,
-            log_time_ms: row.log_time_ms,
-            principal: row.principal,
-            action: row.action,
-            resource: row.resource,
-            request_id: row.request_id,
-            outcome,
-            before: hex(&row.before),
-            after: hex(&row.after),
-            hash: hex(&row.hash),
-        }
-    }
-}
-
-impl TryFrom<RowDoc> for AuditRow {
-    type Error = anyhow::Error;
-
-    fn try_from(doc: RowDoc) -> Result<Self> {
-        let reason = match doc.outcome.as_str() {
-            ACCEPTED => 0,
-            name => match Reason::from_str_name(&format!("REASON_{name}")) {
-                Some(reason) => reason.into(),
-                None => name.parse().with_context(|| format!("outcome {name:?} is unknown"))?,
-            },
-        };
-        Ok(Self {
-            sequence: doc.sequence,
-            revision: doc.revision,
-            log_time_ms: doc.log_time_ms,
-            principal: doc.principal,
-            action: doc.action,
-            resource: doc.resource,
-            request_id: doc.request_id,
-            reason,
-            before: unhex(&doc.before)?,
-            after: unhex(&doc.after)?,
-            hash: unhex(&doc.hash)?,
-        })
-    }
 }
 
 /// What needs the mesh.
@@ -143,20 +71,9 @@ pub(crate) async fn run(command: Audit, mesh: &Mesh, printer: &Printer) -> Resul
     }
 }
 
-/// Of a file, without the mesh.
+/// Of a file or directory, without the mesh.
 pub(crate) fn verify_file(path: &Path, expected: Option<&str>, printer: &Printer) -> Result<()> {
-    verdict(&read_file(path)?, expected, printer)
-}
-
-fn read_file(path: &Path) -> Result<Verifier> {
-    let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let mut verifier = Verifier::default();
-    for (number, line) in BufReader::new(file).lines().enumerate() {
-        let at = || format!("{} line {}", path.display(), number + 1);
-        let row: RowDoc = serde_json::from_str(&line.with_context(at)?).with_context(at)?;
-        verifier.row(&row.try_into().with_context(at)?).with_context(at)?;
-    }
-    Ok(verifier)
+    verdict(&audit::verify(path)?, expected, printer)
 }
 
 fn verdict(verifier: &Verifier, expected: Option<&str>, printer: &Printer) -> Result<()> {
@@ -206,13 +123,13 @@ async fn list(limit: u64, read: Read, mesh: &Mesh, printer: &Printer) -> Result<
     let from = head.saturating_sub(limit);
     let size = u32::try_from(limit).unwrap_or(PAGE).clamp(1, PAGE);
     let rows = page(from, size, mesh, read.options()).await?.rows;
-    let rows: Vec<RowDoc> = rows.into_iter().map(RowDoc::from).collect();
+    let rows: Vec<Row> = rows.into_iter().map(Row::from).collect();
     let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
     let head = ["ROW", "REVISION", "LOG TIME MS", "PRINCIPAL", "ACTION", "RESOURCE", "OUTCOME"];
     printer.list(&rows, &head, &cells)
 }
 
-fn cells(row: &RowDoc) -> Vec<String> {
+fn cells(row: &Row) -> Vec<String> {
     vec![
         row.sequence.to_string(),
         row.revision.to_string(),
@@ -225,13 +142,12 @@ fn cells(row: &RowDoc) -> Vec<String> {
 }
 
 fn write(out: &mut impl std::io::Write, row: &AuditRow) -> Result<()> {
-    serde_json::to_writer(&mut *out, &RowDoc::from(row.clone()))?;
-    Ok(out.write_all(b"\n")?)
+    Ok(out.write_all(Row::line(row.clone()).as_bytes())?)
 }
 
 /// Goes on where the file ends; the file is checked first.
 async fn export(path: &Path, mesh: &Mesh, printer: &Printer) -> Result<()> {
-    let mut verifier = if path.exists() { read_file(path)? } else { Verifier::default() };
+    let mut verifier = if path.exists() { audit::verify(path)? } else { Verifier::default() };
     let known = verifier.last().map_or(0, |(sequence, _)| sequence);
     let file = File::options().create(true).append(true).open(path);
     let mut out = file.with_context(|| format!("{} cannot be written", path.display()))?;
@@ -265,16 +181,6 @@ async fn export(path: &Path, mesh: &Mesh, printer: &Printer) -> Result<()> {
         verifier.last().map_or_else(|| "0:".into(), |(n, hash)| format!("{n}:{}", hex(hash)));
     let document = json!({ "exported": count, "last": last, "file": path });
     printer.done(&document, &format!("{count} rows added to {}; last row {last}", path.display()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Result<Vec<u8>> {
-    ensure!(text.len().is_multiple_of(2) && text.is_ascii(), "{text:?} is no hexadecimal text");
-    let pairs = (0..text.len()).step_by(2).filter_map(|at| text.get(at..at + 2));
-    pairs.map(|pair| Ok(u8::from_str_radix(pair, 16)?)).collect()
 }
 
 #[cfg(test)]
@@ -335,13 +241,7 @@ mod tests {
         moved.swap(1, 2);
         assert!(check(&moved, None).is_err());
         let mut accepted = lines;
-        accepted[3] = accepted[3].replace("NOT_FOUND", ACCEPTED);
+        accepted[3] = accepted[3].replace("NOT_FOUND", "accepted");
         assert!(check(&accepted, None).is_err(), "the outcome is in the chain");
-    }
-
-    #[test]
-    fn bytes_are_written_in_hexadecimal() {
-        assert_eq!(unhex(&hex(&[0, 1, 255])).unwrap(), [0, 1, 255]);
-        assert!(unhex("0").is_err() && unhex("xx").is_err() && unhex("ää").is_err());
     }
 }

@@ -25,8 +25,8 @@ pub(crate) async fn list(read: Read, mesh: &Mesh, printer: &Printer) -> Result<(
 fn row(pop: &PopDoc) -> Vec<String> {
     let state = match (pop.alive, pop.silent_ms) {
         (true, _) => "alive".to_owned(),
-        (false, Some(ms)) => format!("silent {} s", ms / 1_000),
-        (false, None) => "never heard".to_owned(),
+        (false, Some(ms)) => format!("gone, silent here {} s", ms / 1_000),
+        (false, None) => "gone, never heard here".to_owned(),
     };
     vec![
         pop.id.clone(),

@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 struct Document {
     cluster_id: String,
     leader_id: u64,
+    /// Whom leadership goes to when all is calm; 0: all are alike.
+    preferred_id: u64,
     members: Vec<MemberDoc>,
     nodes: Vec<NodeDoc>,
     healthy: bool,
@@ -33,12 +35,14 @@ struct MemberDoc {
     address: String,
     region: String,
     match_index: u64,
+    priority: i64,
 }
 
 #[derive(Serialize)]
 struct NodeDoc {
     address: String,
     node_id: Option<u64>,
+    priority: Option<i64>,
     role: Option<String>,
     leader_id: Option<u64>,
     term: Option<u64>,
@@ -64,8 +68,10 @@ pub(crate) async fn run(mesh: &Mesh, printer: &Printer) -> Result<ExitCode> {
     let document = document(&found);
     let healthy = document.healthy;
     let rows: Vec<Vec<String>> = document.nodes.iter().map(row).collect();
-    let head =
-        ["NODE", "ADDRESS", "ROLE", "LEADER", "TERM", "COMMIT", "APPLIED", "REVISION", "VERSION"];
+    let head = [
+        "NODE", "ADDRESS", "ROLE", "LEADER", "PRIORITY", "TERM", "COMMIT", "APPLIED", "REVISION",
+        "VERSION",
+    ];
     printer.list(&document, &head, &rows)?;
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -92,8 +98,9 @@ fn document(found: &[(String, Result<StatusResponse, Status>)]) -> Document {
     Document {
         cluster_id: header.cluster_id,
         leader_id: leader.map_or(0, |answer| answer.leader_id),
+        nodes: found.iter().map(|(address, answer)| node(address, answer, &members)).collect(),
+        preferred_id: preferred(&members),
         members,
-        nodes: found.iter().map(|(address, answer)| node(address, answer)).collect(),
         healthy: leader.is_some() && majority,
     }
 }
@@ -106,17 +113,31 @@ fn members(answer: &StatusResponse) -> Vec<MemberDoc> {
             address: member.address,
             region: member.region,
             match_index: member.match_index,
+            priority: member.priority,
         })
         .collect()
 }
 
-fn node(address: &str, answer: &Result<StatusResponse, Status>) -> NodeDoc {
+/// The one member of the highest priority.
+fn preferred(members: &[MemberDoc]) -> u64 {
+    let highest = members.iter().map(|member| member.priority).max();
+    let mut best = members.iter().filter(|member| Some(member.priority) == highest);
+    match (best.next(), best.next()) {
+        (Some(only), None) => only.node_id,
+        _ => 0,
+    }
+}
+
+fn node(address: &str, answer: &Result<StatusResponse, Status>, members: &[MemberDoc]) -> NodeDoc {
     let error = answer.as_ref().err().map(describe);
     let answer = answer.as_ref().ok();
     let header = answer.and_then(|answer| answer.header.as_ref());
     NodeDoc {
         address: address.into(),
         node_id: header.map(|h| h.node_id),
+        priority: header.and_then(|h| {
+            Some(members.iter().find(|member| member.node_id == h.node_id)?.priority)
+        }),
         role: answer.map(|a| a.role.clone()),
         leader_id: answer.map(|a| a.leader_id),
         term: header.map(|h| h.term),
@@ -139,6 +160,7 @@ fn row(node: &NodeDoc) -> Vec<String> {
         node.address.clone(),
         role,
         number(node.leader_id.filter(|leader| *leader > 0)),
+        node.priority.map_or_else(|| "-".to_owned(), |n| n.to_string()),
         number(node.term),
         number(node.commit_index),
         number(node.applied_index),
@@ -172,5 +194,19 @@ mod tests {
         assert!(!healthy(vec![answer(1, "leader"), gone(), gone()]));
         assert!(!healthy(vec![answer(1, "leader"), answer(1, "leader"), gone()]));
         assert!(!healthy(vec![gone(), gone(), gone()]));
+    }
+
+    #[test]
+    fn one_member_of_the_highest_priority_is_preferred() {
+        let member = |node_id, priority| MemberDoc {
+            node_id,
+            address: String::new(),
+            region: String::new(),
+            match_index: 0,
+            priority,
+        };
+        assert_eq!(preferred(&[member(1, 0), member(2, 5), member(3, 1)]), 2);
+        assert_eq!(preferred(&[member(1, 5), member(2, 5)]), 0);
+        assert_eq!(preferred(&[]), 0);
     }
 }

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use proto::call::call_message::Kind;
 use proto::call::{CallAnswer, CallCancel, CallProgress, CallReject, CallSetup, Media};
+use proto::id::PopId;
 use proto::time::Instant;
 
 use super::info::Infos;
@@ -154,7 +155,14 @@ impl Hunt {
                 core.index.remove(&Handle::Awaited(pop.clone(), half.key));
             }
         }
-        let is_down = |c: &Candidate| core.links.get(&c.pop) == Some(&LinkState::Down);
+        // What this POP sees itself counts; what the control plane says of a POP only where no
+        // link was ever up or down.
+        let expired = |pop: &PopId| core.view.pop(pop).is_some_and(|known| known.expired);
+        let is_down = |c: &Candidate| match core.links.get(&c.pop) {
+            Some(LinkState::Down) => true,
+            Some(LinkState::Up) => false,
+            None => c.pop != core.config.id && expired(&c.pop),
+        };
         while let Some(candidate) = self.candidates.pop_front() {
             if !is_down(&candidate) {
                 return Some(candidate);

@@ -115,6 +115,28 @@ impl OurSession {
         let of_pop = |entry: &&Entry| entry.pop.as_ref().is_some_and(|pop| pop.pop_id == POP);
         Ok(pops.iter().find(of_pop).is_some_and(|entry| entry.alive))
     }
+
+    /// Whether the POP's beats reach the node asked.
+    pub(super) async fn pop_heard(&self) -> Result<bool, Status> {
+        let pops = self.pops.clone().list(ListPopsRequest::default()).await?.into_inner().pops;
+        let of_pop = |entry: &&Entry| entry.pop.as_ref().is_some_and(|pop| pop.pop_id == POP);
+        Ok(pops.iter().find(of_pop).is_some_and(|entry| entry.silent_ms.is_some()))
+    }
+
+    /// Watches until an event says that the POP expired.
+    pub(super) async fn pop_expires(&self) -> Result<(), Status> {
+        let mut events = self.watch.clone().watch(WatchRequest::default()).await?.into_inner();
+        while let Some(answer) = events.message().await? {
+            let Some(watch_response::Kind::Event(event)) = answer.kind else { continue };
+            for change in event.changes {
+                let Some(change::Kind::Put(resource)) = change.kind else { continue };
+                if matches!(resource.kind, Some(resource::Kind::Pop(pop)) if pop.expired) {
+                    return Ok(());
+                }
+            }
+        }
+        Err(Status::unavailable("the watch ended"))
+    }
 }
 
 fn configuration(bed: &Bed, index: usize) -> Result<PathBuf> {

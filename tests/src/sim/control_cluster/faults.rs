@@ -166,6 +166,7 @@ impl World {
         let first = self.nodes.first().and_then(applied);
         let newest = self.nodes.first().and_then(revision);
         first.is_some()
+            && self.pops_are_level()
             && self.nodes.iter().all(|node| applied(node) == first)
             && self.watchers.iter().all(|watcher| Some(watcher.revision) == newest)
     }

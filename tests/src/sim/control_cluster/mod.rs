@@ -1,12 +1,13 @@
 //! The control plane alone in virtual time: three or five replicas, their disks and network under
-//! faults, clients that retry, watchers that come back. No POPs, so that thousands of schedules
-//! fit into a minute.
+//! faults, clients that retry, watchers that come back. Of POPs only the heartbeats, so that
+//! thousands of schedules fit into a minute.
 //!
 //! - [`plan`]: what happens in a run, drawn from its seed; the planted bugs ([`Mutant`]).
 //! - [`links`]: who reaches whom, how late, what gets lost, doubled and overtaken.
 //! - [`node`]: a replica with its disk, as the shell drives it.
 //! - [`client`]: what clients ask, and how a command becomes an answer.
 //! - [`world`]: the clock, the queue of what is under way, and the loop.
+//! - [`pops`]: heartbeats, and who expires.
 //! - [`observe`]: what only a simulation can see: equal replicas, one leader per term, log time.
 //! - [`shrink`]: a failing plan made small.
 //!
@@ -20,12 +21,13 @@ pub mod links;
 pub mod node;
 pub mod observe;
 pub mod plan;
+pub mod pops;
 pub mod shrink;
 mod trace;
 mod watchers;
 pub mod world;
 
-pub use plan::{Fault, Mutant, Plan};
+pub use plan::{Fault, Mutant, Plan, PopFault};
 pub use shrink::shrink;
 
 use crate::linear::Complaint;
@@ -53,6 +55,8 @@ pub struct Counts {
     pub repeated: u64,
     /// By followers.
     pub snapshots: u64,
+    /// POPs a leader let expire.
+    pub expired: u64,
     /// Terms with a leader.
     pub leaders: u64,
     /// Virtual time, ms.

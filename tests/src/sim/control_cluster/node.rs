@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use chaos::rng::Rng;
+use control_core::liveness::Liveness;
 use control_core::replica::{HardState, Limits, Persist, Replica, ReplicaConfig, RestoreError};
 use control_core::watch::WatchLog;
 use proto::id::{NodeId, Revision};
 
 use super::plan::{Micros, Mutant, Plan};
+use super::pops::instant;
 use super::world::Due;
 use crate::sim::control::{Disk, Taken, node_id};
 
@@ -20,6 +22,9 @@ const UNSYNCED: usize = 3;
 pub struct Node {
     pub index: usize,
     pub replica: Option<Replica>,
+    pub liveness: Option<Liveness>,
+    /// Lived through.
+    pub ticks: u64,
     pub disk: Disk,
     /// Ready to be sent.
     pub taken: Option<Taken>,
@@ -51,6 +56,8 @@ impl Node {
         Self {
             index,
             replica: None,
+            liveness: None,
+            ticks: 0,
             disk: Disk::default(),
             taken: None,
             watch: WatchLog::new(WATCH_EVENTS, Revision(0)),
@@ -69,7 +76,7 @@ impl Node {
     }
 
     /// Starts from what the disk has.
-    pub fn start(&mut self, plan: &Plan, rng: &mut Rng) -> Result<(), RestoreError> {
+    pub fn start(&mut self, plan: &Plan, rng: &mut Rng, now: Micros) -> Result<(), RestoreError> {
         self.life += 1;
         // Pinned and distinct: raft-rs draws from a range with real entropy.
         let spread = u32::try_from(rng.below(3) * plan.nodes as u64).unwrap_or(0);
@@ -95,6 +102,7 @@ impl Node {
         });
         self.watch = WatchLog::new(WATCH_EVENTS, replica.state().revision());
         self.replica = Some(replica);
+        self.liveness = Some(Liveness::new(node_id(self.index).0, instant(now)));
         Ok(())
     }
 
@@ -102,6 +110,7 @@ impl Node {
     pub fn crash(&mut self, rng: &mut Rng) {
         self.replica = None;
         self.taken = None;
+        self.liveness = None;
         self.stopped = None;
         let written = rng.below(self.writing.len() as u64 + 1);
         for persist in std::mem::take(&mut self.writing).into_iter().take(written as usize) {

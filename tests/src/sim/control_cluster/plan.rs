@@ -2,6 +2,8 @@
 
 use chaos::rng::Rng;
 
+use super::pops::POPS;
+
 /// Microseconds of virtual time.
 pub type Micros = u64;
 
@@ -37,6 +39,27 @@ pub enum Fault {
     TimePasses(u64),
 }
 
+/// Something happens to a POP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PopFault {
+    /// Its beats do not reach a node.
+    Cut {
+        /// Which POP.
+        pop: usize,
+        /// Which node.
+        node: usize,
+        /// For this time.
+        lasts: Micros,
+    },
+    /// It beats no more, or for this time not.
+    Dies {
+        /// Which POP.
+        pop: usize,
+        /// `None`: for good.
+        lasts: Option<Micros>,
+    },
+}
+
 /// A bug put in on purpose: the checker must see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
@@ -60,11 +83,13 @@ pub enum Mutant {
     LocalPick,
     /// Half of the acknowledgements say that the answer of another request.
     CrossedAnswers,
+    /// A leader lets a POP expire that it alone does not hear.
+    OwnEarsOnly,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::ReadsAskNobody,
         Self::AckBeforeDurable,
         Self::SkipSync,
@@ -75,6 +100,7 @@ impl Mutant {
         Self::SnapshotWithoutRequests,
         Self::LocalPick,
         Self::CrossedAnswers,
+        Self::OwnEarsOnly,
     ];
 }
 
@@ -118,6 +144,8 @@ pub struct Plan {
     pub conditions: Conditions,
     /// What breaks, and when.
     pub faults: Vec<(Micros, Fault)>,
+    /// What happens to POPs, and when.
+    pub pop_faults: Vec<(Micros, PopFault)>,
     /// At the end all nodes crash at once, before the last reads.
     pub crash_at_end: bool,
     /// Nobody looks into the replicas, not even they at each other: clients and watchers alone.
@@ -143,6 +171,7 @@ impl Plan {
             think: MS * (10 + rng.below(150)),
             conditions: conditions(&mut rng),
             faults: Vec::new(),
+            pop_faults: pop_faults(&mut Rng::split(seed, "pop faults"), nodes, load),
             crash_at_end: rng.below(2) == 0,
             blind: false,
             mutant: None,
@@ -202,6 +231,21 @@ fn fault(rng: &mut Rng, nodes: usize) -> Fault {
         // Half of the quarantine the product knows, or more.
         _ => Fault::TimePasses(24 * 3_600_000 * (20 + rng.below(40))),
     }
+}
+
+fn pop_faults(rng: &mut Rng, nodes: usize, load: Micros) -> Vec<(Micros, PopFault)> {
+    let mut faults = Vec::new();
+    for _ in 0..rng.below(5) {
+        let pop = below(rng, POPS.len());
+        let lasts = SECOND / 2 + rng.below(5 * SECOND);
+        let fault = match rng.below(6) {
+            0 => PopFault::Dies { pop, lasts: None },
+            1 => PopFault::Dies { pop, lasts: Some(lasts) },
+            _ => PopFault::Cut { pop, node: below(rng, nodes), lasts },
+        };
+        faults.push((SECOND / 2 + rng.below(load - SECOND / 2), fault));
+    }
+    faults
 }
 
 fn step(rng: &mut Rng) -> i64 {

@@ -36,10 +36,14 @@ fn candidates(plan: &Plan) -> Vec<Plan> {
             plan.load -= SECOND / 2;
             let load = plan.load;
             plan.faults.retain(|(at, _)| *at < load);
+            plan.pop_faults.retain(|(at, _)| *at < load);
         });
     }
     for at in 0..plan.faults.len() {
         with(&|plan| _ = plan.faults.remove(at));
+    }
+    for at in 0..plan.pop_faults.len() {
+        with(&|plan| _ = plan.pop_faults.remove(at));
     }
     if plan.clients > 1 {
         with(&|plan| plan.clients -= 1);

@@ -7,13 +7,14 @@ use chaos::rng::Rng;
 use control_core::replica::{Persist, Position, ProposeError, Replica, ReplicaCommand, Role};
 use control_core::state::State;
 use proto::id::NodeId;
-use proto::raft::{Outcome, outcome};
+use proto::raft::{Outcome, PopEpoch, PopSighting, outcome};
 
 use super::client::{self, Attempt, Client};
 use super::links::Links;
 use super::node::Node;
 use super::observe::Observed;
 use super::plan::{Fault, MS, Micros, Mutant, Plan, SECOND};
+use super::pops::Pops;
 use super::trace::{Trace, sum};
 use super::watchers::{Item, Watcher};
 use super::{Counts, Report};
@@ -102,6 +103,28 @@ pub enum Due {
         gone: usize,
         life: u64,
     },
+    /// POPs beat.
+    Beats,
+    Beat {
+        pop: usize,
+        node: usize,
+        epoch: u64,
+    },
+    /// A leader asks another node which POPs it hears.
+    PopsAsked {
+        from: usize,
+        to: usize,
+        life: u64,
+        asked: Vec<PopEpoch>,
+    },
+    PopsSaid {
+        from: usize,
+        to: usize,
+        life: u64,
+        said: Vec<PopSighting>,
+    },
+    BeginPop(usize),
+    EndPop(usize),
     Begin(usize),
     End(usize),
     Start(usize),
@@ -127,6 +150,7 @@ pub struct World {
     pub phase: Phase,
     pub nodes: Vec<Node>,
     pub links: Links,
+    pub pops: Pops,
     pub clients: Vec<Client>,
     pub watchers: Vec<Watcher>,
     pub history: History,
@@ -157,6 +181,7 @@ impl World {
             phase: Phase::Load,
             nodes: (0..plan.nodes).map(|index| Node::new(index, plan.mutant)).collect(),
             links: Links::new(plan.seed, plan.conditions),
+            pops: Pops::new(plan.seed),
             clients: Vec::new(),
             watchers: (0..plan.watchers).map(|_| Watcher::default()).collect(),
             history: History::default(),
@@ -195,6 +220,10 @@ impl World {
         for (at, (when, _)) in self.plan.faults.clone().into_iter().enumerate() {
             self.push(when, Due::Begin(at));
         }
+        for (at, (when, _)) in self.plan.pop_faults.clone().into_iter().enumerate() {
+            self.push(when, Due::BeginPop(at));
+        }
+        self.push(500 * MS, Due::Beats);
         self.push(self.plan.load, Due::Heal);
     }
 
@@ -254,6 +283,12 @@ impl World {
             Due::Watch { watcher, connection, item } => self.watched(watcher, connection, item),
             Due::WatchAgain { watcher, connection } => self.watch_again(watcher, connection),
             Due::Gone { node, gone, life } => self.gone(node, gone, life),
+            Due::Beats => self.beats(),
+            Due::Beat { pop, node, epoch } => self.beat(pop, node, epoch),
+            Due::PopsAsked { from, to, life, asked } => self.pops_asked(from, to, life, &asked),
+            Due::PopsSaid { from, to, life, said } => self.pops_said(from, to, life, said),
+            Due::BeginPop(fault) => self.begin_pop(fault),
+            Due::EndPop(fault) => self.end_pop(fault),
             Due::Begin(fault) => self.begin(fault),
             Due::End(fault) => self.end(fault),
             Due::Start(node) => self.start(node),
@@ -266,11 +301,13 @@ impl World {
     fn or_kept(&mut self, due: Due) -> Option<Due> {
         let node = match &due {
             Due::Tick { node, .. } | Due::Synced { node, .. } | Due::Asked { node, .. } => *node,
-            Due::Gone { node, .. } => *node,
+            Due::Gone { node, .. } | Due::Beat { node, .. } => *node,
             Due::Peer { to, .. }
             | Due::Tables { to, .. }
             | Due::Question { to, .. }
-            | Due::LogEnd { to, .. } => *to,
+            | Due::LogEnd { to, .. }
+            | Due::PopsAsked { to, .. }
+            | Due::PopsSaid { to, .. } => *to,
             _ => return Some(due),
         };
         match &mut self.nodes[node].stopped {
@@ -291,7 +328,7 @@ impl World {
         if self.nodes[node].replica.is_some() {
             return;
         }
-        if let Err(why) = self.nodes[node].start(&self.plan, &mut self.rng) {
+        if let Err(why) = self.nodes[node].start(&self.plan, &mut self.rng, self.now) {
             return self.complain(Rule::Halt, format!("node {node} does not start: {why}"));
         }
         let life = self.nodes[node].life;
@@ -316,6 +353,7 @@ impl World {
         replica.handle_tick(wall_ms);
         self.push(self.now + TICK, Due::Tick { node, life });
         self.drain(node);
+        self.look(node);
         self.go_on();
     }
 

@@ -1,8 +1,9 @@
 //! A new leader without waiting for timers.
 
+use proto::control::ClusterMember;
 use proto::id::NodeId;
-use proto::raft::ImportNumbers;
 use proto::raft::command::Kind;
+use proto::raft::{FoundMembers, ImportNumbers};
 
 use super::load::{check, load, number};
 use super::sim::{CALM, NODES, Sim};
@@ -88,4 +89,45 @@ fn leadership_moves_only_to_a_voter_that_can_take_it() {
     let node = sim.nodes.get_mut(&leader).unwrap();
     let refused = node.replica.as_mut().unwrap().transfer_leader(Some(NodeId(99)));
     assert_eq!(refused, Err(TransferError::NoCandidate));
+}
+
+/// More ticks than calm and pause take together.
+const LONG: u64 = 2_500;
+
+#[test]
+fn leadership_goes_home_when_all_is_calm_and_stays_there() {
+    let (mut sim, leader) = settled();
+    let (home, third) = (others(leader).next().unwrap(), others(leader).last().unwrap());
+    let member = |id| {
+        let priority = if id == home { 10 } else { 0 };
+        ClusterMember { node_id: id, priority, ..ClusterMember::default() }
+    };
+    let members = NODES.into_iter().map(member).collect();
+    sim.request(Kind::FoundMembers(FoundMembers { members }));
+    sim.clients();
+    sim.settle();
+
+    // Not during an outage, whoever it is that is missing.
+    sim.crash(third);
+    sim.stay_down(third);
+    (0..LONG).for_each(|_| sim.step());
+    assert_eq!(sim.leader(), Some(leader));
+    sim.nodes.get_mut(&third).unwrap().stays_down = false;
+    sim.start(third);
+    sim.until(LONG, |sim| sim.leader() == Some(home));
+    let term = sim.replica(home).status().term;
+    assert_eq!(sim.replica(leader).counters().preferred, 1);
+    (0..LONG).for_each(|_| sim.step());
+    assert_eq!((sim.leader(), sim.replica(home).status().term), (Some(home), term));
+
+    // Taken away by hand it comes home again, but not at once.
+    let replica = sim.nodes.get_mut(&home).unwrap().replica.as_mut().unwrap();
+    replica.transfer_leader(Some(NodeId(leader))).unwrap();
+    sim.drain(home);
+    sim.until(SOON, |sim| sim.leader() == Some(leader));
+    (0..200).for_each(|_| sim.step());
+    assert_eq!(sim.leader(), Some(leader));
+    sim.until(LONG, |sim| sim.leader() == Some(home));
+    sim.settle();
+    check(&mut sim);
 }

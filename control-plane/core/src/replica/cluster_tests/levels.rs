@@ -9,7 +9,8 @@ use super::load::load;
 use super::sim::{CALM, NODES, Sim};
 use crate::replica::tests::{config, put_trunk};
 use crate::replica::{
-    HaltReason, MembersError, ProposeError, Replica, ReplicaCommand, ReplicaConfig, RestoreError,
+    HaltReason, LEVELS, MembersError, ProposeError, Replica, ReplicaCommand, ReplicaConfig,
+    RestoreError,
 };
 
 /// A command of level 2.
@@ -76,7 +77,7 @@ fn newer_data_is_refused_and_an_older_node_stops_at_the_entry() {
     let old = |id| ReplicaConfig { levels: (1, 1), ..config(id, &NODES) };
     let disk = sim.nodes[&1].disk.clone();
     let refused = Replica::new(old(1), disk).err();
-    assert_eq!(refused, Some(RestoreError::FeatureLevel { stored: 2, newest: 1 }));
+    assert_eq!(refused, Some(RestoreError::FeatureLevel { stored: LEVELS.1, newest: 1 }));
 
     let mut sim = old_cluster();
     let disk = sim.nodes[&1].disk.clone();

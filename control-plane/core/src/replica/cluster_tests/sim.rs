@@ -50,7 +50,7 @@ pub(in super::super) struct Node {
     /// What it lost of what it acknowledged.
     pub(in super::super) lost: Option<Repair>,
     /// Nobody starts it again.
-    stays_down: bool,
+    pub(in super::super) stays_down: bool,
     /// Revision its watchers are at.
     pub(in super::super) watched: u64,
 }

@@ -5,7 +5,7 @@
 
 use proto::control::NumberPick;
 use proto::raft::command::Kind;
-use proto::raft::{Outcome, allocate_number, outcome};
+use proto::raft::{Outcome, RecordPops, allocate_number, outcome};
 
 use super::super::tokens::token_id;
 
@@ -13,6 +13,7 @@ use super::super::tokens::token_id;
 pub(super) fn described(kind: &Kind, outcome: &Outcome) -> (&'static str, String) {
     match kind {
         Kind::RegisterPop(_)
+        | Kind::RecordPops(_)
         | Kind::PutTrunk(_)
         | Kind::DeleteTrunk(_)
         | Kind::PutRoute(_)
@@ -58,11 +59,22 @@ pub(super) fn described(kind: &Kind, outcome: &Outcome) -> (&'static str, String
 fn topology(kind: &Kind) -> (&'static str, String) {
     match kind {
         Kind::RegisterPop(pop) => ("register_pop", format!("pops/{}", pop.pop_id)),
+        Kind::RecordPops(record) => ("record_pops", found(record)),
         Kind::PutTrunk(trunk) => ("put_trunk", format!("trunks/{}", trunk.trunk_id)),
         Kind::DeleteTrunk(id) => ("delete_trunk", format!("trunks/{id}")),
         Kind::PutRoute(route) => ("put_route", format!("routes/{}", route.route_id)),
         Kind::DeleteRoute(id) => ("delete_route", format!("routes/{id}")),
         _ => UNNAMED,
+    }
+}
+
+/// The first of the POPs, how it was found, and how many more.
+fn found(record: &RecordPops) -> String {
+    let Some(first) = record.found.first() else { return String::new() };
+    let how = if first.expired { "expired" } else { "returned" };
+    match record.found.len() {
+        1 => format!("pops/{} {how}", first.pop_id),
+        count => format!("pops/{} {how} and {} more", first.pop_id, count - 1),
     }
 }
 

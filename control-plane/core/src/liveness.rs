@@ -1,0 +1,230 @@
+//! Which POPs this control node hears, what the other nodes say, and which POPs have expired.
+//!
+//! Every POP beats to every control node, so a new leader already knows who is silent. The leader
+//! finds that a POP expired when it has not heard it for [`Liveness::set_ttl`], a majority of those
+//! nodes it reaches says the same, and they are a quorum. A node that began to listen, or went on
+//! after a pause, says nothing until it has listened for as long: time that it did not live through
+//! is not silence. Many POPs at once that some node still hears are held (see `judge`).
+//!
+//! What is found becomes a command (`RecordPops`); the state says who is expired, this machine
+//! only who should be.
+
+mod judge;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use proto::raft::{PopEpoch, PopHearing, PopSighting};
+use proto::time::Instant;
+
+pub use judge::Judgment;
+
+/// A POP is silent after this, unless told otherwise: four of its beats.
+pub const TTL: Duration = Duration::from_secs(2);
+/// Beats must have come for so long, without a silence, before an expired POP returns.
+pub const STEADY: Duration = Duration::from_secs(1);
+/// A POP that was never heard with its epoch is waited for so long: it has just registered, or
+/// this node has just begun.
+pub const GRACE: Duration = Duration::from_secs(10);
+/// What another node said longer ago counts no more.
+pub const FRESH: Duration = Duration::from_millis(1_500);
+/// Between two ticks; more is a pause of this process. Half of the silence: a shorter pause makes
+/// none, and a busy machine is not taken for a stopped one.
+pub const TICK_MAX: Duration = Duration::from_secs(1);
+/// POPs in one question; the next one asks about others.
+pub const QUESTION_MAX: usize = 1_000;
+/// More POPs than any mesh has; certificates bound them before this does.
+const POPS_MAX: usize = 10_000;
+
+/// What is known of one POP.
+#[derive(Debug, Clone)]
+struct Known {
+    epoch: u64,
+    /// Since when this node could have heard this epoch.
+    noticed: Instant,
+    beat: Option<Instant>,
+    /// First beat after the last silence.
+    steady: Instant,
+    /// What the state says; `None`: it does not name it, as far as is known here.
+    expired: Option<bool>,
+    /// Found to be expired or not, and on its way into the log until then.
+    found: Option<(bool, Instant)>,
+}
+
+/// What another node said.
+#[derive(Debug, Default)]
+struct Peer {
+    /// It answered last.
+    heard: Instant,
+    sightings: BTreeMap<String, (u64, PopHearing, Instant)>,
+}
+
+/// The machine. Feed it beats, answers and ticks.
+#[derive(Debug)]
+pub struct Liveness {
+    own: u64,
+    ttl: Duration,
+    pops: BTreeMap<String, Known>,
+    peers: BTreeMap<u64, Peer>,
+    /// Awake without a pause since.
+    awake: Instant,
+    ticked: Instant,
+    /// The last question ended here.
+    asked: String,
+    /// Expiries found lately.
+    recent: VecDeque<Instant>,
+}
+
+impl Liveness {
+    /// Of the node `own`, that begins to listen.
+    pub fn new(own: u64, now: Instant) -> Self {
+        Self {
+            own,
+            ttl: TTL,
+            pops: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            awake: now,
+            ticked: now,
+            asked: String::new(),
+            recent: VecDeque::new(),
+        }
+    }
+
+    /// Silence after which a POP may expire.
+    pub fn set_ttl(&mut self, ttl: Duration) {
+        self.ttl = ttl;
+    }
+
+    /// Time passes; at least each [`TICK_MAX`].
+    pub fn handle_tick(&mut self, now: Instant) {
+        if now - self.ticked > TICK_MAX {
+            self.awake = now;
+        }
+        self.ticked = now;
+    }
+
+    /// A heartbeat. One with an older epoch says nothing.
+    pub fn handle_beat(&mut self, pop_id: &str, epoch: u64, now: Instant) {
+        let ttl = self.ttl;
+        let Some(known) = self.entry(pop_id, epoch, now) else { return };
+        if known.epoch > epoch {
+            return;
+        }
+        if known.beat.is_none_or(|beat| now - beat >= ttl) {
+            known.steady = now;
+        }
+        known.beat = Some(now);
+    }
+
+    /// The POPs of the state: id, epoch, whether expired. To be told again now and then, and after
+    /// each change of its own making.
+    pub fn handle_roster(
+        &mut self,
+        roster: impl IntoIterator<Item = (String, u64, bool)>,
+        now: Instant,
+    ) {
+        for known in self.pops.values_mut() {
+            known.expired = None;
+        }
+        for (pop_id, epoch, expired) in roster {
+            if let Some(known) = self.entry(&pop_id, epoch, now).filter(|k| k.epoch == epoch) {
+                known.expired = Some(expired);
+            }
+        }
+        self.pops.retain(|_, known| {
+            known.expired.is_some() || known.beat.is_some_and(|beat| now - beat < GRACE)
+        });
+    }
+
+    /// Another node answered; `sightings` may be empty.
+    pub fn handle_answer(&mut self, from: u64, sightings: &[PopSighting], now: Instant) {
+        let peer = self.peers.entry(from).or_default();
+        peer.heard = now;
+        peer.sightings.retain(|_, (_, _, at)| now - *at <= FRESH);
+        for sighting in sightings.iter().take(QUESTION_MAX) {
+            let said = (sighting.epoch, sighting.hearing(), now);
+            peer.sightings.insert(sighting.pop_id.clone(), said);
+        }
+    }
+
+    /// The connection to another node broke: what it said is of the past.
+    pub fn handle_peer_lost(&mut self, node: u64) {
+        self.peers.remove(&node);
+    }
+
+    /// What a leader has to ask the others: about POPs it does not hear, and expired ones it does
+    /// not hear come back. And whether it is urgent: one may expire.
+    pub fn question(&mut self, now: Instant) -> (Vec<PopEpoch>, bool) {
+        let open = |known: &Known| match known.expired {
+            Some(false) => !self.is_heard(known, now),
+            Some(true) => self.hearing(known, now) != PopHearing::Steady,
+            None => false,
+        };
+        let ask =
+            |(id, known): (&String, &Known)| PopEpoch { pop_id: id.clone(), epoch: known.epoch };
+        let after = (std::ops::Bound::Excluded(&self.asked), std::ops::Bound::Unbounded);
+        let later = self.pops.range::<String, _>(after).filter(|(_, known)| open(known));
+        let earlier = self.pops.range::<String, _>(..=&self.asked).filter(|(_, known)| open(known));
+        let asked: Vec<PopEpoch> = later.chain(earlier).map(ask).take(QUESTION_MAX).collect();
+        let full = asked.len() == QUESTION_MAX;
+        self.asked = asked.last().filter(|_| full).map_or_else(String::new, |p| p.pop_id.clone());
+        let urgent = |known: &Known| known.expired == Some(false) && !self.is_heard(known, now);
+        let urgent = self.pops.values().any(urgent);
+        (asked, urgent)
+    }
+
+    /// What this node hears, for a leader that asks.
+    pub fn answer(&self, asked: &[PopEpoch], now: Instant) -> Vec<PopSighting> {
+        let sighting = |asked: &PopEpoch| {
+            let hearing = match self.pops.get(&asked.pop_id) {
+                // The asker lags: whoever is newer is not the one to expire.
+                Some(known) if known.epoch > asked.epoch => PopHearing::Heard,
+                Some(known) if known.epoch == asked.epoch => self.hearing(known, now),
+                _ => PopHearing::Unspecified,
+            };
+            let PopEpoch { pop_id, epoch } = asked.clone();
+            PopSighting { pop_id, epoch, hearing: hearing.into() }
+        };
+        asked.iter().take(QUESTION_MAX).map(sighting).collect()
+    }
+
+    /// POPs heard lately.
+    pub fn heard(&self, now: Instant) -> usize {
+        self.pops.values().filter(|known| self.is_heard(known, now)).count()
+    }
+
+    fn is_heard(&self, known: &Known, now: Instant) -> bool {
+        known.beat.is_some_and(|beat| now - beat < self.ttl / 2)
+    }
+
+    fn hearing(&self, known: &Known, now: Instant) -> PopHearing {
+        let Some(beat) = known.beat else {
+            let listened = now - known.noticed.max(self.awake);
+            return if listened >= GRACE { PopHearing::Never } else { PopHearing::Unspecified };
+        };
+        if now - beat < self.ttl {
+            let steady = beat - known.steady >= STEADY;
+            return if steady { PopHearing::Steady } else { PopHearing::Heard };
+        }
+        if now - beat.max(self.awake) >= self.ttl {
+            return PopHearing::Silent;
+        }
+        PopHearing::Unspecified
+    }
+
+    /// What is known of it, made new with a newer epoch; `None` when there are too many.
+    fn entry(&mut self, pop_id: &str, epoch: u64, now: Instant) -> Option<&mut Known> {
+        let new =
+            Known { epoch, noticed: now, beat: None, steady: now, expired: None, found: None };
+        if !self.pops.contains_key(pop_id) && self.pops.len() >= POPS_MAX {
+            return None;
+        }
+        let known = self.pops.entry(pop_id.to_owned()).or_insert_with(|| new.clone());
+        if known.epoch < epoch {
+            *known = Known { expired: None, ..new };
+        }
+        Some(known)
+    }
+}
