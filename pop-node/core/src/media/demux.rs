@@ -1,12 +1,15 @@
 //! One media port for all legs: whose packet is this?
 //!
-//! A stream is an address and an SSRC (RFC 3550 §8). It belongs to the leg it was heard at before;
-//! a new one to the leg whose SDP named the address, when that is one leg only, or named the SSRC
-//! (`a=ssrc`, RFC 5576 §4.1). A peer behind NAT comes from where no SDP said: then it has to be a
-//! trusted host (`latch`), and either the SSRC is known or only one leg waits for such a host.
+//! A stream is an address and an SSRC (RFC 3550 §8). It belongs to the leg it was heard at before. A
+//! new one belongs to the leg at that address, when it is one leg only: the leg that was heard there,
+//! or whose SDP named it and whose trunk it is known for; a leg whose SDP merely claims it counts only
+//! if there is no such leg, or anybody could silence a call by naming its address. A peer behind NAT
+//! comes from where no SDP said: then it has to be a trusted host (`latch`), and either its SSRC was
+//! announced (`a=ssrc`, RFC 5576 §4.1) or only one leg waits for such a host.
 //! What fits two legs is given to none: a wrong guess would put a stranger into a call.
 
 use std::collections::VecDeque;
+use std::hash::Hash;
 use std::net::SocketAddr;
 
 use proto::id::LegId;
@@ -15,33 +18,39 @@ use proto::time::{Duration, Instant};
 use super::map::Map;
 use super::{DropReason, LegParams};
 
-/// Legs without a packet that are asked whether a stranger may be theirs, the newest first.
-const WAITING_ASKED_MAX: usize = 64;
+/// Legs that are asked whether a stranger may be theirs; with more, none is.
+const ASKED_MAX: usize = 64;
 /// Late packets of a call that ended must not be heard in the next one.
 const QUARANTINE: Duration = Duration::from_secs(30);
-/// Addresses in quarantine; the oldest go first.
+/// Streams in quarantine; the oldest go first.
 const RESTING_MAX: usize = 65_536;
 
-/// Legs by an address that SDP named.
-#[derive(Debug)]
-struct Addresses(Map<SocketAddr, Vec<LegId>>);
+/// A source and its SSRC.
+type StreamKey = (SocketAddr, u32);
 
-impl Addresses {
-    fn add(&mut self, address: SocketAddr, leg: LegId) {
-        self.0.get_or_insert(address, Vec::new()).push(leg);
+/// Legs by something they have.
+#[derive(Debug)]
+struct Holders<K>(Map<K, Vec<LegId>>);
+
+impl<K: Eq + Hash> Holders<K> {
+    fn add(&mut self, key: K, leg: LegId) {
+        let legs = self.0.get_or_insert(key, Vec::new());
+        if !legs.contains(&leg) {
+            legs.push(leg);
+        }
     }
 
-    fn remove(&mut self, address: SocketAddr, leg: LegId) {
-        let Some(legs) = self.0.get_mut(&address) else { return };
+    fn remove(&mut self, key: &K, leg: LegId) {
+        let Some(legs) = self.0.get_mut(key) else { return };
         legs.retain(|other| *other != leg);
         if legs.is_empty() {
-            self.0.remove(&address);
+            self.0.remove(key);
         }
     }
 
     /// The one leg; an error if there are several.
-    fn only(&self, address: SocketAddr) -> Result<Option<LegId>, DropReason> {
-        match self.0.get(&address).map(Vec::as_slice) {
+    fn only(&self, key: &K) -> Result<Option<LegId>, DropReason> {
+        match self.0.get(key).map(Vec::as_slice) {
             None | Some([]) => Ok(None),
             Some([leg]) => Ok(Some(*leg)),
             Some(_) => Err(DropReason::AmbiguousSource),
@@ -49,27 +58,49 @@ impl Addresses {
     }
 }
 
+/// The only one of these legs that trusts the source. An error if there are several, or too many to
+/// ask.
+fn sole(
+    legs: impl Iterator<Item = LegId>,
+    count: usize,
+    trusts: &impl Fn(LegId) -> bool,
+) -> Result<Option<LegId>, DropReason> {
+    if count > ASKED_MAX {
+        return Err(DropReason::AmbiguousSource);
+    }
+    let mut fitting = legs.filter(|leg| trusts(*leg));
+    match (fitting.next(), fitting.next()) {
+        (leg, None) => Ok(leg),
+        (_, Some(_)) => Err(DropReason::AmbiguousSource),
+    }
+}
+
 /// What is known of one leg.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Known {
     rtp: Option<SocketAddr>,
+    /// The trunk is known for the host of `rtp`.
+    trusted: bool,
     rtcp: Option<SocketAddr>,
     ssrc: Option<u32>,
-    heard: Option<(SocketAddr, u32)>,
+    heard: Option<StreamKey>,
 }
 
 /// Finds legs by what is in a packet.
 #[derive(Debug)]
 pub(super) struct Demux {
     legs: Map<LegId, Known>,
-    streams: Map<(SocketAddr, u32), LegId>,
-    ssrcs: Map<u32, LegId>,
-    rtp: Addresses,
-    rtcp: Addresses,
-    /// Legs at which nothing was heard yet, in the order they began.
+    streams: Map<StreamKey, LegId>,
+    ssrcs: Holders<u32>,
+    /// Heard there, or named by SDP and trusted.
+    at: Holders<SocketAddr>,
+    /// Merely named.
+    claims: Holders<SocketAddr>,
+    rtcp: Holders<SocketAddr>,
+    /// Legs at which nothing was heard since SDP named their address.
     waiting: VecDeque<LegId>,
-    resting: VecDeque<(Instant, SocketAddr)>,
-    at_rest: Map<SocketAddr, Instant>,
+    resting: VecDeque<(Instant, StreamKey)>,
+    at_rest: Map<StreamKey, Instant>,
 }
 
 impl Demux {
@@ -77,9 +108,10 @@ impl Demux {
         Self {
             legs: Map::new(seed),
             streams: Map::new(seed),
-            ssrcs: Map::new(seed),
-            rtp: Addresses(Map::new(seed)),
-            rtcp: Addresses(Map::new(seed)),
+            ssrcs: Holders(Map::new(seed)),
+            at: Holders(Map::new(seed)),
+            claims: Holders(Map::new(seed)),
+            rtcp: Holders(Map::new(seed)),
             waiting: VecDeque::new(),
             resting: VecDeque::new(),
             at_rest: Map::new(seed),
@@ -88,79 +120,100 @@ impl Demux {
 
     /// What offer and answer say of a leg's peer.
     pub(super) fn expect(&mut self, leg: LegId, params: &LegParams) {
+        let before = self.legs.get(&leg).copied();
+        let moved = before.is_none_or(|before| before.rtp != params.remote_rtp);
+        let rtp = params.remote_rtp;
         let now = Known {
-            rtp: params.remote_rtp,
+            rtp,
+            trusted: rtp.is_some_and(|at| params.trusted.iter().any(|b| b.contains(at.ip()))),
             rtcp: params.remote_rtcp,
             ssrc: params.remote_ssrc,
-            heard: self.legs.get(&leg).and_then(|known| known.heard),
+            // The latch begins anew, too.
+            heard: before.and_then(|before| before.heard).filter(|_| !moved),
         };
-        let before = self.legs.insert(leg, now);
         if before == Some(now) {
             return;
         }
-        if before.is_none() {
+        if now.heard.is_none() && !self.waiting.contains(&leg) {
             self.waiting.push_back(leg);
         }
-        self.unname(leg, before.unwrap_or_default());
-        now.rtp.into_iter().for_each(|address| self.rtp.add(address, leg));
-        now.rtcp.into_iter().for_each(|address| self.rtcp.add(address, leg));
-        if let Some(ssrc) = now.ssrc {
-            self.ssrcs.get_or_insert(ssrc, leg);
-            now.rtp.into_iter().for_each(|address| {
-                self.streams.get_or_insert((address, ssrc), leg);
-            });
-        }
-        if let Some((address, ssrc)) = now.heard {
-            self.streams.insert((address, ssrc), leg);
-            self.ssrcs.insert(ssrc, leg);
-        }
+        self.place(leg, now);
     }
 
     /// A packet of the stream was taken by the leg.
     pub(super) fn heard(&mut self, leg: LegId, source: SocketAddr, ssrc: u32) {
-        let Some(known) = self.legs.get_mut(&leg) else { return };
-        match known.heard.replace((source, ssrc)) {
-            None => self.waiting.retain(|other| *other != leg),
-            Some((address, ssrc)) => self.unheard(leg, address, ssrc),
+        let Some(known) = self.legs.get(&leg).copied() else { return };
+        if known.heard.is_none() {
+            self.waiting.retain(|other| *other != leg);
         }
-        self.streams.insert((source, ssrc), leg);
-        self.ssrcs.insert(ssrc, leg);
+        self.place(leg, Known { heard: Some((source, ssrc)), ..known });
     }
 
     /// The leg is closed.
     pub(super) fn forget(&mut self, leg: LegId, now: Instant) {
         let Some(known) = self.legs.remove(&leg) else { return };
-        self.unname(leg, known);
+        self.take_out(leg, known);
         self.waiting.retain(|other| *other != leg);
-        let Some((address, ssrc)) = known.heard else { return };
-        self.unheard(leg, address, ssrc);
-        let until = now + QUARANTINE;
-        self.resting.push_back((until, address));
-        self.at_rest.insert(address, until);
-        while let Some(&(until, address)) = self.resting.front()
+        if let Some(stream) = known.heard {
+            self.resting.push_back((now + QUARANTINE, stream));
+            self.at_rest.insert(stream, now + QUARANTINE);
+        }
+        self.end_quarantines(now);
+    }
+
+    fn end_quarantines(&mut self, now: Instant) {
+        while let Some(&(until, stream)) = self.resting.front()
             && (until <= now || self.resting.len() > RESTING_MAX)
         {
             self.resting.pop_front();
-            if self.at_rest.get(&address) == Some(&until) {
-                self.at_rest.remove(&address);
+            match self.at_rest.get(&stream) {
+                // It was still heard.
+                Some(&later) if later > until && self.resting.len() < RESTING_MAX => {
+                    self.resting.push_back((later, stream));
+                }
+                _ => {
+                    self.at_rest.remove(&stream);
+                }
             }
         }
     }
 
-    fn unname(&mut self, leg: LegId, known: Known) {
-        known.rtp.into_iter().for_each(|address| self.rtp.remove(address, leg));
-        known.rtcp.into_iter().for_each(|address| self.rtcp.remove(address, leg));
-        if let Some(ssrc) = known.ssrc {
-            known.rtp.into_iter().for_each(|address| self.unheard(leg, address, ssrc));
+    fn place(&mut self, leg: LegId, now: Known) {
+        if let Some(before) = self.legs.insert(leg, now) {
+            self.take_out(leg, before);
+        }
+        if let Some(rtp) = now.rtp {
+            let holders = if now.trusted { &mut self.at } else { &mut self.claims };
+            holders.add(rtp, leg);
+        }
+        now.rtcp.into_iter().for_each(|address| self.rtcp.add(address, leg));
+        if let Some(ssrc) = now.ssrc {
+            self.ssrcs.add(ssrc, leg);
+            now.rtp.into_iter().for_each(|address| {
+                self.streams.get_or_insert((address, ssrc), leg);
+            });
+        }
+        if let Some((address, ssrc)) = now.heard {
+            self.at.add(address, leg);
+            self.ssrcs.add(ssrc, leg);
+            self.streams.insert((address, ssrc), leg);
         }
     }
 
-    fn unheard(&mut self, leg: LegId, address: SocketAddr, ssrc: u32) {
-        if self.streams.get(&(address, ssrc)) == Some(&leg) {
-            self.streams.remove(&(address, ssrc));
+    fn take_out(&mut self, leg: LegId, known: Known) {
+        let heard = known.heard.map(|(address, _)| address);
+        for address in known.rtp.into_iter().chain(heard) {
+            self.at.remove(&address, leg);
+            self.claims.remove(&address, leg);
         }
-        if self.ssrcs.get(&ssrc) == Some(&leg) {
-            self.ssrcs.remove(&ssrc);
+        known.rtcp.into_iter().for_each(|address| self.rtcp.remove(&address, leg));
+        for ssrc in known.ssrc.into_iter().chain(known.heard.map(|(_, ssrc)| ssrc)) {
+            self.ssrcs.remove(&ssrc, leg);
+        }
+        for stream in known.rtp.zip(known.ssrc).into_iter().chain(known.heard) {
+            if self.streams.get(&stream) == Some(&leg) {
+                self.streams.remove(&stream);
+            }
         }
     }
 
@@ -171,36 +224,41 @@ impl Demux {
 
     /// The leg a new stream can only belong to. `trusts`: may the leg's peer be at that host?
     pub(super) fn new_stream(
-        &self,
-        (source, ssrc): (SocketAddr, u32),
+        &mut self,
+        (source, ssrc): StreamKey,
         trusts: impl Fn(LegId) -> bool,
         now: Instant,
     ) -> Result<LegId, DropReason> {
-        if let Some(leg) = self.rtp.only(source)? {
+        if let Some(leg) = self.at.only(&source)? {
             return Ok(leg);
         }
-        if let Some(leg) = self.ssrcs.get(&ssrc).copied().filter(|leg| trusts(*leg)) {
+        if let Some(leg) = self.claims.only(&source)? {
             return Ok(leg);
         }
-        if self.at_rest.get(&source).is_some_and(|until| *until > now) {
+        let holders = self.ssrcs.0.get(&ssrc).map_or(&[][..], Vec::as_slice);
+        if let Some(leg) = sole(holders.iter().copied(), holders.len(), &trusts)? {
+            return Ok(leg);
+        }
+        if let Some(until) = self.at_rest.get_mut(&(source, ssrc))
+            && *until > now
+        {
+            *until = now + QUARANTINE;
             return Err(DropReason::WrongSource);
         }
-        let newest = self.waiting.iter().rev().take(WAITING_ASKED_MAX).copied();
-        let mut fitting = newest.filter(|leg| trusts(*leg));
-        match (fitting.next(), fitting.next()) {
-            (None, _) => Err(DropReason::WrongSource),
-            (Some(leg), None) => Ok(leg),
-            (Some(_), Some(_)) => Err(DropReason::AmbiguousSource),
-        }
+        let (waiting, count) = (self.waiting.iter().copied(), self.waiting.len());
+        sole(waiting, count, &trusts)?.ok_or(DropReason::WrongSource)
     }
 
     /// The leg of an RTCP packet, whose sender is `ssrc`.
     pub(super) fn rtcp(&self, source: SocketAddr, ssrc: u32) -> Result<LegId, DropReason> {
-        if let Some(leg) = self.known(source, ssrc).or_else(|| self.ssrcs.get(&ssrc).copied()) {
+        if let Some(leg) = self.known(source, ssrc) {
             return Ok(leg);
         }
-        // A peer that only listens: its SSRC was never seen.
-        self.rtcp.only(source)?.ok_or(DropReason::WrongSource)
+        // A peer that only listens is known by its address alone.
+        match self.rtcp.only(&source)? {
+            Some(leg) => Ok(leg),
+            None => self.ssrcs.only(&ssrc)?.ok_or(DropReason::WrongSource),
+        }
     }
 
     /// Nothing is known but what rests.
@@ -208,8 +266,9 @@ impl Demux {
     pub(super) fn is_empty(&self) -> bool {
         self.legs.is_empty()
             && self.streams.is_empty()
-            && self.ssrcs.is_empty()
-            && self.rtp.0.is_empty()
+            && self.ssrcs.0.is_empty()
+            && self.at.0.is_empty()
+            && self.claims.0.is_empty()
             && self.rtcp.0.is_empty()
             && self.waiting.is_empty()
     }

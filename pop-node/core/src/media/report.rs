@@ -38,15 +38,16 @@ impl Media {
         now: Instant,
     ) -> Result<(), DropReason> {
         let leg = self.legs.get_mut(&id).ok_or(DropReason::UnknownLeg)?;
-        if !leg.feedback.allows(now) {
-            return Err(DropReason::RtcpFlood);
-        }
-        let packets = rtcp::parse(packet).map_err(|_| DropReason::MalformedRtcp)?;
         let signaled = leg.params.as_ref().and_then(|p| p.remote_rtcp);
         let peer = leg.latch.current().map(|current| current.ip());
         if signaled != Some(source) && peer != Some(source.ip()) {
             return Err(DropReason::WrongSource);
         }
+        // Strangers do not use up what the peer may say.
+        if !leg.feedback.allows(now) {
+            return Err(DropReason::RtcpFlood);
+        }
+        let packets = rtcp::parse(packet).map_err(|_| DropReason::MalformedRtcp)?;
         leg.feedback.address = Some(source);
         let mut lost = None;
         for packet in packets {

@@ -46,9 +46,10 @@ fn each_address_finds_its_call_and_a_stranger_none() {
         let stranger = say(&mut media, host(66, 10), 1, n);
         assert_eq!(stranger, Verdict::Drop(DropReason::WrongSource));
         let other_port = say(&mut media, address(11), 1, n);
-        assert_eq!(other_port, Verdict::Drop(DropReason::WrongSource), "the host, another port");
+        let nobody = Verdict::Drop(DropReason::AmbiguousSource);
+        assert_eq!(other_port, nobody, "the host, another port, and an SSRC of three legs");
     }
-    assert_eq!(media.counters().dropped(DropReason::WrongSource), 100);
+    assert_eq!(media.counters().dropped(DropReason::WrongSource), 50);
     assert_eq!(media.quality(a).unwrap().lost, 0);
 }
 
@@ -89,7 +90,6 @@ fn calls_from_one_address_need_the_ssrcs_that_sdp_named() {
 #[test]
 fn a_peer_behind_nat_is_found_when_only_one_can_be_meant() {
     let (mut media, [a, b, c, _]) = two_calls();
-    let behind_nat = |p: &mut LegParams| p.trusted = vec![Block::host(host(50, 0).ip())];
     set(&mut media, a, behind_nat);
     assert_eq!(to(say(&mut media, host(50, 4_000), 1, 0)), b);
     assert_eq!(to(say(&mut media, host(50, 4_000), 1, 1)), b);
@@ -111,17 +111,70 @@ fn a_peer_behind_nat_is_found_when_only_one_can_be_meant() {
     assert_eq!(to(say(&mut media, host(50, 4_002), 8, 402)), c);
 }
 
+fn behind_nat(params: &mut LegParams) {
+    params.trusted = vec![Block::host(host(50, 0).ip())];
+}
+
+#[test]
+fn a_peer_behind_nat_keeps_its_leg_when_its_ssrc_changes() {
+    let (mut media, [a, b, c, _]) = two_calls();
+    set(&mut media, a, behind_nat);
+    assert_eq!(to(say(&mut media, host(50, 4_000), 1, 0)), b);
+    // Another call of the same trunk waits: hold music of the first must not come into it.
+    set(&mut media, c, behind_nat);
+    assert_eq!(to(say(&mut media, host(50, 4_000), 2, 1)), b);
+    assert_eq!(media.quality(c).unwrap().received, 0);
+}
+
+#[test]
+fn a_new_address_in_sdp_makes_a_leg_wait_again() {
+    let (mut media, [a, b, ..]) = two_calls();
+    set(&mut media, a, behind_nat);
+    assert_eq!(to(say(&mut media, host(50, 4_000), 1, 0)), b);
+    set(&mut media, a, |p| {
+        behind_nat(p);
+        p.remote_rtp = Some(host(50, 5_000));
+    });
+    assert_eq!(to(say(&mut media, host(50, 6_000), 7, 1)), b, "from behind NAT, as before");
+}
+
+#[test]
+fn a_claimed_address_silences_nobody() {
+    let (mut media, [a, b, c, _]) = two_calls();
+    let trusted = |p: &mut LegParams| {
+        p.remote_rtp = Some(host(50, 4_000));
+        behind_nat(p);
+    };
+    set(&mut media, a, trusted);
+    // Another trunk's SDP names the same address, which that trunk is not known for.
+    set(&mut media, c, |p| p.remote_rtp = Some(host(50, 4_000)));
+    assert_eq!(to(say(&mut media, host(50, 4_000), 1, 0)), b);
+    assert_eq!(to(say(&mut media, host(50, 4_000), 2, 1)), b, "a new source, too");
+}
+
+#[test]
+fn too_many_that_wait_are_not_guessed_among() {
+    let mut media = media(7);
+    for n in 100..200 {
+        let leg = open(&mut media, n, Codec::Pcmu);
+        if n == 100 {
+            set(&mut media, leg, behind_nat);
+        }
+    }
+    let refused = say(&mut media, host(50, 4_000), 1, 0);
+    assert_eq!(refused, Verdict::Drop(DropReason::AmbiguousSource));
+}
+
 #[test]
 fn late_packets_of_an_ended_call_are_not_heard_in_the_next() {
     let (mut media, [a, b, c, d]) = two_calls();
-    let behind_nat = |p: &mut LegParams| p.trusted = vec![Block::host(host(50, 0).ip())];
     set(&mut media, a, behind_nat);
     assert_eq!(to(say(&mut media, host(50, 4_000), 1, 0)), b);
     media.handle_command(&MediaCommand::CloseLeg { leg: a }, at(100));
     set(&mut media, c, behind_nat);
     let late = say(&mut media, host(50, 4_000), 1, 6);
     assert_eq!(late, Verdict::Drop(DropReason::WrongSource));
-    assert_eq!(to(say(&mut media, host(50, 4_002), 2, 7)), d);
+    assert_eq!(to(say(&mut media, host(50, 4_000), 2, 7)), d, "a new call of the same phone");
 }
 
 #[test]
