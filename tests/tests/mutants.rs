@@ -5,7 +5,7 @@ use tests::linear::Rule;
 use tests::sim::control_cluster::{Mutant, Plan, run};
 
 /// Seeds a bug may stay unseen.
-const SEEDS: u64 = 1_500;
+const SEEDS: u64 = 4_000;
 
 /// Rules of which one must be broken.
 const fn expected(mutant: Mutant) -> &'static [Rule] {

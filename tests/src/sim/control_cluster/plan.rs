@@ -144,6 +144,8 @@ pub struct Plan {
     pub conditions: Conditions,
     /// What breaks, and when.
     pub faults: Vec<(Micros, Fault)>,
+    /// POPs beat in it: in every third one, as they take events from the others' time.
+    pub pops: bool,
     /// What happens to POPs, and when.
     pub pop_faults: Vec<(Micros, PopFault)>,
     /// At the end all nodes crash at once, before the last reads.
@@ -171,6 +173,7 @@ impl Plan {
             think: MS * (10 + rng.below(150)),
             conditions: conditions(&mut rng),
             faults: Vec::new(),
+            pops: seed.is_multiple_of(3),
             pop_faults: pop_faults(&mut Rng::split(seed, "pop faults"), nodes, load),
             crash_at_end: rng.below(2) == 0,
             blind: false,

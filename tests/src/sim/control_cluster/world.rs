@@ -220,10 +220,12 @@ impl World {
         for (at, (when, _)) in self.plan.faults.clone().into_iter().enumerate() {
             self.push(when, Due::Begin(at));
         }
-        for (at, (when, _)) in self.plan.pop_faults.clone().into_iter().enumerate() {
-            self.push(when, Due::BeginPop(at));
+        if self.plan.pops {
+            for (at, (when, _)) in self.plan.pop_faults.clone().into_iter().enumerate() {
+                self.push(when, Due::BeginPop(at));
+            }
+            self.push(500 * MS, Due::Beats);
         }
-        self.push(500 * MS, Due::Beats);
         self.push(self.plan.load, Due::Heal);
     }
 
@@ -353,7 +355,9 @@ impl World {
         replica.handle_tick(wall_ms);
         self.push(self.now + TICK, Due::Tick { node, life });
         self.drain(node);
-        self.look(node);
+        if self.plan.pops {
+            self.look(node);
+        }
         self.go_on();
     }
 
