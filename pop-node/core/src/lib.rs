@@ -12,4 +12,5 @@ pub mod route;
 pub mod rtp;
 pub mod sdp;
 pub mod sip;
+pub mod srtp;
 pub mod view;

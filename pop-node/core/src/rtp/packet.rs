@@ -35,6 +35,33 @@ pub struct Header {
 }
 
 impl Header {
+    /// The header of a packet, and where its body (payload and padding) begins, behind CSRCs and
+    /// extension. This much of SRTP is not encrypted (RFC 3711 §3.1).
+    pub fn read(bytes: &[u8]) -> Result<(Self, usize), RtpError> {
+        let (fixed, rest) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or(RtpError::Truncated)?;
+        let [flags, second, s0, s1, t0, t1, t2, t3, i0, i1, i2, i3] = *fixed;
+        if flags >> 6 != 2 {
+            return Err(RtpError::Version);
+        }
+        let mut skipped = usize::from(flags & 0x0f) * 4;
+        if flags & 0x10 != 0 {
+            let extension = rest.get(skipped..).and_then(|rest| rest.first_chunk::<4>());
+            let [_, _, high, low] = *extension.ok_or(RtpError::Truncated)?;
+            skipped += 4 + usize::from(u16::from_be_bytes([high, low])) * 4;
+        }
+        if skipped > rest.len() {
+            return Err(RtpError::Truncated);
+        }
+        let header = Self {
+            marker: second & 0x80 != 0,
+            payload_type: second & 0x7f,
+            sequence: u16::from_be_bytes([s0, s1]),
+            timestamp: u32::from_be_bytes([t0, t1, t2, t3]),
+            ssrc: u32::from_be_bytes([i0, i1, i2, i3]),
+        };
+        Ok((header, HEADER_BYTES + skipped))
+    }
+
     /// Appends the 12 bytes.
     pub fn write(&self, out: &mut impl BufMut) {
         out.put_u8(2 << 6);
@@ -68,35 +95,17 @@ pub struct Packet<'a> {
 impl<'a> Packet<'a> {
     /// Checks lengths and version (RFC 3550 A.1).
     pub fn parse(bytes: &'a [u8]) -> Result<Self, RtpError> {
-        let (fixed, mut rest) =
-            bytes.split_first_chunk::<HEADER_BYTES>().ok_or(RtpError::Truncated)?;
-        let [flags, second, s0, s1, t0, t1, t2, t3, i0, i1, i2, i3] = *fixed;
-        if flags >> 6 != 2 {
-            return Err(RtpError::Version);
-        }
-        rest = rest.get(usize::from(flags & 0x0f) * 4..).ok_or(RtpError::Truncated)?;
-        if flags & 0x10 != 0 {
-            let (extension, after) = rest.split_first_chunk::<4>().ok_or(RtpError::Truncated)?;
-            let [_, _, high, low] = *extension;
-            let words = usize::from(u16::from_be_bytes([high, low]));
-            rest = after.get(words * 4..).ok_or(RtpError::Truncated)?;
-        }
-        if flags & 0x20 != 0 {
-            let padding = usize::from(*rest.last().ok_or(RtpError::Padding)?);
-            let length = rest.len().checked_sub(padding).ok_or(RtpError::Padding)?;
+        let (header, body) = Header::read(bytes)?;
+        let mut payload = bytes.get(body..).ok_or(RtpError::Truncated)?;
+        if bytes.first().is_some_and(|flags| flags & 0x20 != 0) {
+            let padding = usize::from(*payload.last().ok_or(RtpError::Padding)?);
+            let length = payload.len().checked_sub(padding).ok_or(RtpError::Padding)?;
             if padding == 0 {
                 return Err(RtpError::Padding);
             }
-            rest = rest.get(..length).ok_or(RtpError::Padding)?;
+            payload = payload.get(..length).ok_or(RtpError::Padding)?;
         }
-        let header = Header {
-            marker: second & 0x80 != 0,
-            payload_type: second & 0x7f,
-            sequence: u16::from_be_bytes([s0, s1]),
-            timestamp: u32::from_be_bytes([t0, t1, t2, t3]),
-            ssrc: u32::from_be_bytes([i0, i1, i2, i3]),
-        };
-        Ok(Self { header, payload: rest })
+        Ok(Self { header, payload })
     }
 }
 

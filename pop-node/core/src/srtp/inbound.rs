@@ -1,0 +1,106 @@
+//! Checks and opens what a leg receives.
+
+use super::cipher::{Cipher, Place};
+use super::outbound::rollover;
+use super::window::Window;
+use super::{MasterKey, SrtpError};
+use crate::rtp::Header;
+
+/// Streams of one peer: more would be more sources than a telephone call has.
+const STREAMS_MAX: usize = 8;
+
+/// The first bit beside an SRTCP index (RFC 3711 §3.4).
+const ENCRYPTED: u32 = 1 << 31;
+
+/// What was received of one SSRC.
+#[derive(Debug, Clone, Copy)]
+struct Stream {
+    ssrc: u32,
+    window: Window,
+}
+
+/// Streams by SSRC, the latest first.
+#[derive(Debug, Default)]
+struct Streams(Vec<Stream>);
+
+impl Streams {
+    fn window(&self, ssrc: u32) -> Option<&Window> {
+        self.0.iter().find(|stream| stream.ssrc == ssrc).map(|stream| &stream.window)
+    }
+
+    /// Of an authentic packet.
+    fn seen(&mut self, Place { ssrc, index }: Place) {
+        if let Some(stream) = self.0.iter_mut().find(|stream| stream.ssrc == ssrc) {
+            return stream.window.insert(index);
+        }
+        self.0.truncate(STREAMS_MAX - 1);
+        self.0.insert(0, Stream { ssrc, window: Window::at(index) });
+    }
+}
+
+/// The receiving side of a leg.
+#[derive(Debug)]
+pub struct Inbound {
+    rtp: Cipher,
+    rtcp: Cipher,
+    streams: Streams,
+    rtcp_streams: Streams,
+}
+
+impl Inbound {
+    /// With the session keys of the peer's master key.
+    pub fn new(master: &MasterKey) -> Self {
+        let profile = master.profile();
+        Self {
+            rtp: Cipher::new(master, 0, profile.rtp_tag_bytes()),
+            rtcp: Cipher::new(master, 3, profile.rtcp_tag_bytes()),
+            streams: Streams::default(),
+            rtcp_streams: Streams::default(),
+        }
+    }
+
+    /// Opens an SRTP packet in place; gives its length without the tag.
+    pub fn open(&mut self, packet: &mut [u8]) -> Result<usize, SrtpError> {
+        let (header, body) = Header::read(packet).map_err(|_| SrtpError::Malformed)?;
+        let index = match self.streams.window(header.ssrc) {
+            None => u64::from(header.sequence),
+            Some(window) => {
+                let index = window.guess(header.sequence).ok_or(SrtpError::Replayed)?;
+                window.allows(index).then_some(index).ok_or(SrtpError::Replayed)?
+            }
+        };
+        let place = Place { ssrc: header.ssrc, index };
+        let length = packet.len().checked_sub(self.rtp.tag_bytes()).ok_or(SrtpError::Malformed)?;
+        let (packet, tag) = packet.split_at_mut_checked(length).ok_or(SrtpError::Malformed)?;
+        let (header, body) = packet.split_at_mut_checked(body).ok_or(SrtpError::Malformed)?;
+        self.rtp.open(place, (header, body, tag), (rollover(index), false))?;
+        self.streams.seen(place);
+        Ok(length)
+    }
+
+    /// Opens an SRTCP packet in place; gives its length without index and tag.
+    pub fn open_rtcp(&mut self, packet: &mut [u8]) -> Result<usize, SrtpError> {
+        let tag_bytes = self.rtcp.tag_bytes();
+        let length = packet.len().checked_sub(tag_bytes + 4).ok_or(SrtpError::Malformed)?;
+        let (packet, trailer) = packet.split_at_mut_checked(length).ok_or(SrtpError::Malformed)?;
+        let (header, body) = packet.split_at_mut_checked(8).ok_or(SrtpError::Malformed)?;
+        let ssrc = header.last_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
+        let (word, tag) = match &self.rtcp {
+            Cipher::Galois { .. } => trailer.split_last_chunk::<4>().map(|(tag, word)| (word, tag)),
+            Cipher::Counter { .. } => trailer.split_first_chunk::<4>(),
+        }
+        .ok_or(SrtpError::Malformed)?;
+        let index = u32::from_be_bytes(*word);
+        // What is not encrypted was not agreed on.
+        if index & ENCRYPTED == 0 {
+            return Err(SrtpError::Malformed);
+        }
+        let place = Place { ssrc, index: (index & !ENCRYPTED).into() };
+        if self.rtcp_streams.window(ssrc).is_some_and(|window| !window.allows(place.index)) {
+            return Err(SrtpError::Replayed);
+        }
+        self.rtcp.open(place, (header, body, tag), (*word, true))?;
+        self.rtcp_streams.seen(place);
+        Ok(length)
+    }
+}
