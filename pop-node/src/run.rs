@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use pop_core::media::MediaConfig;
-use pop_core::pop::{Limits, Pop, PopConfig, Timing};
+use pop_core::pop::{Limits, Pop, PopConfig, Secret, Timing};
 use pop_core::sip::TimerValues;
 use pop_core::view::View;
 use tokio::signal::unix::{SignalKind, signal};
@@ -171,6 +171,7 @@ fn pop(config: &Config, credentials: &Credentials, view: View, clock: Clock) -> 
         timing: timing(config.liveness),
         sip_timers: TimerValues::default(),
         seed: u64::from_ne_bytes(credentials.random()),
+        secret: Secret(credentials.random()),
     };
     let mut pop = Pop::new(settings, clock.now());
     pop.restore_view(view);

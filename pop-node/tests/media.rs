@@ -54,6 +54,7 @@ fn params(remote: SocketAddr) -> LegParams {
         telephone_event: None,
         offered_telephone_event: None,
         direction: Direction::SendRecv,
+        srtp: None,
     }
 }
 

@@ -12,7 +12,9 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pop_core::media::{Media, MediaCommand, MediaConfig, MediaEvent, MediaTransmit, Verdict};
+use pop_core::media::{
+    Media, MediaCommand, MediaConfig, MediaEvent, MediaTransmit, Received, Verdict,
+};
 use proto::id::{LegId, PopId};
 use proto::time::Instant;
 use tokio::sync::mpsc;
@@ -247,9 +249,10 @@ impl Thread {
         for _ in 0..BATCHES_PER_TURN {
             let all = batch.receive(sockets.socket(Port::Rtp));
             for &shared::Received { buffer, length, source } in &batch.received {
-                let packet = batch.buffers.get_mut(buffer).and_then(|b| b.get_mut(..length));
-                let verdict = packet.map(|p| self.media.handle_shared_rtp(source, p, now));
-                if let Some(Verdict::Forward { dst, .. }) = verdict {
+                let Some(bytes) = batch.buffers.get_mut(buffer) else { continue };
+                let packet = Received::new(bytes, length);
+                let verdict = self.media.handle_shared_rtp(source, packet, now);
+                if let Verdict::Forward { dst, length, .. } = verdict {
                     batch.forward.push((buffer, length, dst));
                 }
             }
@@ -271,15 +274,19 @@ impl Thread {
     }
 
     fn packet(&mut self, leg: LegId, port: Port, length: usize, source: SocketAddr, now: Instant) {
-        let Some(packet) = self.buffer.get_mut(..length) else { return };
+        let packet = Received::new(self.buffer.as_mut_slice(), length);
         match port {
             Port::Rtp => match self.media.handle_rtp(leg, source, packet, now) {
-                Verdict::Forward { leg, dst } => {
+                Verdict::Forward { leg, dst, length } => {
+                    let Some(packet) = self.buffer.get(..length) else { return };
                     send(&self.sockets, &self.output.drops, (leg, Port::Rtp), dst, packet);
                 }
                 Verdict::Consumed | Verdict::Drop(_) => {}
             },
-            Port::Rtcp => self.media.handle_rtcp(leg, source, packet, now),
+            Port::Rtcp => {
+                let packet = self.buffer.get(..length).unwrap_or_default();
+                self.media.handle_rtcp(leg, source, packet, now);
+            }
         }
     }
 

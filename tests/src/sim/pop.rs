@@ -54,6 +54,7 @@ impl PopNode {
             timing: pop_core::pop::Timing::default(),
             sip_timers: pop_core::sip::TimerValues::default(),
             seed,
+            secret: pop_core::pop::Secret([seed.to_be_bytes()[7]; 32]),
         };
         let media = MediaConfig {
             seed: seed ^ 1,

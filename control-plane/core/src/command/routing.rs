@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use proto::control::{DigestCredentials, Route, RouteCandidate, Transport, Trunk};
+use proto::control::{DigestCredentials, MediaEncryption, Route, RouteCandidate, Transport, Trunk};
 use proto::id::{PopId, RouteId, TrunkId};
 
 use super::{Check, bounded, host, unique};
@@ -39,6 +39,10 @@ pub(super) fn check_trunk(trunk: &Trunk) -> Check {
     }
     Transport::try_from(trunk.transport)
         .map_err(|_| format!("transport {} is neither UDP (1) nor TCP (2)", trunk.transport))?;
+    MediaEncryption::try_from(trunk.media_encryption).map_err(|_| {
+        let given = trunk.media_encryption;
+        format!("media_encryption {given} is none of UNSPECIFIED (0), OFFERED (1), REQUIRED (2)")
+    })?;
     bounded("sources", trunk.sources.len())?;
     trunk.sources.iter().try_for_each(|source| cidr(source))?;
     unique("codecs", trunk.codecs.iter())?;

@@ -25,8 +25,8 @@ use crate::state::{Conf, changes_conf};
 /// Feature levels this version knows: from, to.
 ///
 /// 1: POPs, trunks, routes, single numbers. 2: members, feature levels, and every command with a
-/// tag of 20 or more. 3: POPs expire and return.
-pub const LEVELS: (u32, u32) = (1, 3);
+/// tag of 20 or more. 3: POPs expire and return. 4: media encryption of trunks.
+pub const LEVELS: (u32, u32) = (1, 4);
 
 /// A learner that lags by more entries gets no vote.
 const CAUGHT_UP: u64 = 1_000;
@@ -34,6 +34,7 @@ const CAUGHT_UP: u64 = 1_000;
 /// The level at which the log may hold it.
 pub(super) const fn level_of(kind: &Kind) -> u32 {
     match kind {
+        Kind::PutTrunk(trunk) if trunk.media_encryption != 0 => 4,
         Kind::RegisterPop(_)
         | Kind::PutTrunk(_)
         | Kind::DeleteTrunk(_)

@@ -145,7 +145,7 @@ pub(crate) struct PutTrunk {
     pub(crate) id: Option<String>,
     /// TOML or JSON file with the fields `trunks list --output json` shows
     #[arg(long, value_name = "FILE", conflicts_with_all = ["id", "pop", "host", "port",
-        "transport", "source", "codec", "max_calls", "default_region", "outbound_auth",
+        "transport", "source", "codec", "srtp", "max_calls", "default_region", "outbound_auth",
         "inbound_auth"])]
     pub(crate) file: Option<PathBuf>,
     /// POPs that reach it, in order of preference
@@ -166,6 +166,9 @@ pub(crate) struct PutTrunk {
     /// Codecs in order of preference: opus, G722, PCMU, PCMA [default: all]
     #[arg(long, value_delimiter = ',', value_name = "CODEC,…")]
     pub(crate) codec: Vec<String>,
+    /// SRTP: accepted when it offers it, offered (plain is fine too), or required
+    #[arg(long, value_enum, default_value_t = Srtp::Accepted)]
+    pub(crate) srtp: Srtp,
     /// Calls at once per POP, 0 for no limit
     #[arg(long, default_value_t = 0)]
     pub(crate) max_calls: u32,
@@ -186,6 +189,13 @@ pub(crate) struct PutTrunk {
 pub(crate) enum Transport {
     Udp,
     Tcp,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Srtp {
+    Accepted,
+    Offered,
+    Required,
 }
 
 #[derive(Subcommand)]

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use proto::control::{DigestCredentials, Pop, Route, RouteCandidate, Transport, Trunk};
+use proto::control::{
+    DigestCredentials, MediaEncryption, Pop, Route, RouteCandidate, Transport, Trunk,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +26,8 @@ pub(crate) struct TrunkDoc {
     pub(crate) sources: Vec<String>,
     #[serde(default)]
     pub(crate) codecs: Vec<String>,
+    #[serde(default = "accepted")]
+    pub(crate) media_encryption: String,
     #[serde(default)]
     pub(crate) max_calls: u32,
     #[serde(default)]
@@ -36,6 +40,10 @@ pub(crate) struct TrunkDoc {
 
 fn udp() -> String {
     "udp".into()
+}
+
+fn accepted() -> String {
+    "accepted".into()
 }
 
 /// Digest credentials.
@@ -90,8 +98,15 @@ impl From<Trunk> for TrunkDoc {
             Transport::Tcp => "tcp",
             Transport::Udp | Transport::Unspecified => "udp",
         };
+        let media_encryption = match MediaEncryption::try_from(trunk.media_encryption) {
+            Ok(MediaEncryption::Unspecified) => "accepted".into(),
+            Ok(MediaEncryption::Offered) => "offered".into(),
+            Ok(MediaEncryption::Required) => "required".into(),
+            Err(_) => trunk.media_encryption.to_string(),
+        };
         Self {
             transport: transport.into(),
+            media_encryption,
             id: trunk.trunk_id,
             pops: trunk.pop_ids,
             host: trunk.host,
@@ -115,7 +130,16 @@ impl TryFrom<TrunkDoc> for Trunk {
             "tcp" => Transport::Tcp,
             other => bail!("transport is \"{other}\": write \"udp\" or \"tcp\""),
         };
+        let media_encryption = match doc.media_encryption.as_str() {
+            "accepted" => MediaEncryption::Unspecified,
+            "offered" => MediaEncryption::Offered,
+            "required" => MediaEncryption::Required,
+            other => bail!(
+                "media_encryption is \"{other}\": write \"accepted\", \"offered\" or \"required\""
+            ),
+        };
         Ok(Self {
+            media_encryption: media_encryption.into(),
             trunk_id: doc.id,
             pop_ids: doc.pops,
             host: doc.host,

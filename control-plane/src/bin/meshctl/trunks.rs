@@ -5,7 +5,7 @@ use proto::control::routing_client::RoutingClient;
 use proto::control::{DeleteTrunkRequest, ListRequest, PutTrunkRequest, Trunk};
 use serde_json::json;
 
-use crate::cli::{Pages, PutTrunk, Read, Transport, Trunks, Write};
+use crate::cli::{Pages, PutTrunk, Read, Srtp, Transport, Trunks, Write};
 use crate::connect::{LIST_BYTES_MAX, Mesh, options};
 use crate::docs::{self, AuthDoc, TrunkDoc};
 use crate::table::{Printer, or_dash};
@@ -40,7 +40,7 @@ async fn list(pages: Pages, read: Read, mesh: &Mesh, printer: &Printer) -> Resul
     }
     trunks.truncate(pages.limit());
     let rows: Vec<Vec<String>> = trunks.iter().map(row).collect();
-    let head = ["TRUNK", "POPS", "TO", "SOURCES", "CODECS", "AUTH", "MAX CALLS"];
+    let head = ["TRUNK", "POPS", "TO", "SOURCES", "CODECS", "SRTP", "AUTH", "MAX CALLS"];
     printer.list(&trunks, &head, &rows)
 }
 
@@ -62,6 +62,7 @@ fn row(trunk: &TrunkDoc) -> Vec<String> {
         to,
         or_dash(trunk.sources.join(" ")),
         codecs,
+        trunk.media_encryption.clone(),
         or_dash(auth.join(" ")),
         max_calls,
     ]
@@ -94,6 +95,11 @@ fn from_flags(put: &PutTrunk) -> Result<TrunkDoc> {
         },
         sources: put.source.clone(),
         codecs: put.codec.clone(),
+        media_encryption: match put.srtp {
+            Srtp::Accepted => "accepted".into(),
+            Srtp::Offered => "offered".into(),
+            Srtp::Required => "required".into(),
+        },
         max_calls: put.max_calls,
         default_region: put.default_region.clone(),
         outbound_auth: auth(&put.outbound_auth)?,

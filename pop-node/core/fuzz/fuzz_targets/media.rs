@@ -104,5 +104,6 @@ fn params(codec: Codec, which: u8, bytes: &[u8]) -> LegParams {
         telephone_event: Some(TelephoneEvent { payload_type: 101, clock_rate: 8_000 }),
         offered_telephone_event: None,
         direction: if which & 8 == 0 { Direction::SendRecv } else { Direction::RecvOnly },
+        srtp: None,
     }
 }

@@ -41,8 +41,12 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
-    /// The offer of a request; `Ok(None)` if it has no body, `Err(status)` if that is of no use.
-    pub(crate) fn of(request: &Request, allowed: &[Codec]) -> Result<Option<Self>, u16> {
+    /// The offer of a request, `encrypted` if it must be; `Ok(None)` if it has no body, `Err(status)` if that is of no use.
+    pub(crate) fn of(
+        request: &Request,
+        allowed: &[Codec],
+        encrypted: bool,
+    ) -> Result<Option<Self>, u16> {
         if request.body.is_empty() {
             return Ok(None);
         }
@@ -52,7 +56,7 @@ impl Offer {
             return Err(415);
         }
         let description = SessionDescription::parse(&request.body).map_err(|_| 400_u16)?;
-        let remote = RemoteMedia::from_offer(&description).map_err(|_| 488_u16)?;
+        let remote = RemoteMedia::from_offer(&description, encrypted).map_err(|_| 488_u16)?;
         let usable = remote.codecs.iter().any(|n| allowed.contains(&n.codec));
         if usable { Ok(Some(Self { description, remote })) } else { Err(488) }
     }

@@ -14,7 +14,7 @@ use crate::media::{Direction, Far, Format, LegParams, MediaCommand, QualityRepor
 use crate::pop::core::Core;
 use crate::pop::index::Handle;
 use crate::sdp::SessionDescription;
-use crate::sdp::offer_answer::{Description, LocalSession, RemoteMedia, both, reversed};
+use crate::sdp::offer_answer::{Description, LocalSession, RemoteMedia, Security, both, reversed};
 use crate::sip::digest::{self, Credentials};
 use crate::sip::{
     CSeq, Dialog, Flow, HeaderName, NameAddr, Request, Response, Text, Transport, Uri,
@@ -81,6 +81,11 @@ pub(crate) struct Opening {
 }
 
 impl Leg {
+    /// Must media of this leg be encrypted?
+    pub(crate) const fn insists_on_srtp(&self) -> bool {
+        self.session.security().insists()
+    }
+
     /// Takes a media port and opens it; `None` if there is none left or the trunk is gone.
     pub(crate) fn open(
         key: CallKey,
@@ -91,6 +96,7 @@ impl Leg {
         let Opening { id, trunk, flow, call_id } = opening;
         let config = core.view.trunk(&trunk)?;
         let allowed = media::trunk_codecs(config);
+        let policy = media::security(config);
         let credentials = config.outbound_auth.as_ref().map(|auth| Credentials {
             username: auth.username.clone(),
             password: auth.password.clone(),
@@ -103,7 +109,8 @@ impl Leg {
         core.index.add(Handle::Leg(id), key);
         core.index.add(Handle::Dialog(call_id.clone(), tag.clone()), key);
         core.media(MediaCommand::OpenLeg { leg: id, local });
-        let session = LocalSession::new(core.random(), local.ip(), port);
+        let security = Security::new(policy, core.key_source());
+        let session = LocalSession::new(core.random(), local.ip(), port, security);
         let mut leg = Self {
             id,
             trunk,
@@ -261,7 +268,7 @@ impl Leg {
         let remote = RemoteMedia::from_answer(&answer, self.session.section()).ok()?;
         let offered = &self.described.as_ref()?.codecs;
         let codec = remote.codecs.iter().map(|n| n.codec).find(|codec| offered.contains(codec))?;
-        self.session.learn(&remote);
+        self.session.accept(&remote).ok()?;
         self.settle(remote, codec, core);
         self.agreed
     }
@@ -289,6 +296,7 @@ impl Leg {
             offered_telephone_event: event
                 .and_then(|event| self.session.offered_telephone_event(event.clock_rate)),
             direction,
+            srtp: self.session.security().keys().cloned().map(Box::new),
         };
         self.agreed = Some(Agreed { codec, telephone_event: event.is_some(), direction });
         self.remote = Some(remote);

@@ -1,12 +1,12 @@
 //! Between session descriptions and what POPs tell each other about media.
 
 use proto::call::{self, Media};
-use proto::control::Trunk;
+use proto::control::{MediaEncryption, Trunk};
 use proto::id::StreamId;
 
 use crate::codec::Codec;
 use crate::media::Direction;
-use crate::sdp::offer_answer::RemoteMedia;
+use crate::sdp::offer_answer::{Policy, RemoteMedia};
 
 /// Milliseconds per packet when nobody says otherwise (RFC 3551 §4.2).
 pub(crate) const PTIME_MS: u32 = 20;
@@ -20,6 +20,16 @@ pub(crate) fn trunk_codecs(trunk: &Trunk) -> Vec<Codec> {
         }
     }
     if codecs.is_empty() { Codec::ALL.to_vec() } else { codecs }
+}
+
+/// Whether media of a trunk is to be encrypted. A wish of a version after ours is taken for the
+/// strictest.
+pub(crate) fn security(trunk: &Trunk) -> Policy {
+    match MediaEncryption::try_from(trunk.media_encryption) {
+        Ok(MediaEncryption::Unspecified) => Policy::Accept,
+        Ok(MediaEncryption::Offered) => Policy::Offer,
+        Ok(MediaEncryption::Required) | Err(_) => Policy::Require,
+    }
 }
 
 /// `first`, then the rest of `allowed`; nothing else.

@@ -42,7 +42,7 @@ pub use cdr::{Cdr, CdrRole, EndCause};
 pub(crate) use half::{Begun, Half, Record};
 pub(crate) use ingress::{Hunt, Offer};
 pub(crate) use leg::{Leg, Opening, SDP};
-pub(crate) use media::trunk_codecs;
+pub(crate) use media::{security, trunk_codecs};
 pub(crate) use reliable::Reliable;
 
 use crate::pop::CallStream;

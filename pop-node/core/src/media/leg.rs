@@ -8,6 +8,7 @@ use proto::time::{Duration, Instant};
 use super::latch::{Latch, Source};
 use super::outgoing::Outgoing;
 use super::quality::PathQuality;
+use super::secure::Secure;
 use super::transcode::Transcoder;
 use super::{DropReason, Events, Format, LegParams, MediaEvent, QualityReport, Stream};
 use crate::codec::Codec;
@@ -87,6 +88,7 @@ pub(super) struct Leg {
     /// From the overlay to this leg.
     pub(super) outward: Bridge,
     pub(super) feedback: Feedback,
+    pub(super) secure: Option<Box<Secure>>,
     /// Packets of this leg that came too late to be played.
     pub(super) late: u64,
     /// When the last packet came, or the peer was first allowed to send.
@@ -110,6 +112,7 @@ impl Leg {
             inward: Bridge::default(),
             outward: Bridge::default(),
             feedback: Feedback::default(),
+            secure: None,
             late: 0,
             heard: None,
             silent: false,
@@ -127,6 +130,7 @@ impl Leg {
         self.latch.signal(params.remote_rtp, &params.trusted);
         self.outgoing.set_clock_rate(params.codec.codec.clock_rate());
         self.feedback.address = None;
+        Secure::agree(&mut self.secure, params.srtp.as_deref());
         self.params = Some(params.clone());
     }
 
@@ -173,6 +177,30 @@ impl Leg {
             self.reception.arrival(header.timestamp, params.codec.codec.clock_rate(), now);
         }
         Ok((kind, same))
+    }
+
+    /// Opens a packet from the peer, if its media is protected; gives its length.
+    pub(super) fn open(
+        &mut self,
+        source: SocketAddr,
+        packet: &mut [u8],
+    ) -> Result<usize, DropReason> {
+        let Some(secure) = &mut self.secure else { return Ok(packet.len()) };
+        // Strangers shall not cost us a tag each.
+        if !self.latch.may_be_at(source.ip()) {
+            return Err(DropReason::WrongSource);
+        }
+        Ok(secure.inbound.open(packet)?)
+    }
+
+    /// Protects a packet for the peer, if its media is; gives its length.
+    pub(super) fn protect(
+        &mut self,
+        buffer: &mut [u8],
+        length: usize,
+    ) -> Result<usize, DropReason> {
+        let Some(secure) = &mut self.secure else { return Ok(length) };
+        Ok(secure.outbound.protect(buffer, length)?)
     }
 
     /// What it takes to send RTP to the peer.

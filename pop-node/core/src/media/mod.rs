@@ -9,7 +9,7 @@
 //! made here are cut from 64 KiB blocks); each drop has a [`DropReason`]; an outgoing stream is
 //! one SSRC without breaks.
 //!
-//! Deliberately not here: sockets, SRTP, forward error correction, comfort noise (RFC 3389: never
+//! Deliberately not here: sockets, redundant payloads (RFC 2198), comfort noise (RFC 3389: never
 //! offered, so dropped).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -28,6 +28,7 @@ mod playout;
 pub mod quality;
 mod relay;
 mod report;
+mod secure;
 mod shared;
 #[cfg(test)]
 mod tests;

@@ -10,10 +10,12 @@ use super::leg::{Bridge, FarEnd, Kind, Leg};
 use super::outgoing::{Feed, Outgoing, Placed};
 use super::transcode::{Encoded, Transcoder};
 use super::{
-    DropReason, Format, LegParams, Media, MediaTransmit, Side, TRANSMITS_MAX, Timer, Verdict,
+    DropReason, Format, LegParams, Media, MediaTransmit, Received, Side, TRANSMITS_MAX, Timer,
+    Verdict,
 };
 use crate::codec::Codec;
 use crate::rtp::{HEADER_BYTES, Header, Packet, is_rtcp, telephone_event};
+use crate::srtp::TRAILER_BYTES_MAX;
 
 /// Packets we make are cut from blocks of this size.
 const ARENA_BYTES: usize = 64 * 1_024;
@@ -44,14 +46,14 @@ struct Departure {
 
 impl Media {
     /// A packet on a leg's RTP socket; on `Forward` it was rewritten in place.
-    pub fn handle_rtp(
+    pub fn handle_rtp<'a>(
         &mut self,
         leg: LegId,
         source: SocketAddr,
-        packet: &mut [u8],
+        packet: impl Into<Received<'a>>,
         now: Instant,
     ) -> Verdict {
-        match self.receive_rtp(leg, source, packet, now) {
+        match self.receive_rtp(leg, source, packet.into(), now) {
             Ok(verdict) => verdict,
             Err(reason) => {
                 self.counters.drop(reason);
@@ -64,18 +66,20 @@ impl Media {
         &mut self,
         id: LegId,
         source: SocketAddr,
-        packet: &mut [u8],
+        mut received: Received<'_>,
         now: Instant,
     ) -> Result<Verdict, DropReason> {
         let leg = self.legs.get_mut(&id).ok_or(DropReason::UnknownLeg)?;
-        if is_rtcp(packet) && leg.params.as_ref().is_some_and(|p| p.rtcp_mux) {
-            self.handle_rtcp(id, source, packet, now);
+        if is_rtcp(received.packet()) && leg.params.as_ref().is_some_and(|p| p.rtcp_mux) {
+            self.handle_rtcp(id, source, received.packet(), now);
             return Ok(Verdict::Consumed);
         }
         self.counters.rtp_received += 1;
-        if packet.len() > PACKET_BYTES_MAX {
+        if received.length > PACKET_BYTES_MAX {
             return Err(DropReason::TooLarge);
         }
+        received.length = leg.open(source, received.packet_mut())?;
+        let packet = received.packet();
         let parsed = Packet::parse(packet).map_err(|_| DropReason::MalformedRtp)?;
         let header = parsed.header;
         let (kind, same) = leg.receive(id, source, &header, &mut self.events, now)?;
@@ -94,7 +98,7 @@ impl Media {
             None => Err(DropReason::NotConnected),
             Some(FarEnd::Leg(to)) => {
                 let (to, payload) = (*to, parsed.payload_range(packet));
-                self.relay_to_leg(id, to, arrival, (packet, payload), now)
+                self.relay_to_leg((id, to), arrival, (received, payload), now)
             }
             Some(FarEnd::Stream(_)) => {
                 self.relay_to_stream(id, arrival, parsed.payload, now)?;
@@ -106,10 +110,9 @@ impl Media {
     /// From a leg to another leg: in place if relayed.
     fn relay_to_leg(
         &mut self,
-        from: LegId,
-        to: LegId,
+        (from, to): (LegId, LegId),
         arrival: Arrival,
-        (packet, payload): (&mut [u8], std::ops::Range<usize>),
+        (mut received, payload): (Received<'_>, std::ops::Range<usize>),
         now: Instant,
     ) -> Result<Verdict, DropReason> {
         let far = self.legs.get_mut(&to).ok_or(DropReason::NotConnected)?;
@@ -117,7 +120,7 @@ impl Media {
         let (params, outgoing, dst) = far.sending()?;
         let audio = arrival.kind == Kind::Audio;
         if audio && !same_codec {
-            let bytes = packet.get(payload).unwrap_or_default();
+            let bytes = received.packet().get(payload).unwrap_or_default();
             self.bridge_to_leg(from, to, arrival, bytes, now)?;
             return Ok(Verdict::Consumed);
         }
@@ -130,15 +133,17 @@ impl Media {
             ssrc: outgoing.ssrc,
         };
         outgoing.sent(payload.len());
+        let packet = received.packet_mut();
         header.rewrite(packet);
         if let (Some((from, to)), Some(payload)) = (departure.clocks, packet.get_mut(payload)) {
             telephone_event::convert_clock(payload, from, to);
         }
+        let length = far.protect(received.buffer, received.length)?;
         if audio {
             self.drop_bridge(from, Side::Inward);
         }
         self.counters.rtp_sent += 1;
-        Ok(Verdict::Forward { leg: to, dst })
+        Ok(Verdict::Forward { leg: to, dst, length })
     }
 
     /// From a leg to its stream.
@@ -279,23 +284,33 @@ impl Media {
             ssrc: outgoing.ssrc,
         };
         outgoing.sent(payload.len());
-        self.send_rtp(id, dst, header, payload);
+        self.send_rtp(id, dst, header, payload)?;
         if arrival.kind == Kind::Audio {
             self.drop_bridge(id, Side::Outward);
         }
         Ok(())
     }
 
-    fn send_rtp(&mut self, leg: LegId, dst: SocketAddr, header: Header, payload: &[u8]) {
-        let bytes = HEADER_BYTES + payload.len();
+    fn send_rtp(
+        &mut self,
+        leg: LegId,
+        dst: SocketAddr,
+        header: Header,
+        payload: &[u8],
+    ) -> Result<(), DropReason> {
+        let bytes = HEADER_BYTES + payload.len() + TRAILER_BYTES_MAX;
         if self.arena.capacity() < bytes {
             self.arena.reserve(ARENA_BYTES.max(bytes));
         }
         header.write(&mut self.arena);
         self.arena.extend_from_slice(payload);
-        let bytes = self.arena.split().freeze();
+        let mut packet = self.arena.split();
+        if let Some(secure) = self.legs.get_mut(&leg).and_then(|leg| leg.secure.as_mut()) {
+            secure.protect(&mut packet, false)?;
+        }
         self.counters.rtp_sent += 1;
-        self.transmit(MediaTransmit::Rtp { leg, dst, bytes });
+        self.transmit(MediaTransmit::Rtp { leg, dst, bytes: packet.freeze() });
+        Ok(())
     }
 
     fn bridge_to_leg(
@@ -434,8 +449,7 @@ impl Media {
             timestamp: placed.timestamp,
             ssrc: outgoing.ssrc,
         };
-        self.send_rtp(id, dst, header, encoded.payload);
-        Ok(())
+        self.send_rtp(id, dst, header, encoded.payload)
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use proto::id::LegId;
 use proto::time::{Duration, Instant};
 
 use super::leg::{FarEnd, Leg};
 use super::{DropReason, Media, MediaTransmit};
 use crate::rtp::rtcp::{self, ReportBlock, Rtcp, SenderInfo};
+use crate::srtp::SrtpError;
 
 /// NTP format of a time (RFC 3550 §4). We have no wall clock; any steady one will do there.
 fn ntp(now: Instant) -> u64 {
@@ -47,6 +48,20 @@ impl Media {
         if !leg.feedback.allows(now) {
             return Err(DropReason::RtcpFlood);
         }
+        let mut opened;
+        let packet = match &mut leg.secure {
+            None => packet,
+            // RTCP is rare: it may be copied.
+            Some(secure) => {
+                opened = packet.to_vec();
+                let length =
+                    secure.inbound.open_rtcp(&mut opened).map_err(|error| match error {
+                        SrtpError::Malformed => DropReason::MalformedRtcp,
+                        other => DropReason::from(other),
+                    })?;
+                opened.get(..length).unwrap_or_default()
+            }
+        };
         let packets = rtcp::parse(packet).map_err(|_| DropReason::MalformedRtcp)?;
         leg.feedback.address = Some(source);
         let mut lost = None;
@@ -93,9 +108,14 @@ impl Media {
     pub(super) fn send_rtcp(&mut self, id: LegId, bye: bool, now: Instant) {
         let Some(leg) = self.legs.get_mut(&id) else { return };
         let Some((dst, mux)) = leg.rtcp_remote() else { return };
-        let bytes = compound(leg, &self.config.cname, bye, now);
+        let mut bytes = compound(leg, &self.config.cname, bye, now);
+        if let Some(secure) = &mut leg.secure
+            && let Err(reason) = secure.protect(&mut bytes, true)
+        {
+            return self.counters.drop(reason);
+        }
         self.counters.rtcp_sent += 1;
-        self.transmit(MediaTransmit::Rtcp { leg: id, dst, mux, bytes });
+        self.transmit(MediaTransmit::Rtcp { leg: id, dst, mux, bytes: bytes.freeze() });
     }
 }
 
@@ -117,7 +137,7 @@ fn feedback(leg: &mut Leg, block: &ReportBlock, now: Instant) {
     }
 }
 
-fn compound(leg: &mut Leg, cname: &str, bye: bool, now: Instant) -> Bytes {
+fn compound(leg: &mut Leg, cname: &str, bye: bool, now: Instant) -> BytesMut {
     let sent = leg.outgoing.packets;
     #[allow(clippy::cast_possible_truncation, reason = "the counts wrap at 32 bits")]
     let sender = (sent != leg.reported_packets).then(|| SenderInfo {
@@ -143,11 +163,11 @@ fn compound(leg: &mut Leg, cname: &str, bye: bool, now: Instant) -> Bytes {
             delay_since_last_sr: delay,
         }
     });
-    let mut bytes = BytesMut::with_capacity(128);
+    let mut bytes = BytesMut::with_capacity(160);
     rtcp::write_report(&mut bytes, leg.outgoing.ssrc, sender, block);
     rtcp::write_cname(&mut bytes, leg.outgoing.ssrc, cname);
     if bye {
         rtcp::write_bye(&mut bytes, leg.outgoing.ssrc);
     }
-    bytes.freeze()
+    bytes
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use proto::id::LegId;
 use proto::time::Instant;
 
-use super::{DropReason, Media, Verdict};
+use super::{DropReason, Media, Received, Verdict};
 use crate::rtp::is_rtcp;
 
 /// The SSRC of an RTP packet (RFC 3550 §5.1), of the sender of an RTCP packet (§6.4).
@@ -16,17 +16,18 @@ fn ssrc(packet: &[u8], at: usize) -> Option<u32> {
 
 impl Media {
     /// A packet on the shared RTP port; on `Forward` it was rewritten in place.
-    pub fn handle_shared_rtp(
+    pub fn handle_shared_rtp<'a>(
         &mut self,
         source: SocketAddr,
-        packet: &mut [u8],
+        packet: impl Into<Received<'a>>,
         now: Instant,
     ) -> Verdict {
-        if is_rtcp(packet) {
-            self.handle_shared_rtcp(source, packet, now);
+        let packet = packet.into();
+        if is_rtcp(packet.packet()) {
+            self.handle_shared_rtcp(source, packet.packet(), now);
             return Verdict::Consumed;
         }
-        let Some(ssrc) = ssrc(packet, 8) else {
+        let Some(ssrc) = ssrc(packet.packet(), 8) else {
             return self.refuse(DropReason::MalformedRtp);
         };
         if let Some(leg) = self.demux.known(source, ssrc) {

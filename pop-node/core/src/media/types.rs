@@ -7,6 +7,7 @@ use proto::id::{LegId, PopId, StreamId};
 use proto::time::{Duration, Instant};
 
 use crate::codec::Codec;
+use crate::srtp::{SrtpError, SrtpKeys};
 use crate::view::Block;
 
 /// What the machine needs to know once.
@@ -131,6 +132,8 @@ pub struct LegParams {
     pub offered_telephone_event: Option<u8>,
     /// What we may do.
     pub direction: Direction,
+    /// Media of this leg is SRTP with these keys (RFC 3711), both ways, RTCP too.
+    pub srtp: Option<Box<SrtpKeys>>,
 }
 
 /// The other side of a leg.
@@ -158,6 +161,38 @@ pub struct Stream {
     pub telephone_event: bool,
 }
 
+/// A received packet at the begin of a buffer. Where it is forwarded protected it grows by up to
+/// [`TRAILER_BYTES_MAX`](crate::srtp::TRAILER_BYTES_MAX): so much room should be behind it.
+#[derive(Debug)]
+pub struct Received<'a> {
+    pub(super) buffer: &'a mut [u8],
+    pub(super) length: usize,
+}
+
+impl<'a> Received<'a> {
+    /// A packet of `length` bytes; no more than `buffer` has.
+    pub fn new(buffer: &'a mut [u8], length: usize) -> Self {
+        let length = length.min(buffer.len());
+        Self { buffer, length }
+    }
+
+    pub(super) fn packet(&self) -> &[u8] {
+        self.buffer.get(..self.length).unwrap_or_default()
+    }
+
+    pub(super) fn packet_mut(&mut self) -> &mut [u8] {
+        self.buffer.get_mut(..self.length).unwrap_or_default()
+    }
+}
+
+/// A packet with no room behind it.
+impl<'a> From<&'a mut Vec<u8>> for Received<'a> {
+    fn from(packet: &'a mut Vec<u8>) -> Self {
+        let length = packet.len();
+        Self::new(packet, length)
+    }
+}
+
 /// What to do with a received RTP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -167,6 +202,8 @@ pub enum Verdict {
         leg: LegId,
         /// Where to.
         dst: SocketAddr,
+        /// How long it is now.
+        length: usize,
     },
     /// Taken: anything to send comes out of `poll_transmit`.
     Consumed,
@@ -225,6 +262,14 @@ reasons! {
     PlayoutLate = "playout_late",
     /// More RTCP than any peer has to say.
     RtcpFlood = "rtcp_flood",
+    /// The key of an SRTP leg protected as many packets as it may.
+    SrtpKeyUsedUp = "srtp_key_used_up",
+    /// An SRTP packet that came before, or is too old to know.
+    SrtpReplayed = "srtp_replayed",
+    /// It would have used a packet index of an SRTP leg twice, and with it a key stream.
+    SrtpReused = "srtp_reused",
+    /// Not protected with the key agreed on, or changed on the way.
+    SrtpTag = "srtp_tag",
     /// Larger than a datagram or packet may be.
     TooLarge = "too_large",
     /// Output waited too long to be fetched.
@@ -239,6 +284,19 @@ reasons! {
     WrongPeer = "wrong_peer",
     /// Not from the address the leg is latched to.
     WrongSource = "wrong_source",
+}
+
+impl From<SrtpError> for DropReason {
+    fn from(error: SrtpError) -> Self {
+        match error {
+            SrtpError::Tag => Self::SrtpTag,
+            SrtpError::Replayed => Self::SrtpReplayed,
+            SrtpError::Malformed => Self::MalformedRtp,
+            SrtpError::NoRoom => Self::TooLarge,
+            SrtpError::Reused => Self::SrtpReused,
+            SrtpError::KeyUsedUp => Self::SrtpKeyUsedUp,
+        }
+    }
 }
 
 /// Something to send.

@@ -15,9 +15,10 @@ use super::Refusal;
 use super::core::Core;
 use crate::call::{
     Begun, Call, CallKey, EndCause, Half, Hunt, Leg, Offer, Opening, Record, Reliable, Side, plain,
-    timer, too_short, trunk_codecs,
+    security, timer, too_short, trunk_codecs,
 };
 use crate::route::{self, Candidate};
+use crate::sdp::offer_answer::Policy;
 use crate::sip::digest::{Algorithm, Verdict, Verifier};
 use crate::sip::{Dialog, Flow, HeaderName, NameAddr, Request, Response, Scheme, ServerTx};
 
@@ -56,7 +57,8 @@ pub(super) fn admit(
         let response = too_short(&arrival.request, &core.config.timing);
         return refuse(core, tx, response, Refusal::SessionInterval, now);
     }
-    let offer = match Offer::of(&arrival.request, &trunk_codecs(&arrival.trunk)) {
+    let encrypted = security(&arrival.trunk) == Policy::Require;
+    let offer = match Offer::of(&arrival.request, &trunk_codecs(&arrival.trunk), encrypted) {
         Ok(offer) => offer,
         Err(status) => {
             let response = plain(&arrival.request, status);

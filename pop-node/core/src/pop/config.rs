@@ -35,6 +35,18 @@ pub struct PopConfig {
     pub sip_timers: TimerValues,
     /// Seed of all randomness: tags, nonces, SSRC and route weights. Secret, new at each start.
     pub seed: u64,
+    /// What SRTP keys are made from. Secret, unpredictable, new at each start.
+    pub secret: Secret,
+}
+
+/// 32 bytes that printing does not show.
+#[derive(Clone, Copy)]
+pub struct Secret(pub [u8; 32]);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 /// How much at once.

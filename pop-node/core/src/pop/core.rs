@@ -19,6 +19,7 @@ use super::{
 use crate::call::{Begin, CallKey, Link, splitmix};
 use crate::media::MediaCommand;
 use crate::sip::{self, ClientTx, Endpoint, Flow, Request, Response, ServerTx, Text, Transport};
+use crate::srtp::KeySource;
 use crate::view::View;
 
 /// Between the two halves of a local call; delivered before the POP returns to its shell.
@@ -48,6 +49,7 @@ pub(crate) struct Core {
     /// A newer process has our name.
     pub(crate) fenced: bool,
     random: u64,
+    keys: KeySource,
     /// Numbers everything of ours that needs one; never reused.
     next: u64,
 }
@@ -85,6 +87,7 @@ impl Core {
             closing: false,
             fenced: false,
             random: splitmix(config.seed),
+            keys: KeySource::new(config.secret.0),
             next: 0,
             config,
         }
@@ -93,6 +96,11 @@ impl Core {
     pub(crate) fn random(&mut self) -> u64 {
         self.random = splitmix(self.random);
         self.random
+    }
+
+    /// Where the SRTP keys of a new leg come from.
+    pub(crate) fn key_source(&mut self) -> KeySource {
+        KeySource::new(self.keys.secret())
     }
 
     /// A part of `range` that differs from call to call: what would happen to all of them at once

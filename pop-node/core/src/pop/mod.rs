@@ -31,7 +31,7 @@ use proto::time::{Instant, earlier};
 pub use commands::{
     CallStream, CallSummary, Initiator, LinkState, Phase, PopCommand, ResolveError, StreamEvent,
 };
-pub use config::{Limits, PopConfig, Timing};
+pub use config::{Limits, PopConfig, Secret, Timing};
 pub use counters::{PopCounters, Refusal};
 
 use self::core::{Core, Mail};

@@ -3,10 +3,13 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::offer_answer::{Description, LocalSession, NegotiationError, RemoteMedia};
+use super::offer_answer::{
+    Description, LocalSession, NegotiationError, Policy, RemoteMedia, Security,
+};
 use super::*;
 use crate::codec::Codec;
 use crate::media::Direction;
+use crate::srtp::{KeySource, Profile};
 
 fn parse(text: &str) -> SessionDescription {
     SessionDescription::parse(text.as_bytes()).unwrap()
@@ -17,7 +20,12 @@ fn offer(body: &str) -> SessionDescription {
 }
 
 fn session() -> LocalSession {
-    LocalSession::new(4, "198.51.100.1".parse().unwrap(), 20_000)
+    session_of(Policy::Accept)
+}
+
+fn session_of(policy: Policy) -> LocalSession {
+    let security = Security::new(policy, KeySource::new([7; 32]));
+    LocalSession::new(4, "198.51.100.1".parse().unwrap(), 20_000, security)
 }
 
 fn all(direction: Direction) -> Description {
@@ -56,7 +64,7 @@ fn answer(input: &str) -> String {
         Ok(offer) => offer,
         Err(error) => return format!("error: {error}\n"),
     };
-    let remote = match RemoteMedia::from_offer(&offer) {
+    let remote = match RemoteMedia::from_offer(&offer, false) {
         Ok(remote) => remote,
         Err(error) => return format!("error: {error}\n"),
     };
@@ -86,7 +94,7 @@ fn our_offer_can_be_answered_by_us() {
     let bytes = session().offer(&all(Direction::SendRecv));
     let parsed = SessionDescription::parse(&bytes).unwrap();
     assert_eq!(parsed.serialize(), bytes);
-    let remote = RemoteMedia::from_offer(&parsed).unwrap();
+    let remote = RemoteMedia::from_offer(&parsed, false).unwrap();
     let codecs: Vec<_> = remote.codecs.iter().map(|n| n.codec).collect();
     assert_eq!(codecs, all(Direction::SendRecv).codecs);
     assert_eq!(remote.telephone_event(Codec::Opus).unwrap().clock_rate, 48_000);
@@ -112,7 +120,7 @@ fn payload_types_and_sections_keep_their_meaning() {
         "m=video 5000 RTP/AVP 111\na=rtpmap:111 H264/90000\n\
          m=audio 4000 RTP/AVP 111 98 0\na=rtpmap:111 speex/16000\na=rtpmap:98 opus/48000/2\n",
     );
-    let remote = RemoteMedia::from_offer(&first).unwrap();
+    let remote = RemoteMedia::from_offer(&first, false).unwrap();
     let what = Description { codecs: vec![Codec::Pcmu], ..all(Direction::SendRecv) };
     let answer = SessionDescription::parse(&session.answer(&first, &remote, &what)).unwrap();
     assert_eq!((answer.media[0].port, answer.media[1].port), (0, 20_000));
@@ -120,6 +128,63 @@ fn payload_types_and_sections_keep_their_meaning() {
     assert_eq!((second.media[0].media.as_str(), second.media[0].port), ("video", 0));
     assert_eq!(second.media[1].attribute("rtpmap"), Some("98 opus/48000/2"));
     assert_eq!(session.section(), 1);
+}
+
+/// An offer of one policy, answered by another; what both then have.
+#[allow(clippy::unwrap_in_result, reason = "only refusals are results here")]
+fn agreed(ours: Policy, theirs: Policy) -> Result<Option<Profile>, NegotiationError> {
+    let other = Security::new(theirs, KeySource::new([8; 32]));
+    let mut other = LocalSession::new(5, "192.0.2.1".parse().unwrap(), 30_000, other);
+    let (mut session, what) = (session_of(ours), all(Direction::SendRecv));
+    let mut found = None;
+    // The second time around is a re-INVITE: keys stay.
+    for round in 0..2 {
+        let offer = SessionDescription::parse(&session.offer(&what)).unwrap();
+        let remote = RemoteMedia::from_offer(&offer, other.security().insists())?;
+        let answer = SessionDescription::parse(&other.answer(&offer, &remote, &what)).unwrap();
+        let remote = RemoteMedia::from_answer(&answer, session.section())?;
+        session.accept(&remote)?;
+        let (here, there) = (session.security().keys().cloned(), other.security().keys().cloned());
+        let swapped = there.map(|keys| (keys.receive, keys.send));
+        assert_eq!(here.clone().map(|keys| (keys.send, keys.receive)), swapped);
+        assert!(round == 0 || found == here);
+        found = here;
+    }
+    Ok(found.map(|keys| keys.send.profile()))
+}
+
+#[test]
+fn media_is_encrypted_when_one_offers_and_the_other_takes_it() {
+    use Policy::{Accept, Offer, Require};
+    assert_eq!(agreed(Accept, Accept), Ok(None));
+    for ours in [Offer, Require] {
+        for theirs in [Accept, Offer, Require] {
+            assert_eq!(
+                agreed(ours, theirs),
+                Ok(Some(Profile::AeadAes256Gcm)),
+                "{ours:?} {theirs:?}"
+            );
+        }
+    }
+    assert_eq!(agreed(Accept, Require), Err(NegotiationError::Plain));
+}
+
+#[test]
+fn an_answer_must_name_a_line_of_the_offer() {
+    let mut session = session_of(Policy::Require);
+    session.offer(&all(Direction::SendRecv));
+    let key = "WVNfX19zZW1jdGwgKCkgewkyMjA7fQp9CnVubGVz";
+    let mut answer = |protocol: &str, line: &str| {
+        let body = format!("m=audio 4000 {protocol} 0\n{line}");
+        session.accept(&RemoteMedia::from_answer(&offer(&body), 0)?)
+    };
+    let line = |tag, name| format!("a=crypto:{tag} {name} inline:{key}\n");
+    assert_eq!(answer("RTP/AVP", ""), Err(NegotiationError::Plain));
+    assert_eq!(answer("RTP/SAVP", ""), Err(NegotiationError::Encrypted));
+    let other = line(1, "AES_CM_128_HMAC_SHA1_80");
+    assert_eq!(answer("RTP/SAVP", &other), Err(NegotiationError::Encrypted));
+    assert_eq!(answer("RTP/SAVP", &line(4, "AES_CM_128_HMAC_SHA1_80")), Ok(()));
+    assert_eq!(answer("UDP/TLS/RTP/SAVPF", ""), Err(NegotiationError::Encrypted));
 }
 
 #[test]
@@ -163,8 +228,8 @@ proptest! {
         if let Ok(first) = SessionDescription::parse(text.as_bytes()) {
             let again = SessionDescription::parse(&first.serialize()).unwrap();
             prop_assert_eq!(&first.media.len(), &again.media.len());
-            prop_assert_eq!(RemoteMedia::from_offer(&first), RemoteMedia::from_offer(&again));
-            if let Ok(remote) = RemoteMedia::from_offer(&first) {
+            prop_assert_eq!(RemoteMedia::from_offer(&first, false), RemoteMedia::from_offer(&again, false));
+            if let Ok(remote) = RemoteMedia::from_offer(&first, false) {
                 let answer = session().answer(&first, &remote, &all(Direction::SendRecv));
                 let answer = SessionDescription::parse(&answer).unwrap();
                 prop_assert_eq!(answer.media.len(), first.media.len());

@@ -93,7 +93,7 @@ impl Inbound {
         let index = u32::from_be_bytes(*word);
         // What is not encrypted was not agreed on.
         if index & ENCRYPTED == 0 {
-            return Err(SrtpError::Malformed);
+            return Err(SrtpError::Tag);
         }
         let place = Place { ssrc, index: (index & !ENCRYPTED).into() };
         if self.rtcp_streams.window(ssrc).is_some_and(|window| !window.allows(place.index)) {

@@ -86,6 +86,11 @@ impl KeySource {
         MasterKey { profile, key: shortened(key, profile.key_bytes()), salt }
     }
 
+    /// A secret for a source below this one.
+    pub fn secret(&mut self) -> [u8; 32] {
+        self.block()
+    }
+
     fn block(&mut self) -> [u8; 32] {
         self.count += 1;
         let mut hash = Sha256::new();

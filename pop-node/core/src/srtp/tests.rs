@@ -64,15 +64,22 @@ fn session_keys_are_those_of_the_rfcs() {
 #[test]
 fn gcm_packets_are_those_of_rfc_7714() {
     let header = hex("8040f17b 8041f8d3 5501a0b2");
-    let text = hex("47616c6c696120657374206f6d6e697320646976697361 20696e20706172746573207472 6573");
+    let text =
+        hex("47616c6c696120657374206f6d6e697320646976697361 20696e20706172746573207472 6573");
     let salt = hex("51756964 2070726f 2071756f").try_into().unwrap();
     let keys = [
-        (16, "000102030405060708090a0b0c0d0e0f",
-         "f24de3a3fb34de6cacba861c9d7e4bcabe633bd50d294e6f42a5f47a51c7d19b36de3adf8833
-          899d7f27beb16a9152cf765ee4390cce"),
-        (32, "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
-         "32b1de78a822fe12ef9f78fa332e33aab18012389a58e2f3b50b2a0276ffae0f1ba63799b87b
-          7aa3db36dfffd6b0f9bb7878d7a76c13"),
+        (
+            16,
+            "000102030405060708090a0b0c0d0e0f",
+            "f24de3a3fb34de6cacba861c9d7e4bcabe633bd50d294e6f42a5f47a51c7d19b36de3adf8833
+          899d7f27beb16a9152cf765ee4390cce",
+        ),
+        (
+            32,
+            "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+            "32b1de78a822fe12ef9f78fa332e33aab18012389a58e2f3b50b2a0276ffae0f1ba63799b87b
+          7aa3db36dfffd6b0f9bb7878d7a76c13",
+        ),
     ];
     for (length, key, sealed) in keys {
         let cipher = Cipher::galois(&key_32(key), length, salt);
@@ -117,13 +124,14 @@ fn a_call_of_each_profile_wraps_its_sequence_number_and_loses_packets() {
     for profile in Profile::ALL {
         let key = master(profile, 3);
         let (mut out, mut inbound) = (Outbound::new(&key), Inbound::new(&key));
-        for n in 0..140_000_u32 {
+        let twice_around = profile == Profile::AesCm128HmacSha1Tag80;
+        for n in 0..if twice_around { 140_000 } else { 5_000_u32 } {
             #[allow(clippy::cast_possible_truncation, reason = "sequence numbers wrap")]
-            let plain = packet((n + 30_000) as u16, &n.to_be_bytes());
+            let plain = packet((n + 62_000) as u16, &n.to_be_bytes());
             let sealed = protect(&mut out, &plain).unwrap();
             assert_ne!(sealed[12..16], plain[12..]);
             // One in three is lost, and once a whole second.
-            if n % 3 == 0 || (60_000..60_050).contains(&n) {
+            if n % 3 == 0 || (3_500..3_550).contains(&n) {
                 continue;
             }
             assert_eq!(open(&mut inbound, &sealed), Ok(plain), "{} {n}", profile.name());

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use pop_core::call::{Cdr, CdrRole};
-use pop_core::media::{MediaCommand, MediaTransmit, Verdict};
+use pop_core::media::{MediaCommand, MediaTransmit, Received, Verdict};
 use pop_core::pop::{PopCommand, StreamEvent};
 use pop_core::sip::Flow;
+use pop_core::srtp::TRAILER_BYTES_MAX;
 
 use super::super::carrier::Carrier;
 use super::super::net::{REGIONS, carrier_sip, pair, pop_sip};
@@ -45,20 +46,25 @@ impl World {
             self.on_pop(region, |node| node.pop.handle_sip(Flow::udp(to, from), bytes, now));
             return;
         }
+        let length = bytes.len();
         let mut packet = bytes.to_vec();
+        packet.resize(length + TRAILER_BYTES_MAX, 0);
         let mut forward = None;
         self.on_pop(region, |node| match node.sockets.get(&to).copied() {
             Some((leg, Socket::Rtp)) => {
-                if let Verdict::Forward { leg, dst } =
-                    node.media.handle_rtp(leg, from, &mut packet, now)
+                let received = Received::new(&mut packet, length);
+                if let Verdict::Forward { leg, dst, length } =
+                    node.media.handle_rtp(leg, from, received, now)
                 {
-                    forward = node.address(leg, Socket::Rtp).map(|source| (source, dst));
+                    let source = node.address(leg, Socket::Rtp);
+                    forward = source.map(|source| (source, dst, length));
                 }
             }
-            Some((leg, Socket::Rtcp)) => node.media.handle_rtcp(leg, from, &packet, now),
+            Some((leg, Socket::Rtcp)) => node.media.handle_rtcp(leg, from, bytes, now),
             None => {}
         });
-        if let Some((source, destination)) = forward {
+        if let Some((source, destination, length)) = forward {
+            packet.truncate(length);
             self.send_udp(source, destination, packet.into());
         }
     }

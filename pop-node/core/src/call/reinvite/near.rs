@@ -41,7 +41,7 @@ impl Session {
         }
         core.index.add(Handle::Server(tx), half.key);
         let asked = Asked { tx, request: request.clone() };
-        match Offer::of(request, &half.leg.allowed) {
+        match Offer::of(request, &half.leg.allowed, half.leg.insists_on_srtp()) {
             Err(status) => {
                 core.counters.refuse(Refusal::BadOffer);
                 refuse(&asked, status, core, now);

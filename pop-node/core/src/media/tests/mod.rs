@@ -6,6 +6,7 @@ mod mesh;
 mod random;
 mod relay;
 mod report;
+mod secure;
 mod shared;
 
 use std::net::SocketAddr;
@@ -53,6 +54,7 @@ fn params(codec: Codec, port: u16) -> LegParams {
         telephone_event: Some(EVENT),
         offered_telephone_event: None,
         direction: Direction::SendRecv,
+        srtp: None,
     }
 }
 
@@ -99,7 +101,8 @@ fn header(payload_type: u8, n: u32) -> Header {
 }
 
 fn forwarded(verdict: Verdict, packet: &[u8]) -> (LegId, SocketAddr, Header, Vec<u8>) {
-    let Verdict::Forward { leg, dst } = verdict else { panic!("{verdict:?}") };
+    let Verdict::Forward { leg, dst, length } = verdict else { panic!("{verdict:?}") };
+    assert_eq!(length, packet.len());
     let packet = Packet::parse(packet).unwrap();
     (leg, dst, packet.header, packet.payload.to_vec())
 }

@@ -136,7 +136,7 @@ fn the_address_moves_once_and_a_stranger_is_refused() {
     send(&mut media, a, 4_444, 1);
     assert_eq!(media.poll_event(), Some(MediaEvent::Latched { leg: a, remote: address(4_444) }));
     let back = send(&mut media, b, 20, 1);
-    assert_eq!(back, Verdict::Forward { leg: a, dst: address(4_444) });
+    assert!(matches!(back, Verdict::Forward { leg, dst, .. } if (leg, dst) == (a, address(4_444))));
     assert_eq!(send(&mut media, a, 5_555, 2), Verdict::Drop(DropReason::WrongSource));
 }
 

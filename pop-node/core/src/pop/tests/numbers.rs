@@ -54,6 +54,7 @@ fn trunk(name: &str, address: &str, pops: &[&str]) -> Trunk {
         inbound_auth: (name == "erin").then(|| credentials(name)),
         max_calls: u32::from(name == "henry"),
         default_region: if name == "alice" { "CH".to_owned() } else { String::new() },
+        media_encryption: 0,
     }
 }
 

@@ -325,7 +325,7 @@ pub(super) fn describe(bytes: &Bytes) -> String {
     let body = match SessionDescription::parse(message.body()) {
         Ok(description) => {
             let version = description.origin.version;
-            match RemoteMedia::from_offer(&description) {
+            match RemoteMedia::from_offer(&description, false) {
                 Ok(media) => {
                     let codecs: Vec<_> = media.codecs.iter().map(|n| n.codec.name()).collect();
                     let event = if media.telephone_events.is_empty() { "" } else { ",DTMF" };

@@ -14,7 +14,8 @@ use super::phone::{Phone, describe};
 use crate::call::Cdr;
 use crate::media::{Far, MediaCommand, MediaEvent, QualityReport};
 use crate::pop::{
-    CallStream, Initiator, Limits, LinkState, Pop, PopCommand, PopConfig, StreamEvent, Timing,
+    CallStream, Initiator, Limits, LinkState, Pop, PopCommand, PopConfig, Secret, StreamEvent,
+    Timing,
 };
 use crate::sip::{Flow, TimerValues, Transport};
 use crate::view::ViewUpdate;
@@ -51,6 +52,7 @@ fn config(id: &str, address: &str, seed: u64) -> PopConfig {
         timing: Timing::default(),
         sip_timers: TimerValues::default(),
         seed,
+        secret: Secret([u8::try_from(seed).unwrap(); 32]),
     }
 }
 

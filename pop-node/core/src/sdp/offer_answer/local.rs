@@ -5,12 +5,13 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 
-use super::{RemoteMedia, attribute};
+use super::{NegotiationError, RemoteMedia, Security, attribute};
 use crate::codec::Codec;
 use crate::media::{Direction, TelephoneEvent};
 use crate::sdp::description::{
     Attribute, Connection, MediaDescription, Origin, SessionDescription,
 };
+use crate::srtp::Crypto;
 
 /// Dynamic payload types (RFC 3551 §6).
 const DYNAMIC: std::ops::RangeInclusive<u8> = 96..=127;
@@ -29,7 +30,7 @@ pub struct Description {
 }
 
 /// Our side of one offer/answer session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct LocalSession {
     /// `o=` session id.
     pub id: u64,
@@ -46,13 +47,14 @@ pub struct LocalSession {
     /// The sections agreed so far; the one in use is `section`.
     sections: Vec<MediaDescription>,
     section: usize,
+    security: Security,
     /// The last one sent.
     sent: Option<SessionDescription>,
 }
 
 impl LocalSession {
     /// Before any description. `id` should be random.
-    pub fn new(id: u64, address: IpAddr, port: u16) -> Self {
+    pub fn new(id: u64, address: IpAddr, port: u16, security: Security) -> Self {
         Self {
             // Kept below 2^62: some peers read it as a signed number.
             id: id >> 2,
@@ -64,6 +66,7 @@ impl LocalSession {
             used: BTreeSet::new(),
             sections: Vec::new(),
             section: 0,
+            security,
             sent: None,
         }
     }
@@ -73,11 +76,19 @@ impl LocalSession {
         self.section
     }
 
+    /// Whether media is encrypted.
+    pub const fn security(&self) -> &Security {
+        &self.security
+    }
+
     /// An offer (RFC 3264 §5, §8).
     pub fn offer(&mut self, what: &Description) -> Bytes {
-        let protocol = self.sections.get(self.section).map_or("RTP/AVP", |m| &m.protocol);
+        let first = self.security.protocol();
+        let protocol = self.sections.get(self.section).map_or(first, |m| &m.protocol);
         let clocks = what.codecs.iter().map(|codec| codec.clock_rate()).collect();
-        let audio = self.audio(protocol.to_owned(), what, clocks, false);
+        let mut audio = self.audio(protocol.to_owned(), what, clocks, false);
+        let lines = self.security.offer();
+        audio.attributes.extend(lines.iter().map(crypto));
         self.offered_events = self.telephone_events.clone();
         let mut sections = std::mem::take(&mut self.sections);
         match sections.get_mut(self.section) {
@@ -116,12 +127,20 @@ impl LocalSession {
             let event = what.codecs.first().and_then(|codec| remote.telephone_event(*codec));
             let clocks = event.map(|event| event.clock_rate).into_iter().collect();
             *section = self.audio(section.protocol.clone(), what, clocks, remote.rtcp_mux);
+            section.attributes.extend(self.security.answer(remote).iter().map(crypto));
         }
         self.send(sections)
     }
 
+    /// Takes over what the peer's answer to our last offer says.
+    pub fn accept(&mut self, remote: &RemoteMedia) -> Result<(), NegotiationError> {
+        self.security.accept(remote)?;
+        self.learn(remote);
+        Ok(())
+    }
+
     /// Takes over the payload types of the peer: they hold for both directions.
-    pub fn learn(&mut self, remote: &RemoteMedia) {
+    fn learn(&mut self, remote: &RemoteMedia) {
         self.used.extend(&remote.payload_types);
         self.codecs.extend(remote.codecs.iter().map(|n| (n.codec, n.payload_type)));
         for TelephoneEvent { payload_type, clock_rate } in &remote.telephone_events {
@@ -213,4 +232,8 @@ impl LocalSession {
     fn free(&self, preferred: u8) -> Option<u8> {
         std::iter::once(preferred).chain(DYNAMIC).find(|number| !self.used.contains(number))
     }
+}
+
+fn crypto(line: &Crypto) -> Attribute {
+    Attribute::with("crypto", line.to_string())
 }

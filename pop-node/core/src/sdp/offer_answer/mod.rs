@@ -1,4 +1,4 @@
-//! Offer and answer (RFC 3264) for one audio stream over plain RTP.
+//! Offer and answer (RFC 3264) for one audio stream over RTP or SRTP.
 //!
 //! [`RemoteMedia`] is what the peer's description says, [`LocalSession`] writes ours. Invariants:
 //! an answer has a section for each section of the offer, refused ones with port 0 (§6); a later
@@ -7,9 +7,11 @@
 
 mod local;
 mod remote;
+mod security;
 
 pub use local::{Description, LocalSession};
 pub use remote::{Negotiated, NegotiationError, RemoteMedia};
+pub use security::{Policy, Security};
 
 use crate::media::Direction;
 

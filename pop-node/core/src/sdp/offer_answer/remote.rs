@@ -6,6 +6,7 @@ use super::{direction, from_attribute};
 use crate::codec::Codec;
 use crate::media::{Direction, TelephoneEvent};
 use crate::sdp::description::{Connection, MediaDescription, SessionDescription, value};
+use crate::srtp::Crypto;
 
 /// A codec with the payload type the peer gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,10 @@ pub struct RemoteMedia {
     pub direction: Direction,
     /// Milliseconds of audio per packet the peer wants.
     pub ptime_ms: Option<u32>,
+    /// The section is of the profile SAVP: without keys it is of no use.
+    pub secure: bool,
+    /// Keys of the peer that we understand (RFC 4568), in its order; empty: media is plain.
+    pub crypto: Vec<Crypto>,
     /// All payload types of the section: ours must not collide with them.
     pub payload_types: Vec<u8>,
 }
@@ -46,9 +51,12 @@ pub struct RemoteMedia {
 /// Why a description is of no use to us: 488 in an answer (RFC 3261 §21.4.26).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NegotiationError {
-    /// Media is encrypted and we have no plain alternative.
-    #[error("only encrypted media is offered")]
+    /// Media is encrypted in a way we do not speak, as DTLS-SRTP.
+    #[error("media is encrypted, with no key we understand in a=crypto")]
     Encrypted,
+    /// The trunk wants encrypted media.
+    #[error("media is plain, the trunk requires SRTP")]
+    Plain,
     /// The media address is a name or missing.
     #[error("the media address is not a literal IP address")]
     NoAddress,
@@ -61,14 +69,20 @@ pub enum NegotiationError {
 }
 
 impl RemoteMedia {
-    /// The first audio section of an offer that we can use.
-    pub fn from_offer(offer: &SessionDescription) -> Result<Self, NegotiationError> {
+    /// The first audio section of an offer that we can use; with `encrypted`, of those with keys.
+    pub fn from_offer(
+        offer: &SessionDescription,
+        encrypted: bool,
+    ) -> Result<Self, NegotiationError> {
         let mut error = NegotiationError::NoAudio;
         for (section, media) in offer.media.iter().enumerate() {
             if media.media != "audio" || media.port == 0 {
                 continue;
             }
             match Self::from_section(offer, section, media) {
+                Ok(remote) if encrypted && remote.crypto.is_empty() => {
+                    error = NegotiationError::Plain;
+                }
                 Ok(remote) => return Ok(remote),
                 Err(why) => error = why,
             }
@@ -94,10 +108,16 @@ impl RemoteMedia {
         section: usize,
         media: &MediaDescription,
     ) -> Result<Self, NegotiationError> {
-        match media.protocol.as_str() {
-            "RTP/AVP" | "RTP/AVPF" => {}
+        let secure = match media.protocol.as_str() {
+            "RTP/AVP" | "RTP/AVPF" => false,
+            "RTP/SAVP" | "RTP/SAVPF" => true,
             protocol if protocol.contains("SAVP") => return Err(NegotiationError::Encrypted),
             _ => return Err(NegotiationError::NoAudio),
+        };
+        let lines = media.attributes.iter().filter(|a| a.name == "crypto");
+        let crypto: Vec<_> = lines.filter_map(|a| Crypto::parse(a.value.as_deref()?)).collect();
+        if secure && crypto.is_empty() {
+            return Err(NegotiationError::Encrypted);
         }
         let connection = media.connection.as_ref().or(description.connection.as_ref());
         let Some(Connection::Address(address)) = connection else {
@@ -120,6 +140,8 @@ impl RemoteMedia {
             ssrc: ssrc(media),
             direction: peer_direction(description, media, silent),
             ptime_ms: ptime(description, media),
+            secure,
+            crypto,
             payload_types: formats.payload_types,
         })
     }
