@@ -289,6 +289,8 @@ fn media_metrics(media: &media::Status) {
     t::TRANSCODED.total(counters.transcoded);
     t::CONCEALED.total(counters.concealed);
     t::REPAIRED.total(counters.repaired);
+    t::SRTP_OPENED.total(counters.srtp_opened);
+    t::SRTP_PROTECTED.total(counters.srtp_protected);
     t::OPUS_COMPLEXITY.set(f64::from(media.opus_complexity));
     t::DATAGRAMS_RECEIVED.total(counters.datagrams_received);
     t::DATAGRAMS_SENT.total(counters.datagrams_sent);

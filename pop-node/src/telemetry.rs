@@ -99,6 +99,10 @@ table! {
     RTCP_SENT = Counter "pop_rtcp_sent_packets_total" Count "RTCP packets to legs";
     RTP_DROPPED = Counter "pop_rtp_dropped_packets_total" Count
         "RTP, RTCP and overlay frames dropped {reason}";
+    SRTP_OPENED = Counter "pop_srtp_opened_packets_total" Count
+        "SRTP packets from legs, checked and decrypted";
+    SRTP_PROTECTED = Counter "pop_srtp_protected_packets_total" Count
+        "SRTP packets to legs, encrypted";
     TRANSCODED = Counter "pop_transcoded_packets_total" Count "Packets encoded by transcoding";
     REPAIRED = Counter "pop_repaired_frames_total" Count
         "Lost frames played from the copy in the next packet (Opus FEC)";

@@ -42,6 +42,8 @@ pub struct Phone {
     pub digest: Option<(&'static str, &'static str)>,
     /// Signals over TCP.
     pub tcp: bool,
+    /// Its media encryption: "srtp-mand" insists on SRTP, "srtp" offers it (RFC 8643).
+    pub srtp: Option<&'static str>,
     /// Picks up by itself; else it rings until told.
     pub answers: bool,
 }
@@ -57,6 +59,7 @@ impl Phone {
             voice: Voice::English,
             digest: None,
             tcp: false,
+            srtp: None,
             answers: true,
         }
     }
@@ -118,6 +121,7 @@ impl Phone {
              module g711.so\n\
              module aufile.so\n\
              module sndfile.so\n\
+             module srtp.so\n\
              module_tmp account.so\n\
              module_app menu.so\n\
              module_app ctrl_tcp.so\n",
@@ -129,9 +133,10 @@ impl Phone {
         let transport = if self.tcp { ";transport=tcp" } else { "" };
         let digest =
             self.digest.map(|(user, password)| format!(";auth_user={user};auth_pass={password}"));
+        let srtp = self.srtp.map(|srtp| format!(";mediaenc={srtp}")).unwrap_or_default();
         let answers = if self.answers { "auto" } else { "manual" };
         format!(
-            "<sip:{}@{}{transport}>;regint=0;answermode={answers};audio_codecs={}{}\n",
+            "<sip:{}@{}{transport}>;regint=0;answermode={answers};audio_codecs={}{}{srtp}\n",
             self.number,
             self.address,
             self.codecs.join(","),

@@ -10,6 +10,7 @@ mod garbage;
 mod peers_alone;
 mod shutdown;
 mod signaling;
+mod srtp;
 mod voice;
 
 use std::future::Future;

@@ -1,6 +1,5 @@
 //! One call each: TCP, digest both ways, CANCEL, hold, refusals and the next candidate.
 
-use std::time::Duration;
 
 use anyhow::Result;
 use chaos::lab::SIP_PORT;

@@ -78,7 +78,10 @@ impl Media {
         if received.length > PACKET_BYTES_MAX {
             return Err(DropReason::TooLarge);
         }
-        received.length = leg.open(source, received.packet_mut())?;
+        if leg.secure.is_some() {
+            received.length = leg.open(source, received.packet_mut())?;
+            self.counters.srtp_opened += 1;
+        }
         let packet = received.packet();
         let parsed = Packet::parse(packet).map_err(|_| DropReason::MalformedRtp)?;
         let header = parsed.header;
@@ -138,7 +141,11 @@ impl Media {
         if let (Some((from, to)), Some(payload)) = (departure.clocks, packet.get_mut(payload)) {
             telephone_event::convert_clock(payload, from, to);
         }
-        let length = far.protect(received.buffer, received.length)?;
+        let mut length = received.length;
+        if far.secure.is_some() {
+            length = far.protect(received.buffer, length)?;
+            self.counters.srtp_protected += 1;
+        }
         if audio {
             self.drop_bridge(from, Side::Inward);
         }
@@ -307,6 +314,7 @@ impl Media {
         let mut packet = self.arena.split();
         if let Some(secure) = self.legs.get_mut(&leg).and_then(|leg| leg.secure.as_mut()) {
             secure.protect(&mut packet, false)?;
+            self.counters.srtp_protected += 1;
         }
         self.counters.rtp_sent += 1;
         self.transmit(MediaTransmit::Rtp { leg, dst, bytes: packet.freeze() });

@@ -428,6 +428,10 @@ pub struct Counters {
     pub concealed: u64,
     /// Lost frames played from the copy in the packet after them.
     pub repaired: u64,
+    /// RTP packets received protected, and opened (SRTP).
+    pub srtp_opened: u64,
+    /// RTP packets sent protected.
+    pub srtp_protected: u64,
     pub(super) dropped: [u64; DropReason::ALL.len()],
 }
 
