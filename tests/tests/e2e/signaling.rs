@@ -1,6 +1,5 @@
 //! One call each: TCP, digest both ways, CANCEL, hold, refusals and the next candidate.
 
-
 use anyhow::Result;
 use chaos::lab::SIP_PORT;
 use proto::control::{DigestCredentials, Transport, Trunk};
