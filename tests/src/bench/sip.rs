@@ -15,11 +15,16 @@ pub(super) struct Carriers {
     pop: SocketAddr,
     /// What the caller's and the callee's SDP offer.
     formats: (Format, Format),
+    /// The caller's SDP offers SRTP with this key.
+    key: Option<String>,
 }
 
 /// One audio format: payload type and `a=` lines.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Format(pub(super) u8, pub(super) &'static str);
+
+/// What SDES of the instrument is: its own master key and salt, for one call only.
+pub(super) const SDES: &str = "AES_CM_128_HMAC_SHA1_80 inline:";
 
 /// What everybody has.
 pub(super) const PCMU: Format = Format(0, "a=rtpmap:0 PCMU/8000\r\n");
@@ -33,6 +38,8 @@ pub(super) struct Call {
     pub(super) media: SocketAddr,
     /// Where the callee sends RTP.
     pub(super) far: Option<SocketAddr>,
+    /// The key of what the caller receives, if it is SRTP.
+    pub(super) key: Option<String>,
 }
 
 /// The value of the first header of this name.
@@ -60,13 +67,24 @@ impl From<(SocketAddr, u32)> for Side {
     }
 }
 
-fn body(Side(media, ssrc): Side, Format(payload_type, lines): Format) -> String {
+fn body(Side(media, ssrc): Side, Format(payload_type, lines): Format, key: Option<&str>) -> String {
     let (ip, port) = (media.ip(), media.port());
     let ssrc = ssrc.map_or(String::new(), |ssrc| format!("a=ssrc:{ssrc} cname:bench\r\n"));
+    let (profile, crypto) = match key {
+        Some(key) => ("RTP/SAVP", format!("a=crypto:1 {SDES}{key}\r\n")),
+        None => ("RTP/AVP", String::new()),
+    };
     format!(
         "v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\n\
-         m=audio {port} RTP/AVP {payload_type}\r\n{lines}{ssrc}"
+         m=audio {port} {profile} {payload_type}\r\n{lines}{crypto}{ssrc}"
     )
+}
+
+/// The key of the first `a=crypto` line of an SDP.
+pub(super) fn key(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once(SDES)?;
+    let end = |c: char| !(c.is_ascii_alphanumeric() || "+/=".contains(c));
+    rest.split(end).next().map(str::to_owned)
 }
 
 /// The address of the first audio stream of an SDP.
@@ -84,12 +102,18 @@ impl Carriers {
         pop: SocketAddr,
     ) -> Result<Self> {
         let (caller, callee) = (UdpSocket::bind(caller).await?, UdpSocket::bind(callee).await?);
-        Ok(Self { caller, callee, pop, formats: (PCMU, PCMU) })
+        Ok(Self { caller, callee, pop, formats: (PCMU, PCMU), key: None })
     }
 
     /// The same with other formats of caller and callee.
     pub(super) const fn speaking(mut self, caller: Format, callee: Format) -> Self {
         self.formats = (caller, callee);
+        self
+    }
+
+    /// The same with SRTP towards the caller: this base64 of its key and salt.
+    pub(super) fn encrypted(mut self, key: Option<&str>) -> Self {
+        self.key = key.map(str::to_owned);
         self
     }
 
@@ -122,7 +146,7 @@ impl Carriers {
     ) -> Result<Call> {
         let (here, there) = (here.into(), there.into());
         let to = format!("<sip:{called}@{}>", self.pop);
-        let sdp = body(here, self.formats.0);
+        let sdp = body(here, self.formats.0, self.key.as_deref());
         let invite = self.request("INVITE", 1, call, called, &to)?;
         let invite = format!(
             "{invite}Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{sdp}",
@@ -135,6 +159,7 @@ impl Carriers {
             called: called.to_owned(),
             to: header(&answer, "To")?.to_owned(),
             media: media(&answer)?,
+            key: key(&answer),
             far,
         };
         let ack = self.request("ACK", 1, call.number, &call.called, &call.to)?;
@@ -182,8 +207,11 @@ impl Carriers {
 
     async fn answer(&self, request: &str, from: SocketAddr, there: Side) -> Result<()> {
         let (us, via) = (self.callee.local_addr()?, header(request, "Via")?);
-        let sdp =
-            if request.starts_with("INVITE") { body(there, self.formats.1) } else { String::new() };
+        let sdp = if request.starts_with("INVITE") {
+            body(there, self.formats.1, None)
+        } else {
+            String::new()
+        };
         if request.starts_with("ACK") {
             return Ok(());
         }

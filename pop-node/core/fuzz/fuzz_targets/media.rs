@@ -9,6 +9,7 @@ use pop_core::codec::Codec;
 use pop_core::media::{
     Direction, Far, Format, LegParams, Media, MediaCommand, MediaConfig, Stream, TelephoneEvent,
 };
+use pop_core::srtp::{KeySource, Profile, SrtpKeys};
 use proto::id::{LegId, PopId, StreamId};
 use proto::time::{Duration, Instant};
 
@@ -88,6 +89,13 @@ fn step(media: &mut Media, peer: &PopId, (what, which, bytes): (u8, u8, &[u8]), 
     }
 }
 
+/// Of a leg that is SRTP; the same again for the same number.
+fn keys(which: u8) -> SrtpKeys {
+    let mut source = KeySource::new([which & 1; 32]);
+    let profile = Profile::ALL[usize::from(which) % Profile::ALL.len()];
+    SrtpKeys { send: source.next(profile), receive: source.next(profile) }
+}
+
 fn params(codec: Codec, which: u8, bytes: &[u8]) -> LegParams {
     LegParams {
         remote_rtp: Some(SocketAddr::from(([127, 0, 0, 1], 4_000))),
@@ -104,6 +112,6 @@ fn params(codec: Codec, which: u8, bytes: &[u8]) -> LegParams {
         telephone_event: Some(TelephoneEvent { payload_type: 101, clock_rate: 8_000 }),
         offered_telephone_event: None,
         direction: if which & 8 == 0 { Direction::SendRecv } else { Direction::RecvOnly },
-        srtp: None,
+        srtp: (which & 32 != 0).then(|| keys(which)).map(Box::new),
     }
 }

@@ -77,7 +77,8 @@ impl Forwarder {
         let mut lines = BufReader::new(stdout.context("no stdout")?).lines();
         let mut next = || lines.next().context("the bare forwarder ended")?.context("its address");
         for _ in 0..calls {
-            targets.push(Target { caller: next()?.parse()?, callee: next()?.parse()? });
+            let (caller, callee) = (next()?.parse()?, next()?.parse()?);
+            targets.push(Target { caller, callee, srtp: None });
         }
         cpu::isolate(forwarder.pid());
         Ok((forwarder, targets))

@@ -5,6 +5,7 @@
 //! arrival is the kernel's (`SO_TIMESTAMPNS`), so the generator's own tick adds nothing.
 //! It shares no code with what it measures.
 
+use std::collections::HashMap;
 use std::io::IoSliceMut;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -13,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
+use pop_core::srtp::{Inbound, Outbound, SrtpKeys, TRAILER_BYTES_MAX};
 
 use super::cpu::{self, Usage};
 
@@ -33,12 +35,20 @@ const SOCKET_BYTES: usize = 8 << 20;
 const TAIL: Duration = Duration::from_millis(500);
 
 /// Where one call's two legs send their packets to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Target {
     /// Given to the caller.
     pub(super) caller: SocketAddr,
     /// Given to the callee.
     pub(super) callee: SocketAddr,
+    /// The caller's leg is SRTP.
+    pub(super) srtp: Option<SrtpKeys>,
+}
+
+/// SRTP of a leg. Our own code: rtpengine's in the same run says whether it is right.
+struct Srtp {
+    outbound: Outbound,
+    inbound: Inbound,
 }
 
 /// Our sockets: even ones speak for callers, odd ones for callees.
@@ -85,6 +95,7 @@ pub(super) fn ssrc(leg: usize) -> Result<u32> {
 
 struct Leg {
     target: SocketAddr,
+    srtp: Option<Box<Srtp>>,
     sent: u32,
     /// Packets of this leg sent in the window.
     sent_in: u64,
@@ -137,6 +148,8 @@ pub(super) struct Run {
     pub(super) warm: Duration,
     /// The window.
     pub(super) window: Duration,
+    /// Number of the first packet: a run again must not look like a replay.
+    pub(super) first: u32,
     /// Processes under test.
     pub(super) pids: Vec<u32>,
     /// Core of the generator; `None`: any.
@@ -146,6 +159,8 @@ pub(super) struct Run {
 struct Generator<'a> {
     sockets: &'a Sockets,
     legs: Vec<Leg>,
+    /// Legs with SRTP, by where their packets come from.
+    by_target: HashMap<SocketAddr, usize>,
     packet: [u8; PACKET],
     buffer: [u8; 2048],
     cmsgs: Vec<u8>,
@@ -157,13 +172,27 @@ struct Generator<'a> {
 /// Sends, listens and measures; blocks for `warm + window` and a little.
 pub(super) fn run(sockets: &Sockets, targets: &[Target], run: &Run) -> Result<Report> {
     cpu::own_thread(run.core);
-    let leg = |target| Leg { target, sent: 0, sent_in: 0, seen: Vec::new() };
-    let legs = targets.iter().flat_map(|t| [leg(t.caller), leg(t.callee)]).collect();
+    let leg = |target, keys: Option<&SrtpKeys>| Leg {
+        target,
+        srtp: keys.map(|keys| {
+            let (outbound, inbound) = (Outbound::new(&keys.send), Inbound::new(&keys.receive));
+            Box::new(Srtp { outbound, inbound })
+        }),
+        sent: run.first,
+        sent_in: 0,
+        seen: Vec::new(),
+    };
+    let both = |t: &Target| [leg(t.caller, t.srtp.as_ref()), leg(t.callee, None)];
+    let legs = targets.iter().flat_map(both).collect();
+    let legs: Vec<Leg> = legs;
+    let secure = legs.iter().enumerate().filter(|(_, leg)| leg.srtp.is_some());
+    let by_target = secure.map(|(number, leg)| (leg.target, number)).collect();
     let mut packet = [0xd5; PACKET];
     packet.iter_mut().enumerate().skip(HEADER).for_each(|(at, byte)| *byte = at.to_le_bytes()[0]);
     let mut generator = Generator {
         sockets,
         legs,
+        by_target,
         packet,
         buffer: [0; 2048],
         cmsgs: nix::cmsg_space!(TimeSpec),
@@ -230,7 +259,7 @@ impl Generator<'_> {
         let Some(leg) = self.legs.get_mut(number) else { return Ok(()) };
         let id = u32::try_from(number)?;
         let now = unix_ns();
-        let mark = if leg.sent == 0 { 0x80 } else { 0 };
+        let mark = if leg.sent_in == 0 { 0x80 } else { 0 };
         let sequence = leg.sent.wrapping_add(1_000 + id) as u16;
         let timestamp = leg.sent.wrapping_mul(160).wrapping_add(id);
         let mut head = Vec::with_capacity(HEADER + 20);
@@ -243,8 +272,17 @@ impl Generator<'_> {
         head.extend(leg.sent.to_be_bytes());
         head.extend(now.to_be_bytes());
         self.packet.iter_mut().zip(head).for_each(|(to, byte)| *to = byte);
+        let mut sealed = [0; PACKET + TRAILER_BYTES_MAX];
+        let packet = match &mut leg.srtp {
+            None => self.packet.as_slice(),
+            Some(srtp) => {
+                sealed.iter_mut().zip(self.packet).for_each(|(to, byte)| *to = byte);
+                let length = srtp.outbound.protect(&mut sealed, PACKET)?;
+                sealed.get(..length).unwrap_or_default()
+            }
+        };
         // A full socket is a loss, and counted as one.
-        let _lost = socket.send_to(&self.packet, leg.target);
+        let _lost = socket.send_to(packet, leg.target);
         leg.sent += 1;
         if now >= self.window.0 && now < self.window.1 {
             leg.sent_in += 1;
@@ -255,10 +293,24 @@ impl Generator<'_> {
     fn drain(&mut self) -> Result<()> {
         for index in 0..self.sockets.0.len() {
             while let Some((length, source, at)) = self.receive(index)? {
+                let length = self.open(length, source);
                 self.take(length, source, at, index);
             }
         }
         Ok(())
+    }
+
+    /// Decrypts what came for a leg with SRTP; what cannot be is left as it is, and found bad.
+    fn open(&mut self, length: usize, source: SocketAddr) -> usize {
+        let Some(leg) = self.by_target.get(&source).and_then(|leg| self.legs.get_mut(*leg)) else {
+            return length;
+        };
+        let Some(srtp) = &mut leg.srtp else { return length };
+        let Some(packet) = self.buffer.get_mut(..length) else { return length };
+        if packet.get(1).is_some_and(|kind| (192..=223).contains(kind)) {
+            return length;
+        }
+        srtp.inbound.open(packet).unwrap_or(length)
     }
 
     /// A packet, where it came from, and when (ns since 1970, by the kernel).

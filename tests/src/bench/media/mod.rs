@@ -57,7 +57,8 @@ async fn drive(
     targets: Vec<generator::Target>,
     pids: Vec<u32>,
 ) -> Result<(Report, Sockets)> {
-    let run = Run { warm: WARM, window: WINDOW, pids, core: Some(cpu::CORE_GENERATOR) };
+    let core = Some(cpu::CORE_GENERATOR);
+    let mut run = Run { warm: WARM, window: WINDOW, first: 0, pids, core };
     let mut left = 2;
     loop {
         let (report, back) = attempt(sockets, targets.clone(), run.clone()).await?;
@@ -68,6 +69,7 @@ async fn drive(
             Err(why) if left == 0 => return Err(why),
             Err(_) => left -= 1,
         }
+        run.first += 1_000;
     }
 }
 
@@ -101,13 +103,13 @@ fn say(report: &Report, calls: usize) {
     );
 }
 
-async fn rtpengine_turn(calls: usize, turns: &mut Turns) -> Result<()> {
+async fn rtpengine_turn(calls: usize, srtp: bool, turns: &mut Turns) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut engine = Rtpengine::start(dir.path()).await?;
     let here = std::net::Ipv4Addr::LOCALHOST.into();
     let sockets = Sockets::bind(here, here)?;
     let before = cpu::of(engine.pid())?.rss_kib;
-    let targets = (0..calls).map(|n| engine.call(&sockets, n)).collect::<Result<Vec<_>>>()?;
+    let targets = (0..calls).map(|n| engine.call(&sockets, n, srtp)).collect::<Result<Vec<_>>>()?;
     let (report, _) = drive(sockets, targets, vec![engine.pid()]).await?;
     turns.push(&report, calls, before);
     Ok(())
@@ -149,11 +151,11 @@ fn add(
 async fn relay(table: &mut Table, calls: usize, way: Way) -> Result<()> {
     let (kind, name, share) = match way {
         Way::SharedPort => (Kind::OnePort, "one port", 0.5),
-        Way::OnePop | Way::TwoPops => (Kind::PortPerLeg, "port per leg", 0.6),
+        Way::OnePop | Way::Encrypted | Way::TwoPops => (Kind::PortPerLeg, "port per leg", 0.6),
     };
     let (mut peer, mut bare, mut ours) = (Turns::default(), Turns::default(), Turns::default());
     for _ in 0..TURNS {
-        rtpengine_turn(calls, &mut peer).await?;
+        rtpengine_turn(calls, false, &mut peer).await?;
         bare_turn(kind, calls, &mut bare).await?;
         pop_turn(calls, way, &mut ours).await?;
     }
@@ -205,6 +207,32 @@ async fn relay(table: &mut Table, calls: usize, way: Way) -> Result<()> {
     Ok(())
 }
 
+/// SRTP on the caller's leg, RTP on the callee's.
+async fn srtp(table: &mut Table, calls: usize) -> Result<()> {
+    let (mut peer, mut ours) = (Turns::default(), Turns::default());
+    for _ in 0..TURNS {
+        rtpengine_turn(calls, true, &mut peer).await?;
+        pop_turn(calls, Way::Encrypted, &mut ours).await?;
+    }
+    let what = format!("SRTP to RTP (AES-CM-128, SHA1-80), {calls} calls");
+    for (name, unit, of, target) in [
+        (
+            "CPU a packet (peer: rtpengine)",
+            "µs",
+            (|t| median(&t.cpu_us)) as fn(&Turns) -> f64,
+            None,
+        ),
+        ("lost", "%", |t| median(&t.lost), Some(0.1)),
+        ("latency p99", "µs", |t| median(&t.p99), Some(1_377.0)),
+        ("memory a call", "KiB", |t| median(&t.kib_per_call), Some(20.0)),
+    ] {
+        let theirs = of(&peer);
+        let target = target.unwrap_or(0.6 * theirs);
+        add(table, format!("{what}: {name}"), Some(theirs), of(&ours), target, unit);
+    }
+    Ok(())
+}
+
 /// The same between two POPs, over QUIC; both POPs' CPU together.
 async fn overlay(table: &mut Table, calls: usize, target: f64) -> Result<()> {
     let mut ours = Turns::default();
@@ -235,11 +263,12 @@ async fn churn(table: &mut Table) -> Result<()> {
 }
 
 /// Groups of figures, in the order they run.
-const GROUPS: [&str; 7] = [
+const GROUPS: [&str; 8] = [
     "relay-500",
     "relay-900",
     "shared-500",
     "shared-900",
+    "srtp-800",
     "two-pops-100",
     "two-pops-1000",
     "churn",
@@ -260,6 +289,7 @@ pub(super) async fn run(groups: &[String]) -> Result<Table> {
             "relay-900" => relay(&mut table, 900, Way::OnePop).await?,
             "shared-500" => relay(&mut table, 500, Way::SharedPort).await?,
             "shared-900" => relay(&mut table, 900, Way::SharedPort).await?,
+            "srtp-800" => srtp(&mut table, 800).await?,
             "two-pops-100" => overlay(&mut table, 100, 12.0).await?,
             "two-pops-1000" => overlay(&mut table, 1_000, 8.5).await?,
             _ => churn(&mut table).await?,

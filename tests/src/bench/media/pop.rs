@@ -2,11 +2,24 @@
 
 use anyhow::{Context, Result};
 use chaos::lab::{Node, SIP_PORT};
+use pop_core::srtp::{Crypto, SrtpKeys};
 
 use super::cpu;
 use super::generator::{Sockets, Target, ssrc};
-use crate::bench::sip::{Call, Carriers};
+use crate::bench::sip::{Call, Carriers, SDES};
 use crate::scene::{FRA, IAD, Scene};
+
+/// The generator's own: what it protects is worth nothing.
+pub(super) const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwd";
+
+/// Ours and the base64 of the other side's.
+pub(super) fn keys(theirs: &str) -> Result<SrtpKeys> {
+    let key = |text: &str| {
+        let line = format!("1 {SDES}{text}");
+        Crypto::parse(&line).map(|crypto| crypto.key).context("no key in a=crypto")
+    };
+    Ok(SrtpKeys { send: key(KEY)?, receive: key(theirs)? })
+}
 
 /// How calls pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +28,8 @@ pub(super) enum Way {
     OnePop,
     /// One POP, one port for all legs.
     SharedPort,
+    /// One POP, a port for each leg, SRTP on the callers'.
+    Encrypted,
     /// Two POPs.
     TwoPops,
 }
@@ -59,6 +74,7 @@ impl Calls {
         let (here, there) = (scene.carrier("fra1")?, scene.carrier(far)?);
         let sip = scene.sip("fra1")?;
         let carriers = Carriers::new((here, 6_070).into(), (there, SIP_PORT).into(), sip).await?;
+        let carriers = carriers.encrypted((way == Way::Encrypted).then_some(KEY));
         let mut running = Self {
             sockets: Sockets::bind(here, there)?,
             carriers,
@@ -80,7 +96,8 @@ impl Calls {
         let (here, there) = ((caller, ssrc(2 * call)?), (callee, ssrc(2 * call + 1)?));
         let up = self.carriers.call(call, number, here, there).await?;
         let callee = up.far.context("the INVITE had no SDP")?;
-        self.targets.push(Target { caller: up.media, callee });
+        let srtp = up.key.as_deref().map(keys).transpose()?;
+        self.targets.push(Target { caller: up.media, callee, srtp });
         self.calls.push(up);
         Ok(())
     }

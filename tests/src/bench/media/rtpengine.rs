@@ -7,8 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use chaos::lab::process::{Process, Recipe};
 
+use super::super::sip;
 use super::cpu;
 use super::generator::{Sockets, Target};
+use super::pop::{KEY, keys};
 use crate::peers::eventually;
 
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -57,18 +59,19 @@ impl Rtpengine {
     }
 
     /// Offer and answer of one call.
-    pub(super) fn call(&mut self, sockets: &Sockets, call: usize) -> Result<Target> {
+    pub(super) fn call(&mut self, sockets: &Sockets, call: usize, srtp: bool) -> Result<Target> {
         let (caller, callee) = sockets.addresses(call)?;
         let (id, from, to) = (format!("bench-{call}"), format!("f{call}"), format!("t{call}"));
-        let offer = sdp(caller);
+        let offer = sdp(caller, srtp.then_some(KEY));
         let offered = self.command(&[
             ("ICE", "remove"),
             ("call-id", &id),
             ("command", "offer"),
             ("from-tag", &from),
             ("sdp", &offer),
+            ("transport-protocol", "RTP/AVP"),
         ])?;
-        let answer = sdp(callee);
+        let answer = sdp(callee, None);
         let answered = self.command(&[
             ("ICE", "remove"),
             ("call-id", &id),
@@ -77,7 +80,12 @@ impl Rtpengine {
             ("sdp", &answer),
             ("to-tag", &to),
         ])?;
-        Ok(Target { caller: media(&answered)?, callee: media(&offered)? })
+        let srtp = if srtp {
+            Some(keys(&sip::key(&answered).context("rtpengine gave no key")?)?)
+        } else {
+            None
+        };
+        Ok(Target { caller: media(&answered)?, callee: media(&offered)?, srtp })
     }
 
     /// Sends a dictionary (keys in order), returns the answer as text.
@@ -111,14 +119,19 @@ pub(in crate::bench) fn string(text: &str) -> String {
     format!("{}:{text}", text.len())
 }
 
-fn sdp(media: SocketAddr) -> String {
+fn sdp(media: SocketAddr, key: Option<&str>) -> String {
     let (ip, port) = (media.ip(), media.port());
+    let (profile, crypto) = match key {
+        Some(key) => ("RTP/SAVP", format!("a=crypto:1 {}{key}\r\n", sip::SDES)),
+        None => ("RTP/AVP", String::new()),
+    };
     format!(
         "v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\n\
-         m=audio {port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\na=ptime:20\r\na=sendrecv\r\n"
+         m=audio {port} {profile} 0\r\na=rtpmap:0 PCMU/8000\r\n{crypto}a=ptime:20\r\n\
+         a=sendrecv\r\n"
     )
 }
 
 pub(in crate::bench) fn media(answer: &str) -> Result<SocketAddr> {
-    super::super::sip::media(answer.split_once("3:sdp").context("no SDP in the answer")?.1)
+    sip::media(answer.split_once("3:sdp").context("no SDP in the answer")?.1)
 }
