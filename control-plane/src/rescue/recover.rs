@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
-use control_core::replica::{HardState, Position, Restored};
+use control_core::replica::{HardState, LogEntry, Position, Restored, replay};
 use proto::raft::LogRecord;
 use proto::raft::command::Kind;
 use serde::{Deserialize, Serialize};
@@ -105,12 +105,17 @@ pub fn apply_plan(file: &Path, dir: &Path) -> Result<PathBuf> {
         dir.display()
     );
     let Inspected { owner, restored, .. } = inspected;
-    let mut state = examined.state;
-    state.found_anew(&[owner.node.0], &plan.cluster_id, 0);
     // A term nobody voted in. The tail stays, and is committed by the one voter.
     let HardState { term, commit, .. } = restored.hard_state;
     let hard_state = HardState { term: term + 1, vote: 0, commit };
-    let restored = Restored { hard_state, tables: rows_of(&state), ..restored };
+    let mut state = examined.state;
+    // Changes of members that counted must not come back after the only voter was named.
+    let unapplied = |entry: &&LogEntry| entry.index > restored.applied && entry.index <= commit;
+    for entry in restored.entries.iter().filter(unapplied) {
+        replay(&mut state, entry)?;
+    }
+    state.found_anew(&[owner.node.0], &plan.cluster_id, 0);
+    let restored = Restored { hard_state, applied: commit, tables: rows_of(&state), ..restored };
     let kept = free_name(dir, "before-recovery");
     let beside = dir.with_extension("recovered");
     ensure!(!beside.exists(), "{} is there already: remove it", beside.display());

@@ -1,7 +1,7 @@
 use control_core::replica::{LEVELS, Persist, Replica, ReplicaCommand, ReplicaConfig};
-use proto::control::Trunk;
-use proto::raft::Command;
+use proto::control::{ClusterMember, MemberChange, Trunk, member_change};
 use proto::raft::command::Kind;
+use proto::raft::{ChangeMembers, Command};
 
 use super::*;
 use crate::wal::{Options, Wal};
@@ -176,4 +176,88 @@ fn the_last_of_three_goes_on_with_all_it_has() {
     assert_eq!(verify(&dir).unwrap().voters, [3]);
     let said = super::plan(&[dir]).unwrap_err().to_string();
     assert!(said.contains("a majority needs no recovery"), "{said}");
+}
+
+/// Alone on its disk, with nodes 8 and 9 let in and 9 gone again; what did so is in the log and,
+/// unless it is flushed, not in the tables.
+fn with_members(dir: &Path, flushed: bool) {
+    let change = |kind| {
+        let changes = vec![MemberChange { kind: Some(kind) }];
+        Some(Kind::ChangeMembers(ChangeMembers { changes }))
+    };
+    let member = |node_id| {
+        let (address, incarnation) = (format!("10.0.0.{node_id}:7000"), format!("old-{node_id}"));
+        ClusterMember { node_id, address, incarnation, ..ClusterMember::default() }
+    };
+    write(dir, 3, 0, 4);
+    let (mut replica, mut wal) = open(dir, 3, &[3]);
+    for tick in 0..40 {
+        replica.handle_tick(20_000 + tick);
+        drain(&mut replica, &mut wal);
+    }
+    let kinds = [
+        member_change::Kind::AddLearner(member(8)),
+        member_change::Kind::AddLearner(member(9)),
+        member_change::Kind::Remove(9),
+    ];
+    for (at, kind) in (500..).zip(kinds) {
+        let command = Command { kind: change(kind), ..put_trunk(at) };
+        replica.propose(at, command, 21_000 + at).unwrap();
+        assert_eq!(drain(&mut replica, &mut wal), 1);
+    }
+    assert_eq!(replica.state().conf().learners, [8]);
+    if flushed {
+        for tick in 0..10 {
+            replica.handle_tick(22_000 + tick);
+            drain(&mut replica, &mut wal);
+        }
+        wal.flush().unwrap();
+    }
+}
+
+#[test]
+fn nobody_is_a_member_of_what_begins_anew_but_its_voters() {
+    let home = tempfile::tempdir().unwrap();
+    let path = |name: &str| home.path().join(name);
+    let anew = |dir: &Path| {
+        let state = read(dir).unwrap().1.state;
+        assert_eq!((state.conf().voters, state.conf().learners), (vec![3], vec![]));
+        assert_eq!(state.members().count(), 0, "their addresses and directories are forgotten");
+        assert!(!state.is_removed(9), "a free id");
+        // Nothing in the log brings them back.
+        assert_eq!(write(dir, 3, 600, 2), 6);
+        assert_eq!(verify(dir).unwrap().voters, [3]);
+        assert_eq!(read(dir).unwrap().1.state.conf().learners, [0; 0]);
+    };
+    with_members(&path("data"), true);
+    backup(&path("data"), &path("saved")).unwrap();
+    restore(&path("saved"), &path("restored"), &owner(3), &[3], None).unwrap();
+    anew(&path("restored"));
+    for flushed in [true, false] {
+        let (dir, file) = (path(&format!("lost-{flushed}")), path(&format!("plan-{flushed}")));
+        with_members(&dir, flushed);
+        let (inspected, _) = read(&dir).unwrap();
+        let plan = planned(&dir, inspected);
+        save_plan(&plan, &file).unwrap();
+        apply_plan(&file, &dir).unwrap();
+        anew(&dir);
+    }
+}
+
+/// A plan that goes on with this node, as if others had voted with it.
+fn planned(dir: &Path, inspected: Inspected) -> Plan {
+    let commit = inspected.restored.entries.last().unwrap().index;
+    let hard_state = HardState { commit, ..inspected.restored.hard_state };
+    let restored = Restored { hard_state, ..inspected.restored };
+    fs::remove_dir_all(dir).unwrap();
+    offline::write_new(&made(dir).unwrap(), &owner(3), "disk-3", &restored).unwrap();
+    let (inspected, examined) = read(dir).unwrap();
+    let chosen = report(&inspected, &examined);
+    Plan {
+        format: FORMAT,
+        survivors: vec![chosen.clone()],
+        uncertain: Vec::new(),
+        cluster_id: "new".into(),
+        chosen,
+    }
 }

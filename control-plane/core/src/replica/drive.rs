@@ -120,6 +120,7 @@ impl Replica {
         let state = self.take_incoming(position)?;
         self.state = state;
         self.applied = position;
+        self.changed = position.index;
         self.dirty.clear();
         self.dirty_since = None;
         self.hashes.clear();
@@ -184,6 +185,7 @@ impl Replica {
     pub(super) fn note_changes(&mut self, changes: Vec<TableChange>) {
         if !changes.is_empty() {
             self.dirty_since.get_or_insert(self.tick);
+            self.changed = self.applied.index;
         }
         self.dirty.extend(changes.into_iter().map(|change| (change.key, change.value)));
     }
@@ -261,7 +263,11 @@ impl Replica {
             self.propose_later(Kind::SetFeatureLevel(self.config.levels.1));
         }
         if self.state.members().next().is_none() && !self.config.members.is_empty() {
-            let members = self.config.members.clone();
+            // A cluster that began anew may have fewer than a configuration names: the others are
+            // free to join, not removed.
+            let conf = self.state.conf();
+            let mut members = self.config.members.clone();
+            members.retain(|member| conf.contains(member.node_id));
             self.propose_later(Kind::FoundMembers(FoundMembers { members }));
         }
         if self.state.cluster_id().is_empty() {

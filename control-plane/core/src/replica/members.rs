@@ -12,15 +12,16 @@ use proto::id::NodeId;
 use proto::raft::command::Kind;
 use proto::raft::record_pops::Found;
 use proto::raft::{ChangeMembers, Command, LogRecord, RecordPops};
-use raft::StateRole;
 use raft::prelude::{
     ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry,
     EntryType,
 };
+use raft::{RawNode, StateRole};
 
-use super::api::{HaltReason, MembersError, ProposeError, ReplicaCommand};
+use super::api::{HaltReason, HardState, MembersError, Position, ProposeError, ReplicaCommand};
+use super::log::Log;
 use super::{Replica, validate};
-use crate::state::{Conf, changes_conf};
+use crate::state::{Conf, State, changes_conf};
 
 /// Feature levels this version knows: from, to.
 ///
@@ -106,6 +107,39 @@ pub(super) fn of_raft(conf: &ConfState) -> Conf {
         set.sort_unstable();
     }
     Conf { voters, learners, voters_outgoing, learners_next, auto_leave }
+}
+
+/// What raft makes of these members by this change; `None`: nothing. It is asked itself, as a node
+/// that takes no part: a replayed log leads to the same members as a live one.
+fn after(conf: &Conf, change: &ConfChangeV2) -> Option<Conf> {
+    let at = Position { index: 1, term: 1 };
+    let hard_state = HardState { term: at.term, vote: 0, commit: at.index };
+    let log = Log::new(to_raft(conf), hard_state, at, &[]).ok()?;
+    let config = raft::Config { id: u64::MAX, applied: at.index, ..raft::Config::default() };
+    let quiet = slog::Logger::root(slog::Discard, slog::o!());
+    let mut raw = RawNode::new(&config, log, &quiet).ok()?;
+    raw.apply_conf_change(change).ok().map(|conf| of_raft(&conf))
+}
+
+/// Has the state follow a change that it took.
+pub(super) fn follow(state: &mut State, command: &Command) {
+    if let Some(Kind::ChangeMembers(change)) = &command.kind
+        && changes_conf(change)
+    {
+        follow_raft(state, &conf_change(change));
+    }
+}
+
+/// The second half of a joint change.
+pub(super) fn follow_leave(state: &mut State) {
+    follow_raft(state, &ConfChangeV2::default());
+}
+
+fn follow_raft(state: &mut State, change: &ConfChangeV2) {
+    if let Some(conf) = after(&state.conf(), change) {
+        state.set_conf(&conf);
+        state.take_changes();
+    }
 }
 
 impl Replica {
@@ -254,7 +288,7 @@ impl Replica {
         }
     }
 
-    /// What raft refuses it refuses on all nodes.
+    /// What raft refuses it refuses on all nodes; see also [`replay`](super::replay).
     pub(super) fn change_conf(&mut self, change: &ConfChangeV2) {
         let Ok(conf) = self.raw.apply_conf_change(change) else { return };
         let conf = of_raft(&conf);

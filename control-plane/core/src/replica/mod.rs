@@ -77,6 +77,8 @@ pub struct Replica {
     state: State,
     applied: Position,
     applied_durable: u64,
+    /// Index of the last applied entry that changed a table.
+    changed: u64,
     /// Table changes no [`Persist`] has carried yet, and since which tick.
     dirty: BTreeMap<Vec<u8>, Option<Bytes>>,
     dirty_since: Option<u64>,
@@ -162,6 +164,7 @@ impl Replica {
             state,
             applied: Position { index: restored.applied, term },
             applied_durable: restored.applied,
+            changed: restored.applied,
             dirty: BTreeMap::new(),
             dirty_since: None,
             outstanding: None,
@@ -451,6 +454,11 @@ impl Replica {
     /// Log index up to which [`Replica::state`] holds effects.
     pub fn applied(&self) -> u64 {
         self.applied.index
+    }
+
+    /// Tables that stand at this index or behind it hold everything that was applied here.
+    pub fn changed(&self) -> u64 {
+        self.changed
     }
 
     /// Who votes.
