@@ -123,40 +123,68 @@ fn write_segment(dir: &Path, entries: &[LogEntry]) -> Result<Option<Segment>> {
     Ok(Some(Segment { first, last, path }))
 }
 
-/// The entries of a segment, every byte checked.
-fn read_segment(segment: &Segment) -> Result<Vec<LogEntry>> {
-    let said = || segment.path.display().to_string();
-    let mut bytes = Vec::new();
-    File::open(&segment.path).and_then(|mut f| f.read_to_end(&mut bytes)).with_context(said)?;
-    let entries = parse(&bytes).filter(|entries| {
-        let in_order =
-            entries.iter().zip(segment.first..).all(|(entry, index)| entry.index == index);
-        in_order && entries.last().is_some_and(|entry| entry.index == segment.last)
-    });
-    match entries {
-        Some(entries) => Ok(entries),
-        None => bail!("{} is damaged", said()),
+/// The entries of a segment, one by one, every byte checked. What is damaged ends it with an error;
+/// what comes before is good.
+struct Entries<'a> {
+    segment: &'a Segment,
+    bytes: Bytes,
+    /// The entry that comes.
+    next: u64,
+    ended: bool,
+}
+
+impl<'a> Entries<'a> {
+    fn of(segment: &'a Segment) -> Result<Self> {
+        let said = || segment.path.display().to_string();
+        let mut bytes = Vec::new();
+        File::open(&segment.path).and_then(|mut f| f.read_to_end(&mut bytes)).with_context(said)?;
+        let Some(rest) = bytes.strip_prefix(MAGIC.as_slice()) else {
+            bail!("{} is damaged: it does not begin as a part of the log does", said());
+        };
+        let begins = bytes.len() - rest.len();
+        let bytes = Bytes::from(bytes).slice(begins..);
+        Ok(Self { segment, bytes, next: segment.first, ended: false })
+    }
+
+    fn entry(&mut self) -> Option<LogEntry> {
+        let (entry, length) = parse(&self.bytes)?;
+        let fits = entry.index == self.next && entry.index <= self.segment.last;
+        let rest = fits.then(|| self.bytes.slice(length..))?;
+        self.bytes = rest;
+        self.next += 1;
+        Some(entry)
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<Vec<LogEntry>> {
-    let mut rest = bytes.strip_prefix(MAGIC.as_slice())?;
-    let mut entries = Vec::new();
-    while !rest.is_empty() {
-        let (head, tail) = rest.split_at_checked(20)?;
-        let (crc, tail) = tail.split_first_chunk::<4>()?;
-        let index = u64::from_le_bytes(*head.first_chunk::<8>()?);
-        let term = u64::from_le_bytes(*head.get(8..)?.first_chunk::<8>()?);
-        let length = u32::from_le_bytes(*head.last_chunk::<4>()?);
-        let length = usize::try_from(length).ok().filter(|_| length <= ENTRY_BYTES_MAX)?;
-        let (data, tail) = tail.split_at_checked(length)?;
-        if crc32c::crc32c_append(crc32c::crc32c(head), data).to_le_bytes() != *crc {
+impl Iterator for Entries<'_> {
+    type Item = Result<LogEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let over = self.bytes.is_empty() && self.next == self.segment.last.saturating_add(1);
+        if self.ended || over {
             return None;
         }
-        entries.push(LogEntry { index, term, bytes: Bytes::copy_from_slice(data) });
-        rest = tail;
+        let entry = self.entry();
+        self.ended = entry.is_none();
+        let (path, next) = (self.segment.path.display(), self.next);
+        Some(entry.with_context(|| format!("{path} is damaged at log index {next}")))
     }
-    Some(entries)
+}
+
+/// The first entry and its length.
+fn parse(bytes: &Bytes) -> Option<(LogEntry, usize)> {
+    let (head, tail) = bytes.split_at_checked(20)?;
+    let (crc, tail) = tail.split_first_chunk::<4>()?;
+    let index = u64::from_le_bytes(*head.first_chunk::<8>()?);
+    let term = u64::from_le_bytes(*head.get(8..)?.first_chunk::<8>()?);
+    let length = u32::from_le_bytes(*head.last_chunk::<4>()?);
+    let length = usize::try_from(length).ok().filter(|_| length <= ENTRY_BYTES_MAX)?;
+    let (data, _) = tail.split_at_checked(length)?;
+    if crc32c::crc32c_append(crc32c::crc32c(head), data).to_le_bytes() != *crc {
+        return None;
+    }
+    let data = bytes.slice_ref(data);
+    Some((LogEntry { index, term, bytes: data }, 24 + length))
 }
 
 #[cfg(test)]
@@ -179,7 +207,8 @@ mod tests {
             |index| LogEntry { index, term: 2, bytes: Bytes::from(format!("entry {index}")) };
         let entries: Vec<_> = (7..10).map(entry).collect();
         let segment = write_segment(dir.path(), &entries).unwrap().unwrap();
-        assert_eq!(read_segment(&segment).unwrap(), entries);
+        let read = |segment| Entries::of(segment)?.collect::<Result<Vec<_>>>();
+        assert_eq!(read(&segment).unwrap(), entries);
         let contents = Contents::of(dir.path()).unwrap();
         assert_eq!(contents.segments.first(), Some(&segment));
         assert_eq!((contents.reaches(6), contents.reaches(8), contents.reaches(5)), (9, 9, 5));
@@ -188,11 +217,11 @@ mod tests {
             let mut damaged = written.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             fs::write(&segment.path, &damaged).unwrap();
-            assert!(read_segment(&segment).is_err(), "bit {bit}");
+            assert!(read(&segment).is_err(), "bit {bit}");
         }
         for length in 0..written.len() {
             fs::write(&segment.path, &written[..length]).unwrap();
-            assert!(read_segment(&segment).is_err(), "cut at {length}");
+            assert!(read(&segment).is_err(), "cut at {length}");
         }
     }
 }

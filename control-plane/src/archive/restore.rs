@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use control_core::replica::{LogEntry, Position, replay};
 use control_core::state::State;
 
-use super::{Contents, read_segment};
+use super::{Contents, Entries, Segment};
 use crate::rescue::{self, Manifest};
 
 /// Tables and where they stand.
@@ -38,15 +38,15 @@ pub fn find(archive: &Path, revision: Option<u64>) -> Result<Found> {
     let Some((path, manifest)) = chosen else {
         bail!("{} has no backup of so old a revision{damaged}", dir.display());
     };
-    let (state, applied) = rescue::load(path, &manifest)?;
-    let log = log_after(&contents, applied.index)?;
-    let end = end_of(rescue::load(path, &manifest)?.0, &log, revision)?;
-    let mut found = Found { state, at: applied, manifest };
-    for entry in log.iter().take(end) {
-        replay(&mut found.state, entry)?;
-        found.at = Position { index: entry.index, term: entry.term };
-    }
-    let reached = found.state.revision().0;
+    // Twice the same way, for there is no way back from the first entry beyond the revision. One
+    // part of the log is in memory at a time, and nothing behind the revision is looked at.
+    let end = match revision {
+        Some(wanted) => end_of(Walk::begin(path, manifest.clone(), &contents)?, wanted)?,
+        None => u64::MAX,
+    };
+    let mut walk = Walk::begin(path, manifest, &contents)?;
+    while walk.found.at.index < end && walk.step()? {}
+    let reached = walk.found.state.revision().0;
     if let Some(wanted) = revision {
         ensure!(
             reached == wanted,
@@ -54,35 +54,68 @@ pub fn find(archive: &Path, revision: Option<u64>) -> Result<Found> {
             dir.display()
         );
     }
-    Ok(found)
+    Ok(walk.found)
 }
 
-/// How many entries lead to the revision: the first that goes beyond it is not one of them.
-fn end_of(mut state: State, log: &[LogEntry], revision: Option<u64>) -> Result<usize> {
-    let Some(revision) = revision else { return Ok(log.len()) };
-    for (count, entry) in log.iter().enumerate() {
-        replay(&mut state, entry)?;
-        if state.revision().0 > revision {
-            return Ok(count);
+/// Index of the last entry of this revision, or where the log ends.
+fn end_of(mut walk: Walk<'_>, revision: u64) -> Result<u64> {
+    loop {
+        let (end, reached) = (walk.found.at.index, walk.found.state.revision().0);
+        match walk.step() {
+            Ok(true) if walk.found.state.revision().0 <= revision => {}
+            Ok(_) => return Ok(end),
+            // All of the revision that can be read is there.
+            Err(_) if reached == revision => return Ok(end),
+            Err(error) => return Err(error),
         }
     }
-    Ok(log.len())
 }
 
-fn log_after(contents: &Contents, index: u64) -> Result<Vec<LogEntry>> {
-    let (mut log, mut end) = (Vec::new(), index);
-    for segment in &contents.segments {
-        if segment.last <= end {
-            continue;
-        }
-        if segment.first > end + 1 {
-            break; // The log after the gap belongs to a later backup.
-        }
-        let entries = read_segment(segment)?;
-        log.extend(entries.into_iter().filter(|entry| entry.index > end));
-        end = segment.last;
+/// Tables that follow the log of an archive, entry by entry.
+struct Walk<'a> {
+    found: Found,
+    segments: std::slice::Iter<'a, Segment>,
+    entries: Option<Entries<'a>>,
+}
+
+impl<'a> Walk<'a> {
+    /// From the backup at `path`.
+    fn begin(path: &Path, manifest: Manifest, contents: &'a Contents) -> Result<Self> {
+        let (state, at) = rescue::load(path, &manifest)?;
+        let found = Found { state, at, manifest };
+        Ok(Self { found, segments: contents.segments.iter(), entries: None })
     }
-    Ok(log)
+
+    /// Does what the next entry did; `false`: there is none.
+    fn step(&mut self) -> Result<bool> {
+        let next = self.next().transpose().with_context(|| {
+            let reached = self.found.state.revision().0;
+            format!("`--to-revision {reached}` restores what comes before the damage")
+        })?;
+        let Some(entry) = next else { return Ok(false) };
+        replay(&mut self.found.state, &entry)?;
+        self.found.at = Position { index: entry.index, term: entry.term };
+        Ok(true)
+    }
+
+    fn next(&mut self) -> Option<Result<LogEntry>> {
+        loop {
+            let end = self.found.at.index;
+            if let Some(entries) = &mut self.entries
+                && let Some(next) = entries.find(|e| e.as_ref().map_or(true, |e| e.index > end))
+            {
+                return Some(next);
+            }
+            let segment = self.segments.find(|segment| segment.last > end)?;
+            if segment.first > end + 1 {
+                return None; // The log after the gap belongs to a later backup.
+            }
+            match Entries::of(segment) {
+                Ok(entries) => self.entries = Some(entries),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
 }
 
 /// The archive itself, or the only one below.
@@ -114,3 +147,6 @@ fn the_archive(dir: &Path) -> Result<PathBuf> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
