@@ -408,14 +408,33 @@ fn repair_path(dir: &Path) -> PathBuf {
     dir.join("repair")
 }
 
-/// A new directory: the places first, then the deed that makes it one.
+/// A new directory: the places first, then the deed that makes it one. One that holds data of
+/// nobody knows whom is not new: what it promised, and to which mesh, cannot be told.
 fn found(dir: &Path, owner: &Owner, incarnation: &str) -> Result<Deed, WalError> {
+    let what = kept(dir)?;
+    if !what.is_empty() {
+        return Err(WalError::Unowned { dir: dir.to_owned(), what: what.join(", ") });
+    }
     for part in [log_dir(dir), state_dir(dir)] {
         fs::create_dir_all(&part).named(&part, "made")?;
     }
     let deed = Deed { owner: owner.clone(), incarnation: incarnation.to_owned() };
     owner::write(dir, &deed)?;
     Ok(deed)
+}
+
+/// What of a node's data is there. Empty places may be: a first start was interrupted.
+fn kept(dir: &Path) -> Result<Vec<String>, WalError> {
+    let places = [log_dir(dir), state_dir(dir)];
+    let files = [vote_path(dir), acked_path(dir), peers_path(dir), repair_path(dir)];
+    let mut kept: Vec<PathBuf> = files.into_iter().filter(|file| file.exists()).collect();
+    for place in places.into_iter().filter(|place| place.exists()) {
+        if fs::read_dir(&place).named(&place, "read")?.next().is_some() {
+            kept.push(place);
+        }
+    }
+    let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    Ok(kept.iter().filter_map(name).collect())
 }
 
 fn evidence(dir: &Path, deed: &Deed, alone: bool) -> Result<Evidence, WalError> {

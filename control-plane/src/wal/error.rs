@@ -50,6 +50,16 @@ pub enum WalError {
         /// In the configuration.
         configured: String,
     },
+    /// Data, and nothing that says whose.
+    #[error(
+        "{dir} holds {what}, but the file owner that says whose data this is is missing; the directory was left as it was: bring back the file from a copy of the directory, or set node.data_dir to an empty directory and replace the node"
+    )]
+    Unowned {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is there.
+        what: String,
+    },
     /// Not for this version or this node; nothing was changed.
     #[error("{dir}: {why}; the directory was left as it was")]
     Unfit {
@@ -65,6 +75,20 @@ pub enum WalError {
     Full {
         /// What could not be written.
         file: PathBuf,
+    },
+    /// There would be too little space left.
+    #[error(
+        "{path} needs {needed} bytes, the disk has {free} bytes free and the low-water mark is {low} bytes: free space, it is tried again by itself"
+    )]
+    Low {
+        /// What would grow.
+        path: PathBuf,
+        /// By how much.
+        needed: u64,
+        /// What is there.
+        free: u64,
+        /// `storage.low_water`.
+        low: u64,
     },
     /// The disk failed.
     #[error("{file} cannot be {action} ({source}): check the disk")]

@@ -465,3 +465,43 @@ fn incarnations_of_others_are_remembered() {
     let wal = open(dir.path()).wal;
     assert_eq!(wal.known_incarnation(NodeId(2)).unwrap().as_deref(), Some("abc"));
 }
+
+#[test]
+fn data_of_nobody_knows_whom_is_left_as_it_is() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("data");
+    let mut wal = begin(&dir);
+    fill(&mut wal, 9);
+    wal.flush().unwrap();
+    drop(wal);
+    fs::remove_file(dir.join("owner")).unwrap();
+    let all = files_of(&dir);
+    // The whole directory, and each part alone.
+    for part in ["", "log/", "state/", "vote", "acked"] {
+        let kept: BTreeMap<PathBuf, Vec<u8>> = all
+            .iter()
+            .filter(|(path, _)| {
+                path.strip_prefix(&dir).unwrap().to_str().unwrap().starts_with(part)
+            })
+            .map(|(path, bytes)| (path.clone(), bytes.clone()))
+            .collect();
+        assert!(!kept.is_empty(), "{part} is a part");
+        restore_files(&dir, &kept);
+        let said = refusal(&dir, &owner());
+        assert!(said.contains("the file owner that says whose data this is is missing"), "{said}");
+        assert!(said.contains(part.trim_end_matches('/')) && said.contains("replace the node"));
+        assert_eq!(files_of(&dir), kept, "untouched");
+        let found = fs::read_dir(&dir).unwrap().count();
+        let tops: std::collections::BTreeSet<_> = kept
+            .keys()
+            .map(|path| path.strip_prefix(&dir).unwrap().components().next().unwrap())
+            .collect();
+        assert_eq!(found, tops.len(), "no empty directory was made either");
+    }
+    // A first start that was interrupted is none of this.
+    fs::remove_dir_all(&dir).unwrap();
+    for place in ["log", "state"] {
+        fs::create_dir_all(dir.join(place)).unwrap();
+    }
+    open(&dir);
+}
