@@ -6,6 +6,8 @@
 //!
 //! Order of sources, first one first: the clock, peers, the API.
 
+#[cfg(test)]
+pub(crate) mod alone;
 mod answers;
 mod clock;
 mod handle;
@@ -92,6 +94,8 @@ type Reader = Box<dyn FnOnce(Result<&Replica, Unread>) -> Delivery + Send>;
 
 enum ApiInput {
     Propose(Box<Command>, oneshot::Sender<Proposed>),
+    /// Tables are to stand here on disk, soon.
+    CatchUp(u64),
     Query(Query),
     Read(Reader),
     RecordPops(Vec<Found>),
@@ -191,7 +195,7 @@ pub fn start(
     let (led, led_seen) = watch::channel((parts.replica.leader(), parts.replica.term()));
     let (stalls, stalled) = watch::channel(false);
     let Parts { replica, wal, hub, outboxes, pace, founders, levels } = parts;
-    let (tables, dir) = (wal.tables(), Arc::new(wal.dir().to_owned()));
+    let (tables, health) = (wal.tables(), wal.health());
     let (members, members_seen) = watch::channel(members(&replica, &founders));
     let log_end = Arc::new(Mutex::new(replica.log_end()));
     let writing = Writing::new();
@@ -236,7 +240,7 @@ pub fn start(
             members: members_seen,
             levels,
             tables,
-            dir,
+            health,
         },
     ))
 }
@@ -345,6 +349,7 @@ impl Loop {
         while let Some(input) = next {
             match input {
                 ApiInput::Propose(command, reply) => self.propose(*command, reply, wall_ms),
+                ApiInput::CatchUp(index) => self.wal.catch_up(index),
                 ApiInput::Query(query) => {
                     let delivery = query(&self.replica);
                     self.answers.push(Answer::Other(delivery));

@@ -156,7 +156,7 @@ impl Ready {
         };
         let joins = replica_is_new && !self.config.node.join.is_empty();
         let driver = driver::start(parts, ended)?;
-        ship(&self.config, &driver);
+        ship(&self.config, &driver)?;
         let shown = self.authority.as_ref().map(Authority::certificate);
         let rotation = Rotation::new(&self.config, &self.credentials, shown)?;
         let issuing = issuing(&self.config, self.authority, &self.credentials);
@@ -212,11 +212,10 @@ impl Ready {
 }
 
 /// Keeps an archive and the whole audit log, on a node that is told to.
-fn ship(config: &Config, driver: &Driver) {
-    if let Some(backup) = config.backup.clone() {
-        tokio::spawn(archive::ship::run(backup, driver.clone()));
-    }
+fn ship(config: &Config, driver: &Driver) -> std::io::Result<()> {
     audit::export::start(config.audit.clone(), driver);
+    let backup = config.backup.clone();
+    backup.map_or(Ok(()), |backup| archive::ship::start(backup, driver.clone()))
 }
 
 /// Asks the members to let this node in.
@@ -330,7 +329,7 @@ fn restore(config: &Config) -> Result<Restored, RunError> {
         replica.begin_repair(lost);
     }
     let health = wal.health();
-    let inbox = Inbox::new(wal.dir())?;
+    let inbox = Inbox::new(health.clone())?;
     Ok(Restored { replica, wal, inbox, incarnation, others, health })
 }
 

@@ -198,7 +198,12 @@ pub fn snapshot_retried() {
     counter!(SNAPSHOT_RETRIES).increment(1);
 }
 
-/// The archive holds the log up to here.
+/// The archive holds the log up to here, and there is more.
+pub fn shipping(index: u64) {
+    gauge!(BACKUP_INDEX).set(index as f64);
+}
+
+/// The archive holds all of the log, which ends here.
 pub fn shipped(index: u64) {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     gauge!(BACKUP_INDEX).set(index as f64);

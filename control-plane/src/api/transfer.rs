@@ -16,6 +16,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::read::Freshness;
 use super::{Api, Failure};
+use crate::driver::Driver;
 use crate::snapshot::inbox::{Arrival, Refused, Ticket};
 use crate::snapshot::{WINDOW, chunk};
 use crate::wal::WalError;
@@ -31,21 +32,28 @@ pub(super) const BACKUPS_MAX: usize = 2;
 pub(super) const PIECES: usize = 2;
 /// The sender hears so often that the file is being read.
 const STILL_HERE: Duration = Duration::from_secs(2);
-/// Tables are taken so often until they hold what was acknowledged.
-const SPOOLS: usize = 8;
-/// Between two of them.
-const SPOOL_AGAIN: Duration = Duration::from_secs(1);
+/// Tables follow the log at a distance of seconds; a disk that needs longer is full or broken.
+const TABLES_FOLLOW: Duration = Duration::from_secs(20);
 
 impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
         let message = refused.to_string();
         match refused {
             Refused::Head => Self::invalid(message),
-            Refused::Disk(WalError::Full { .. }) => {
+            Refused::Disk(error) => error.into(),
+            Refused::Superseded => Self::new(Code::Aborted, "SUPERSEDED", message),
+        }
+    }
+}
+
+impl From<WalError> for Failure {
+    fn from(error: WalError) -> Self {
+        let message = error.to_string();
+        match error {
+            WalError::Full { .. } | WalError::Low { .. } => {
                 Self::new(Code::ResourceExhausted, "STORAGE_LOW", message)
             }
-            Refused::Disk(_) => Self::internal(&message),
-            Refused::Superseded => Self::new(Code::Aborted, "SUPERSEDED", message),
+            _ => Self::internal(&message),
         }
     }
 }
@@ -140,26 +148,15 @@ impl Api {
     /// All tables, with everything that was acknowledged before this: a node that is cut off or
     /// far behind gives no backup, another one does.
     pub(super) async fn fresh_spool(&self) -> Result<(Arc<Spool>, BackupPart), Failure> {
-        let look = |replica: &Replica| replica.state().revision();
-        let (acknowledged, _) = self.0.cluster.read(Freshness::Linearizable, look).await?;
-        for _ in 0..SPOOLS {
-            let (spool, head) = self.spool().await?;
-            if spool.headline.revision >= acknowledged {
-                return Ok((spool, head));
-            }
-            // Tables follow the log at a distance of about two seconds.
-            tokio::time::sleep(SPOOL_AGAIN).await;
-        }
-        Err(Failure::unavailable(
-            "TABLES_BEHIND",
-            "the tables on the disk of this node are behind its log: try again",
-        ))
+        let (acknowledged, _) =
+            self.0.cluster.read(Freshness::Linearizable, Replica::changed).await?;
+        reached(self.0.cluster.driver(), acknowledged, TABLES_FOLLOW).await?;
+        self.spool().await
     }
 
     /// All tables, as they are on the disk of this node now.
     pub(super) async fn spool(&self) -> Result<(Arc<Spool>, BackupPart), Failure> {
-        let spool =
-            self.0.cluster.driver().spool().await?.map_err(|why| Failure::internal(&why))?;
+        let spool = self.0.cluster.driver().spool().await??;
         let node_id = self.0.cluster.driver().progress().borrow().node.0;
         let head = BackupHead {
             cluster_id: spool.headline.cluster_id.clone(),
@@ -173,6 +170,24 @@ impl Api {
             node_id,
         };
         Ok((spool, BackupPart { part: Some(BackupKind::Head(head)) }))
+    }
+}
+
+/// Waits until the tables on disk stand at this index.
+async fn reached(driver: &Driver, index: u64, patience: Duration) -> Result<(), Failure> {
+    match tokio::time::timeout(patience, driver.tables_reach(index)).await {
+        Ok(reached) => Ok(reached?),
+        Err(_) => {
+            let node = driver.progress().borrow().node;
+            let message = format!(
+                "the tables on the disk of node {node} stand at log index {} and do not reach \
+                 {index} within {} s: free space there or check its disk, or ask another node \
+                 (--endpoint)",
+                driver.tables_at(),
+                patience.as_secs_f32()
+            );
+            Err(Failure::unavailable("TABLES_BEHIND", message))
+        }
     }
 }
 
@@ -202,5 +217,28 @@ pub(super) async fn send_backup(
         if parts.send(piece).await.is_err() || failed {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::alone::Alone;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_backup_waits_for_the_tables_as_long_as_they_may_take() {
+        let node = Alone::start(10_000).await;
+        node.write(0..3).await;
+        let acknowledged = node.driver.query(Replica::changed).await.unwrap();
+        // They are asked for: by themselves they would come after two seconds.
+        reached(&node.driver, acknowledged, Duration::from_millis(1_800)).await.unwrap();
+        let spool = node.driver.spool().await.unwrap().unwrap();
+        assert_eq!(spool.headline.revision, node.driver.progress().borrow().revision);
+        let never = reached(&node.driver, u64::MAX, Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!((never.code, never.reason.as_str()), (Code::Unavailable, "TABLES_BEHIND"));
+        let stands = format!("node 1 stand at log index {acknowledged} and do not reach");
+        assert!(never.message.contains(&stands), "{}", never.message);
+        assert!(never.message.contains("check its disk, or ask another node"));
+        node.stop().await;
     }
 }

@@ -1,4 +1,6 @@
 //! Writes an archive beside a running node: all tables from time to time, the log in between.
+//!
+//! It is said to be up to date only when it holds all that is applied here.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -7,32 +9,65 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
+use control_core::replica::Replica;
 
 use super::{Contents, tables_path, write_segment};
 use crate::config::BackupConfig;
-use crate::driver::Driver;
+use crate::driver::{Driver, Stopped};
 use crate::rescue;
 use crate::telemetry;
 use crate::wal::spool::Spool;
 
-/// Bytes of the log in one file.
-const PART_BYTES: usize = 2 * 1024 * 1024;
-/// Files in one turn; the rest waits for the next.
-const PARTS_MAX: usize = 64;
+/// How much goes at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Limits {
+    /// Bytes of the log in one file.
+    part_bytes: usize,
+    /// Files in one turn: after them tables may be due, or the node may be about to stop.
+    parts: usize,
+}
 
-/// Ships until the node stops. What fails is tried again at the next turn.
-pub async fn run(config: BackupConfig, driver: Driver) {
-    let mut failing = false;
+const LIMITS: Limits = Limits { part_bytes: 2 * 1024 * 1024, parts: 64 };
+
+/// How far a turn came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shipped {
+    /// There is no cluster yet.
+    Nothing,
+    /// All that is applied here is in the archive, up to this index.
+    All(u64),
+    /// More is to be shipped behind this index; there is some now.
+    More(u64),
+    /// The log here begins behind this index, and the tables on disk do not stand there yet.
+    Gap(u64),
+}
+
+/// Ships until the node stops, on a thread of its own: disks may hang, the API must not.
+pub fn start(config: BackupConfig, driver: Driver) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let ship = move || runtime.block_on(run(config, driver));
+    std::thread::Builder::new().name("archive".into()).spawn(ship).map(|_| ())
+}
+
+/// What fails is tried again at the next turn.
+async fn run(config: BackupConfig, driver: Driver) {
+    let (mut failing, mut more) = (false, false);
     loop {
-        tokio::time::sleep(config.every).await;
-        match turn(&config, &driver).await {
-            Ok(Some(index)) => {
+        if !more {
+            tokio::time::sleep(config.every).await;
+        }
+        let shipped = turn(&config, &driver, LIMITS).await;
+        more = matches!(shipped, Ok(Shipped::More(_)));
+        match shipped {
+            Ok(Shipped::All(index)) => {
                 if std::mem::take(&mut failing) {
                     tracing::info!(index, "the log is shipped again");
                 }
                 telemetry::shipped(index);
             }
-            Ok(None) => {}
+            Ok(Shipped::More(index) | Shipped::Gap(index)) => telemetry::shipping(index),
+            Ok(Shipped::Nothing) => {}
+            Err(error) if error.is::<Stopped>() => return,
             Err(error) => {
                 telemetry::shipping_failed();
                 if !std::mem::replace(&mut failing, true) {
@@ -44,42 +79,45 @@ pub async fn run(config: BackupConfig, driver: Driver) {
     }
 }
 
-/// Brings the archive up to what is applied here: the index it reaches. `None`: there is no
-/// cluster yet.
-pub async fn turn(config: &BackupConfig, driver: &Driver) -> Result<Option<u64>> {
+/// Brings the archive towards what is applied here.
+async fn turn(config: &BackupConfig, driver: &Driver, limits: Limits) -> Result<Shipped> {
     let (cluster, node) = {
         let progress = driver.progress();
         let progress = progress.borrow();
         (progress.cluster_id.clone(), progress.node)
     };
     if cluster.is_empty() {
-        return Ok(None);
+        return Ok(Shipped::Nothing);
     }
     let dir = config.target.join(&*cluster).join(format!("node-{node}"));
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
     made.with_context(|| dir.display().to_string())?;
-    let mut contents = Contents::of(&dir)?;
-    if tables_are_due(&contents, config.tables_every)? {
-        take_tables(driver, &dir).await?;
-        contents = Contents::of(&dir)?;
-        retain(&contents, config.keep)?;
+    if tables_are_due(&Contents::of(&dir)?, config.tables_every)?
+        && take_tables(driver, &dir).await?
+    {
+        retain(&Contents::of(&dir)?, config.keep)?;
     }
-    let Some((newest, _)) = contents.tables.last() else { bail!("no tables") };
+    match follow(driver, &dir, limits).await? {
+        // The node was away for long, or a snapshot replaced its log: on from new tables.
+        Shipped::Gap(_) if take_tables(driver, &dir).await? => follow(driver, &dir, limits).await,
+        shipped => Ok(shipped),
+    }
+}
+
+/// Ships the log behind what is there.
+async fn follow(driver: &Driver, dir: &Path, limits: Limits) -> Result<Shipped> {
+    let contents = Contents::of(dir)?;
+    let Some((newest, _)) = contents.tables.last() else {
+        bail!("{} holds no tables", dir.display())
+    };
     let mut end = contents.reaches(*newest);
-    for _ in 0..PARTS_MAX {
-        let part = driver.query(move |replica| replica.applied_after(end, PART_BYTES)).await?;
-        let Some(entries) = part else {
-            // The node was away for long, or a snapshot replaced its log.
-            take_tables(driver, &dir).await?;
-            return Ok(Some(end));
-        };
-        let place = dir.clone();
-        let written =
-            tokio::task::spawn_blocking(move || write_segment(&place, &entries)).await??;
-        let Some(segment) = written else { break };
+    for _ in 0..limits.parts {
+        let look = move |replica: &Replica| replica.applied_after(end, limits.part_bytes);
+        let Some(entries) = driver.query(look).await? else { return Ok(Shipped::Gap(end)) };
+        let Some(segment) = write_segment(dir, &entries)? else { return Ok(Shipped::All(end)) };
         end = segment.last;
     }
-    Ok(Some(end))
+    Ok(Shipped::More(end))
 }
 
 fn tables_are_due(contents: &Contents, every: Duration) -> Result<bool> {
@@ -89,13 +127,19 @@ fn tables_are_due(contents: &Contents, every: Duration) -> Result<bool> {
     Ok(SystemTime::now().duration_since(made).unwrap_or_default() >= every)
 }
 
-async fn take_tables(driver: &Driver, dir: &Path) -> Result<()> {
-    let spool = driver.spool().await?.map_err(|why| anyhow::anyhow!(why))?;
+/// Whether the archive has other tables now.
+async fn take_tables(driver: &Driver, dir: &Path) -> Result<bool> {
+    // Writing them takes long: not when they are there already.
+    if tables_path(dir, driver.tables_at()).exists() {
+        return Ok(false);
+    }
+    let spool = driver.spool().await??;
     let to = tables_path(dir, spool.at.index);
     if to.exists() {
-        return Ok(()); // Nothing was written to the tables since.
+        return Ok(false);
     }
-    tokio::task::spawn_blocking(move || seal(&spool, &to)).await?
+    seal(&spool, &to)?;
+    Ok(true)
 }
 
 fn seal(spool: &Arc<Spool>, to: &Path) -> Result<()> {
@@ -127,3 +171,6 @@ fn retain(contents: &Contents, keep: usize) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,5 @@
 //! How the rest of the process talks to the driver's thread.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -16,8 +15,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::answers::Delivery;
 use super::{ApiInput, Members, PeerInput, Proposed, Unread};
 use crate::snapshot::inbox::Arrival;
-use crate::wal::Tables;
 use crate::wal::spool::Spool;
+use crate::wal::{Health, Tables, WalError};
 
 /// The driver ended: this process is about to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -121,7 +120,7 @@ pub(super) struct Shared {
     pub(super) members: watch::Receiver<Members>,
     pub(super) levels: (u32, u32),
     pub(super) tables: Tables,
-    pub(super) dir: Arc<PathBuf>,
+    pub(super) health: Arc<Health>,
 }
 
 impl Driver {
@@ -251,11 +250,24 @@ impl Driver {
     }
 
     /// Tables as one file, as they are on disk now.
-    pub async fn spool(&self) -> Result<Result<Arc<Spool>, String>, Stopped> {
-        let (tables, dir) = (self.shared.tables.clone(), self.shared.dir.clone());
-        let made = tokio::task::spawn_blocking(move || Spool::make(&tables, &dir)).await;
-        let made = made.map_err(|_| Stopped)?;
-        Ok(made.map(Arc::new).map_err(|error| error.to_string()))
+    pub async fn spool(&self) -> Result<Result<Arc<Spool>, WalError>, Stopped> {
+        let (tables, health) = (self.shared.tables.clone(), self.shared.health.clone());
+        let made = tokio::task::spawn_blocking(move || Spool::make(&tables, &health)).await;
+        Ok(made.map_err(|_| Stopped)?.map(Arc::new))
+    }
+
+    /// Log index of the tables on disk.
+    pub fn tables_at(&self) -> u64 {
+        self.shared.tables.applied()
+    }
+
+    /// Waits until the tables on disk stand at this index at least; they are brought there.
+    pub async fn tables_reach(&self, index: u64) -> Result<(), Stopped> {
+        let mut at = self.shared.tables.follow();
+        if *at.borrow() < index {
+            self.api.send(ApiInput::CatchUp(index)).await.map_err(|_| Stopped)?;
+        }
+        at.wait_for(|at| *at >= index).await.map(|_| ()).map_err(|_| Stopped)
     }
 
     /// The process of a node has ended.

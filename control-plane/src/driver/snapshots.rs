@@ -13,8 +13,8 @@ use super::{Loop, PeerInput};
 use crate::snapshot::courier::Shipment;
 use crate::snapshot::inbox::Arrival;
 use crate::telemetry::{self, PeerDrop};
-use crate::wal::WalError;
-use crate::wal::spool::Spool;
+use crate::wal::spool::{self, Spool};
+use crate::wal::{Health, Tables, WalError};
 
 /// Tables that go to nobody are kept so long: the next one who is behind may take them.
 const KEEP: Duration = Duration::from_secs(60);
@@ -25,6 +25,8 @@ pub(super) struct Snapshots {
     /// Wanted from this index on.
     wanted: Option<u64>,
     making: bool,
+    /// The disk is too full for them.
+    no_room: bool,
     spool: Option<(Arc<Spool>, Instant)>,
     /// To whom tables go.
     shipped: BTreeSet<NodeId>,
@@ -33,7 +35,8 @@ pub(super) struct Snapshots {
 impl Snapshots {
     /// Nothing is. `own`: the driver's own queue.
     pub(super) fn new(own: mpsc::Sender<PeerInput>) -> Self {
-        Self { own, wanted: None, making: false, spool: None, shipped: BTreeSet::new() }
+        let (making, no_room) = (false, false);
+        Self { own, wanted: None, making, no_room, spool: None, shipped: BTreeSet::new() }
     }
 }
 
@@ -56,10 +59,13 @@ impl Loop {
         if self.snapshots.making || self.wal.tables().applied() < at_least {
             return;
         }
-        let (tables, dir) = (self.wal.tables(), self.wal.dir().to_owned());
+        let (tables, health) = (self.wal.tables(), self.wal.health());
+        if !self.has_room(&tables, &health) {
+            return;
+        }
         let own = self.snapshots.own.clone();
         let make = move || {
-            let made = Spool::make(&tables, &dir);
+            let made = Spool::make(&tables, &health);
             // Fails when this node is stopping.
             let _ = own.blocking_send(PeerInput::SnapshotTaken(made));
         };
@@ -67,6 +73,18 @@ impl Loop {
             Ok(_) => self.snapshots.making = true,
             Err(error) => tracing::error!(%error, "no thread to write tables for a member"),
         }
+    }
+
+    /// While the disk is low nothing is begun; looked at again at each tick.
+    fn has_room(&mut self, tables: &Tables, health: &Health) -> bool {
+        let room = health.check_room(&spool::outgoing(health.dir()), tables.bytes());
+        let was = std::mem::replace(&mut self.snapshots.no_room, room.is_err());
+        if let Err(error) = &room
+            && !was
+        {
+            tracing::warn!(%error, "a member is behind the log and gets no tables yet");
+        }
+        room.is_ok()
     }
 
     pub(super) fn snapshot_made(&mut self, made: Result<Spool, WalError>) {

@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use control_core::replica::Position;
@@ -16,7 +16,7 @@ use proto::raft::{SnapshotHave, SnapshotHead};
 
 use super::is_sound;
 use crate::telemetry;
-use crate::wal::{WalError, spool};
+use crate::wal::{Health, WalError, spool};
 
 /// Why a piece is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,7 @@ pub struct Arrival {
 #[derive(Debug)]
 pub struct Inbox {
     dir: PathBuf,
+    health: Arc<Health>,
     now: Mutex<Now>,
 }
 
@@ -72,12 +73,12 @@ struct Part {
 }
 
 impl Inbox {
-    /// In this data directory.
-    pub fn new(data_dir: &Path) -> Result<Self, WalError> {
-        let dir = data_dir.join("incoming");
+    /// In the data directory that `health` is of.
+    pub fn new(health: Arc<Health>) -> Result<Self, WalError> {
+        let dir = health.dir().join("incoming");
         let io = |source| WalError::Io { file: dir.clone(), action: "made", source };
         fs::create_dir_all(&dir).map_err(io)?;
-        let inbox = Self { dir: dir.clone(), now: Mutex::default() };
+        let inbox = Self { dir: dir.clone(), health, now: Mutex::default() };
         // Whole files nobody asked for belong to an earlier life.
         inbox.remove_all_but(|path| path.extension().is_some_and(|e| e == "part")).map_err(io)?;
         Ok(inbox)
@@ -101,6 +102,8 @@ impl Inbox {
         let length = file.metadata().map_err(|source| self.failed(source))?.len();
         let have = if length > head.bytes { 0 } else { length };
         file.set_len(have).map_err(|source| self.failed(source))?;
+        // All of it, or nothing is begun. What is here of it stays.
+        self.health.check_room(&path, head.bytes - have)?;
         now.part = Some(Part { ticket, head: head.clone(), path, file, have });
         telemetry::snapshot_incoming(have, head.bytes);
         Ok((ticket, SnapshotHave { bytes: have, ..<_>::default() }))
@@ -120,6 +123,8 @@ impl Inbox {
         if chunk.offset != part.have {
             return Ok(have(false, part.have)); // One that followed a damaged one.
         }
+        // Others write too; the sender comes again.
+        self.health.check_room(&part.path, chunk.data.len() as u64)?;
         part.file.write_all_at(&chunk.data, chunk.offset).map_err(|source| self.failed(source))?;
         part.have = end;
         telemetry::snapshot_received(chunk.data.len(), part.have, part.head.bytes);

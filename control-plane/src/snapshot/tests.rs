@@ -14,8 +14,8 @@ use tonic::Status;
 
 use super::courier::transfer;
 use super::inbox::{Arrival, Inbox, Refused};
-use crate::wal::Tables;
 use crate::wal::spool::{CHUNK_BYTES, Spool};
+use crate::wal::{Health, Tables, WalError};
 
 const AT: Position = Position { index: 90, term: 3 };
 
@@ -35,7 +35,16 @@ fn spool(dir: &Path) -> Arc<Spool> {
     };
     rows.extend((0..100).map(filler));
     let tables = Tables::of_rows(&dir.join("state"), AT, &rows);
-    Arc::new(Spool::make(&tables, dir).unwrap())
+    Arc::new(Spool::make(&tables, &roomy(dir)).unwrap())
+}
+
+/// A disk without a mark.
+fn roomy(dir: &Path) -> Arc<Health> {
+    Arc::new(Health::new(dir, Some(0)))
+}
+
+fn inbox_in(dir: &Path) -> Inbox {
+    Inbox::new(roomy(dir)).unwrap()
 }
 
 fn head(spool: &Spool) -> SnapshotHead {
@@ -108,13 +117,13 @@ async fn what_arrived_before_a_break_is_not_sent_again() {
     let spool = spool(&dir.path().join("leader"));
     assert!(spool.bytes > 4 * CHUNK_BYTES as u64, "{}", spool.bytes);
     let member = dir.path().join("member");
-    let inbox = Inbox::new(&member).unwrap();
+    let inbox = inbox_in(&member);
     let cut = |n| if n == 3 { Fate::Lost } else { Fate::Arrives };
     let (none, first) = connect(&spool, &inbox, cut).await;
     assert!(none.is_none());
     // Over a restart of the receiver too.
     drop(inbox);
-    let inbox = Inbox::new(&member).unwrap();
+    let inbox = inbox_in(&member);
     let (arrival, second) = connect(&spool, &inbox, |_| Fate::Arrives).await;
     let arrival = arrival.expect("the rest came");
     assert_eq!(first, 4 * CHUNK_BYTES as u64);
@@ -129,7 +138,7 @@ async fn what_arrived_before_a_break_is_not_sent_again() {
 async fn damaged_pieces_are_refused_and_fetched_again() {
     let dir = tempfile::tempdir().unwrap();
     let spool = spool(&dir.path().join("leader"));
-    let inbox = Inbox::new(&dir.path().join("member")).unwrap();
+    let inbox = inbox_in(&dir.path().join("member"));
     for damaged in [0, 2, 4] {
         let fate = |n| if n == damaged { Fate::Damaged } else { Fate::Arrives };
         let (arrival, bytes) = connect(&spool, &inbox, fate).await;
@@ -144,14 +153,14 @@ async fn a_file_that_went_bad_on_the_way_begins_anew() {
     let dir = tempfile::tempdir().unwrap();
     let spool = spool(&dir.path().join("leader"));
     let member = dir.path().join("member");
-    let inbox = Inbox::new(&member).unwrap();
+    let inbox = inbox_in(&member);
     let cut = |n| if n == 2 { Fate::Lost } else { Fate::Arrives };
     connect(&spool, &inbox, cut).await;
     let part = std::fs::read_dir(member.join("incoming")).unwrap().next().unwrap().unwrap().path();
     let mut bytes = std::fs::read(&part).unwrap();
     bytes[1_000] ^= 1;
     std::fs::write(&part, bytes).unwrap();
-    let inbox = Inbox::new(&member).unwrap();
+    let inbox = inbox_in(&member);
     let (ticket, have) = inbox.begin(&head(&spool)).unwrap();
     for offset in (have.bytes..spool.bytes).step_by(CHUNK_BYTES) {
         let data = spool.chunk(offset).unwrap();
@@ -168,7 +177,7 @@ async fn a_file_that_went_bad_on_the_way_begins_anew() {
 fn the_newest_sender_is_the_one() {
     let dir = tempfile::tempdir().unwrap();
     let spool = spool(&dir.path().join("leader"));
-    let inbox = Inbox::new(&dir.path().join("member")).unwrap();
+    let inbox = inbox_in(&dir.path().join("member"));
     let (older, _) = inbox.begin(&head(&spool)).unwrap();
     let piece = super::chunk(0, &spool.chunk(0).unwrap());
     inbox.chunk(older, &piece).unwrap();
@@ -179,4 +188,58 @@ fn the_newest_sender_is_the_one() {
     inbox.chunk(newer, &piece).unwrap();
     let nonsense = SnapshotHead { bytes: 0, ..head(&spool) };
     assert!(matches!(inbox.begin(&nonsense), Err(Refused::Head)));
+}
+
+/// Refused for lack of space, in words that help.
+fn is_low(said: &WalError) -> bool {
+    let text = said.to_string();
+    matches!(said, WalError::Low { .. })
+        && text.contains("the low-water mark is 1000000 bytes: free space, it is tried again")
+}
+
+#[test]
+fn a_low_disk_takes_no_tables_until_it_has_healed() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir.path().join("leader"));
+    let health = Arc::new(Health::new(&dir.path().join("member"), Some(1_000_000)));
+    let inbox = Inbox::new(health.clone()).unwrap();
+    let refused = |result: Result<(), Refused>| match result {
+        Err(Refused::Disk(error)) => assert!(is_low(&error), "{error}"),
+        other => panic!("{other:?}"),
+    };
+    health.pretend(1_000_000 + spool.bytes - 1);
+    refused(inbox.begin(&head(&spool)).map(|_| ()));
+    health.pretend(1_000_000 + spool.bytes);
+    let (ticket, _) = inbox.begin(&head(&spool)).unwrap();
+    let piece = |offset| super::chunk(offset, &spool.chunk(offset).unwrap());
+    let have = inbox.chunk(ticket, &piece(0)).unwrap().bytes;
+    // Others fill it meanwhile; what came stays, and it goes on from there.
+    health.pretend(1_000_000);
+    refused(inbox.chunk(ticket, &piece(have)).map(|_| ()));
+    refused(inbox.begin(&head(&spool)).map(|_| ()));
+    health.pretend(1_000_000 + spool.bytes - have);
+    let (ticket, again) = inbox.begin(&head(&spool)).unwrap();
+    assert_eq!(again.bytes, have);
+    for offset in (have..spool.bytes).step_by(CHUNK_BYTES) {
+        inbox.chunk(ticket, &piece(offset)).unwrap();
+    }
+    assert_eq!(inbox.finish(ticket).unwrap().unwrap().state.trunks().count(), 100);
+}
+
+#[test]
+fn a_low_disk_gives_no_tables_until_it_has_healed() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path();
+    let bytes = spool(dir).bytes;
+    let run = std::fs::read_dir(dir.join("state")).unwrap().next().unwrap().unwrap().path();
+    let rows = Vec::from_iter((0..9u8).map(|n| (vec![b't', n], Bytes::from(vec![n; 1_000]))));
+    let tables = Tables::of_rows(&dir.join("other"), AT, &rows);
+    assert!(run.exists() && bytes > 0);
+    let health = Health::new(dir, Some(1_000_000));
+    health.pretend(1_000_000 + tables.bytes() - 1);
+    let refused = Spool::make(&tables, &health).unwrap_err();
+    assert!(is_low(&refused), "{refused}");
+    assert!(!std::fs::read_dir(dir.join("outgoing")).unwrap().any(|_| true), "nothing was begun");
+    health.pretend(1_000_000 + tables.bytes());
+    Spool::make(&tables, &health).unwrap();
 }

@@ -4,7 +4,6 @@
 //! tried again, any other error ends the node. One flush at a time.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -12,6 +11,7 @@ use std::time::Instant;
 
 use control_core::replica::Position;
 use control_core::state::TableChange;
+use tokio::sync::watch;
 
 use super::error::{Named as _, WalError};
 use super::health::Health;
@@ -22,14 +22,14 @@ use crate::telemetry;
 #[derive(Debug, Clone, Default)]
 pub struct Tables {
     runs: Arc<Mutex<Vec<Run>>>,
-    applied: Arc<AtomicU64>,
+    applied: Arc<watch::Sender<u64>>,
 }
 
 impl Tables {
     /// Starts with these.
     pub(super) fn new(chain: Vec<Run>) -> Self {
         let applied = chain.last().map_or(0, |run| run.applied);
-        Self { runs: Arc::new(Mutex::new(chain)), applied: Arc::new(AtomicU64::new(applied)) }
+        Self { runs: Arc::new(Mutex::new(chain)), applied: Arc::new(watch::Sender::new(applied)) }
     }
 
     /// These rows as a file in `dir`.
@@ -43,11 +43,16 @@ impl Tables {
 
     /// The index up to which the tables are on disk.
     pub fn applied(&self) -> u64 {
-        self.applied.load(Ordering::Acquire)
+        *self.applied.borrow()
+    }
+
+    /// The same, to wait for.
+    pub fn follow(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
     }
 
     /// Bytes on disk.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         runs.iter().map(|run| run.bytes).sum()
     }
@@ -59,7 +64,7 @@ impl Tables {
     pub(super) fn set(&self, chain: Vec<Run>) {
         let applied = chain.last().map_or(0, |run| run.applied);
         *self.runs.lock().unwrap_or_else(PoisonError::into_inner) = chain;
-        self.applied.store(applied, Ordering::Release);
+        self.applied.send_replace(applied);
     }
 }
 

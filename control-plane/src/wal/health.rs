@@ -8,6 +8,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::error::WalError;
+
 const MIB: u64 = 1024 * 1024;
 /// Segments and a file of tables fit in.
 const RESERVE_BYTES_MAX: u64 = 64 * MIB;
@@ -37,6 +39,8 @@ pub struct Health {
     free: AtomicU64,
     low: AtomicBool,
     has_reserve: AtomicBool,
+    #[cfg(test)]
+    pretended: std::sync::Mutex<Option<u64>>,
 }
 
 impl Health {
@@ -49,6 +53,8 @@ impl Health {
             free: AtomicU64::new(u64::MAX),
             low: AtomicBool::new(false),
             has_reserve: AtomicBool::new(false),
+            #[cfg(test)]
+            pretended: std::sync::Mutex::new(None),
         }
     }
 
@@ -72,9 +78,34 @@ impl Health {
         self.free.load(Ordering::Relaxed)
     }
 
+    /// Whether `path` may grow by so many bytes: what is written beside the log must leave it the
+    /// space that is kept free for it.
+    pub fn check_room(&self, path: &Path, needed: u64) -> Result<(), WalError> {
+        let Some((_, free)) = self.space() else { return Ok(()) };
+        let low = self.marks.low_bytes;
+        if free >= low.saturating_add(needed) {
+            return Ok(());
+        }
+        Err(WalError::Low { path: path.to_owned(), needed, free, low })
+    }
+
+    fn space(&self) -> Option<(u64, u64)> {
+        #[cfg(test)]
+        if let Some(free) = *self.pretended.lock().unwrap() {
+            return Some((u64::MAX, free));
+        }
+        space(&self.dir)
+    }
+
+    /// As if so much were free.
+    #[cfg(test)]
+    pub(crate) fn pretend(&self, free: u64) {
+        *self.pretended.lock().unwrap() = Some(free);
+    }
+
     /// Looks at the disk; makes the reserve when there is room for it.
     pub fn look(&self) {
-        let Some((_, free)) = space(&self.dir) else { return };
+        let Some((_, free)) = self.space() else { return };
         self.free.store(free, Ordering::Relaxed);
         // Once low, it takes some more to be well again: no flapping at the mark.
         let was = self.is_low();

@@ -12,6 +12,7 @@ use control_core::replica::Position;
 use control_core::state::{Headline, State};
 
 use super::error::{Named as _, WalError, damaged};
+use super::health::Health;
 use super::runs::{Merge, Run, Writer};
 use super::{Tables, files};
 
@@ -46,7 +47,7 @@ impl Drop for Spool {
 }
 
 /// Where spools are.
-pub(super) fn outgoing(dir: &Path) -> PathBuf {
+pub(crate) fn outgoing(dir: &Path) -> PathBuf {
     dir.join("outgoing")
 }
 
@@ -57,11 +58,12 @@ pub(super) fn forget(dir: &Path) -> Result<(), WalError> {
 }
 
 impl Spool {
-    /// Of the tables of the data directory `dir`, as they are on disk now. Takes as long as
-    /// writing them does.
-    pub fn make(tables: &Tables, dir: &Path) -> Result<Self, WalError> {
+    /// Of the tables in the data directory that `health` is of, as they are on disk now. Takes as
+    /// long as writing them does; refused when too little space would be left.
+    pub fn make(tables: &Tables, health: &Health) -> Result<Self, WalError> {
         let number = SPOOLS.fetch_add(1, Ordering::Relaxed);
-        let dir = outgoing(dir).join(number.to_string());
+        let dir = outgoing(health.dir()).join(number.to_string());
+        health.check_room(&dir, tables.bytes())?;
         fs::create_dir_all(&dir).named(&dir, "made")?;
         let made = write(tables, &dir);
         if made.is_err() {
