@@ -140,3 +140,62 @@ async fn a_running_cluster_is_saved_and_any_revision_comes_back() {
     assert!(more > between + 1_000_000_000, "no watcher goes on by chance: {more}");
     cluster.stop().await;
 }
+
+/// Node id and role of each member the cluster knows.
+fn roles(cluster: &Cluster) -> Vec<(u64, String)> {
+    let answer = control(cluster, &["members", "list"]).unwrap();
+    let members = answer["members"].as_array().unwrap().iter();
+    let role = |m: &Value| (m["node_id"].as_u64().unwrap(), m["role"].as_str().unwrap().into());
+    members.map(role).collect()
+}
+
+/// Starts what was restored or recovered: it elects, has all numbers, and writes.
+async fn goes_on(cluster: &mut Cluster, ids: &[u64], numbers: &[String], last: u32) {
+    ids.iter().for_each(|id| cluster.spawn(*id));
+    cluster.ready().await;
+    assert_eq!(listed(cluster).await, numbers);
+    import(cluster, last).await;
+    let voters: Vec<_> = ids.iter().map(|id| (*id, String::from("voter"))).collect();
+    eventually("these are the members, and no others", async || {
+        (roles(cluster) == voters).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_with_a_node_that_joined_begins_anew_elsewhere() {
+    let mut cluster = Cluster::start().await;
+    import(&cluster, 0).await;
+    cluster.join(4, "eu");
+    let wait = async |cluster: &Cluster, role: &str| {
+        eventually(role, async || roles(cluster).contains(&(4, role.into())).then_some(())).await;
+    };
+    wait(&cluster, "learner").await;
+    eventually("node 4 caught up", async || control(&cluster, &["members", "promote", "4"]).ok())
+        .await;
+    wait(&cluster, "voter").await;
+    import(&cluster, 1).await;
+    let saved = cluster.path().join("saved");
+    control(&cluster, &["backup", "--to", saved.to_str().unwrap()]).unwrap();
+    let numbers = listed(&cluster).await;
+    cluster.kill_all();
+
+    let ids = [1, 2, 4];
+    cluster.move_away(&ids);
+    for id in ids {
+        cluster.wipe(id);
+        restore(&cluster, &saved, id, &cluster.data_dir(id), &["--voters", "1,2,4"]).unwrap();
+    }
+    goes_on(&mut cluster, &ids, &numbers, 2).await;
+
+    // Two of the three are lost, the one that joined is left.
+    let numbers = listed(&cluster).await;
+    cluster.kill_all();
+    let (plan, dir) = (cluster.path().join("plan.json"), cluster.data_dir(4));
+    let (plan, dir) = (plan.to_str().unwrap(), dir.to_str().unwrap());
+    control(&cluster, &["recover", "--plan", plan, "--data-dir", dir]).unwrap();
+    control(&cluster, &["recover", "--apply", plan, "--data-dir", dir]).unwrap();
+    cluster.move_away(&[4]);
+    goes_on(&mut cluster, &[4], &numbers, 3).await;
+    cluster.stop().await;
+}

@@ -128,20 +128,19 @@ impl Cluster {
     }
 
     fn configure(&self, more: &str) {
-        let regions = ["eu", "us", "ap"];
         let members: String = self
             .nodes
             .iter()
-            .zip(regions)
-            .map(|(n, region)| {
+            .map(|n| {
+                let region = region(n.id);
                 format!(
                     "[[members]]\nid = {}\naddress = \"{}\"\nregion = \"{region}\"\n",
                     n.id, n.api
                 )
             })
             .collect();
-        for (node, region) in self.nodes.iter().zip(regions) {
-            let (id, dir) = (node.id, self.path());
+        for node in &self.nodes {
+            let (id, region, dir) = (node.id, region(node.id), self.path());
             let text = format!(
                 "[node]\nid = {id}\nregion = \"{region}\"\nmesh = \"demo\"\n\
                  data_dir = {:?}\n[api]\nlisten = \"{}\"\n{members}\
@@ -252,6 +251,18 @@ impl Cluster {
         fs::write(self.config(id), text).unwrap();
         self.nodes.retain(|node| node.id == id);
         self.spawn(id);
+    }
+
+    /// These nodes on other addresses, configured as all the members there are; none runs.
+    pub(crate) fn move_away(&mut self, ids: &[u64]) {
+        self.nodes.retain(|node| ids.contains(&node.id));
+        for node in &mut self.nodes {
+            assert!(node.child.is_none(), "stopped before");
+            let host = node.api.ip();
+            let free = || TcpListener::bind((host, 0)).unwrap().local_addr().unwrap();
+            (node.api, node.admin, node.join) = (free(), free(), free());
+        }
+        self.configure("");
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -486,6 +497,11 @@ impl Cluster {
         };
         self.alive().map(resident).collect()
     }
+}
+
+/// Where a node is, by its number.
+fn region(id: u64) -> &'static str {
+    ["ap", "eu", "us"][(id % 3) as usize]
 }
 
 impl Drop for Cluster {
