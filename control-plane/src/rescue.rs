@@ -28,7 +28,7 @@ use crate::wal::offline::{self, Inspected};
 const REVISIONS_APART: u64 = 1_000_000_000;
 /// The layout of a backup and of a plan.
 const FORMAT: u32 = 1;
-const MANIFEST: &str = "manifest.json";
+pub(crate) const MANIFEST: &str = "manifest.json";
 
 /// What a directory holds, for people and programs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,13 +160,18 @@ pub fn beside(to: &Path) -> PathBuf {
 
 /// Reads the file of tables in `beside`, writes down what it is, and gives it its name.
 pub fn seal(beside: &Path, to: &Path) -> Result<Manifest> {
-    let (applied, rows) = offline::read_copy(beside)?;
-    let count = rows.len();
-    let state = State::from_tables(rows)?;
-    let manifest = describe(&state, applied, count);
+    let manifest = describe_copy(beside)?;
     write_json(&beside.join(MANIFEST), &manifest)?;
     rename(beside, to)?;
     Ok(manifest)
+}
+
+/// What the file of tables in this directory is.
+pub fn describe_copy(dir: &Path) -> Result<Manifest> {
+    let (applied, rows) = offline::read_copy(dir)?;
+    let count = rows.len();
+    let state = State::from_tables(rows)?;
+    Ok(describe(&state, applied, count))
 }
 
 fn describe(state: &State, applied: Position, rows: usize) -> Manifest {

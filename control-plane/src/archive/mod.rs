@@ -5,8 +5,12 @@
 //! the entries after FIRST - 1 up to LAST. Every file is written beside, synced and renamed: what
 //! has its name is whole. [`ship`] writes it beside a running node, [`restore`] reads it.
 
+pub mod fetch;
+mod place;
 pub mod restore;
 pub mod ship;
+pub mod store;
+mod target;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -21,18 +25,7 @@ const MAGIC: &[u8; 8] = b"VXMSHP01";
 /// No entry is longer: a length beyond is damage.
 const ENTRY_BYTES_MAX: u32 = 16 * 1024 * 1024;
 
-/// The directory that a target names; why it names none.
-pub fn directory(target: &str) -> std::result::Result<PathBuf, String> {
-    let path = match target.split_once("://") {
-        None => target,
-        Some(("file", path)) => path,
-        Some((scheme, _)) => {
-            return Err(format!("is of {scheme}, which this version does not know"));
-        }
-    };
-    let path = PathBuf::from(path);
-    if path.is_absolute() { Ok(path) } else { Err(format!("\"{target}\" is not absolute")) }
-}
+pub use target::Target;
 
 /// A part of the log.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,18 +53,26 @@ impl Contents {
         let mut contents = Self::default();
         for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
             let path = entry?.path();
-            let name =
-                path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            let index = |text: &str| u64::from_str_radix(text, 16).ok();
-            if let Some(index) = name.strip_prefix("tables-").and_then(index) {
-                contents.tables.push((index, path));
-            } else if let Some((first, last)) = segment(&name) {
-                contents.segments.push(Segment { first, last, path });
-            }
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
+            contents.note(&name.unwrap_or_default(), path);
         }
-        contents.tables.sort();
-        contents.segments.sort();
-        Ok(contents)
+        Ok(contents.sorted())
+    }
+
+    /// What a directory or an object of this name is.
+    fn note(&mut self, name: &str, path: PathBuf) {
+        let index = |text: &str| u64::from_str_radix(text, 16).ok();
+        if let Some(index) = name.strip_prefix("tables-").and_then(index) {
+            self.tables.push((index, path));
+        } else if let Some((first, last)) = segment(name) {
+            self.segments.push(Segment { first, last, path });
+        }
+    }
+
+    fn sorted(mut self) -> Self {
+        self.tables.sort();
+        self.segments.sort();
+        self
     }
 
     /// Where the log ends that begins behind this index without a gap.
@@ -87,16 +88,16 @@ fn segment(name: &str) -> Option<(u64, u64)> {
     Some((u64::from_str_radix(first, 16).ok()?, u64::from_str_radix(last, 16).ok()?))
 }
 
-/// Where the backup of this index is.
-fn tables_path(dir: &Path, index: u64) -> PathBuf {
-    dir.join(format!("tables-{index:016x}"))
+/// Name of the backup of this index.
+fn tables_name(index: u64) -> String {
+    format!("tables-{index:016x}")
 }
 
-/// Writes entries that follow each other: the new segment.
-fn write_segment(dir: &Path, entries: &[LogEntry]) -> Result<Option<Segment>> {
+/// Entries that follow each other, as a file: its name and content.
+fn encode(entries: &[LogEntry]) -> Result<Option<(Segment, Vec<u8>)>> {
     let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(None) };
     let (first, last) = (first.index, last.index);
-    let path = dir.join(format!("log-{first:016x}-{last:016x}.log"));
+    let path = PathBuf::from(format!("log-{first:016x}-{last:016x}.log"));
     let mut text = MAGIC.to_vec();
     for entry in entries {
         let length = u32::try_from(entry.bytes.len()).context("an entry is too long")?;
@@ -108,6 +109,13 @@ fn write_segment(dir: &Path, entries: &[LogEntry]) -> Result<Option<Segment>> {
         text.extend_from_slice(&crc.to_le_bytes());
         text.extend_from_slice(&entry.bytes);
     }
+    Ok(Some((Segment { first, last, path }, text)))
+}
+
+/// Writes entries that follow each other: the new segment.
+fn write_segment(dir: &Path, entries: &[LogEntry]) -> Result<Option<Segment>> {
+    let Some((segment, text)) = encode(entries)? else { return Ok(None) };
+    let path = dir.join(&segment.path);
     let beside = path.with_extension("new");
     let write = || {
         // Commands hold the passwords of trunks.
@@ -120,7 +128,7 @@ fn write_segment(dir: &Path, entries: &[LogEntry]) -> Result<Option<Segment>> {
         File::open(dir)?.sync_all()
     };
     write().with_context(|| path.display().to_string())?;
-    Ok(Some(Segment { first, last, path }))
+    Ok(Some(Segment { path, ..segment }))
 }
 
 /// The entries of a segment, one by one, every byte checked. What is damaged ends it with an error;
@@ -190,15 +198,6 @@ fn parse(bytes: &Bytes) -> Option<(LogEntry, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn targets_are_directories() {
-        assert_eq!(directory("/backup"), Ok(PathBuf::from("/backup")));
-        assert_eq!(directory("file:///backup/a"), Ok(PathBuf::from("/backup/a")));
-        for bad in ["s3://bucket/a", "backup", "file://backup", ""] {
-            assert!(directory(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn no_flipped_bit_or_cut_goes_unnoticed() {

@@ -2,21 +2,16 @@
 //!
 //! It is said to be up to date only when it holds all that is applied here.
 
-use std::fs;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use control_core::replica::Replica;
 
-use super::{Contents, tables_path, write_segment};
+use super::Contents;
+use super::place::Place;
 use crate::config::BackupConfig;
 use crate::driver::{Driver, Stopped};
-use crate::rescue;
 use crate::telemetry;
-use crate::wal::spool::Spool;
 
 /// How much goes at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +39,7 @@ enum Shipped {
 
 /// Ships until the node stops, on a thread of its own: disks may hang, the API must not.
 pub fn start(config: BackupConfig, driver: Driver) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ship = move || runtime.block_on(run(config, driver));
     std::thread::Builder::new().name("archive".into()).spawn(ship).map(|_| ())
 }
@@ -71,7 +66,7 @@ async fn run(config: BackupConfig, driver: Driver) {
             Err(error) => {
                 telemetry::shipping_failed();
                 if !std::mem::replace(&mut failing, true) {
-                    let target = config.target.display();
+                    let target = &config.target;
                     tracing::error!(%target, "the log is not shipped: {error:#}");
                 }
             }
@@ -89,87 +84,51 @@ async fn turn(config: &BackupConfig, driver: &Driver, limits: Limits) -> Result<
     if cluster.is_empty() {
         return Ok(Shipped::Nothing);
     }
-    let dir = config.target.join(&*cluster).join(format!("node-{node}"));
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-    made.with_context(|| dir.display().to_string())?;
-    if tables_are_due(&Contents::of(&dir)?, config.tables_every)?
-        && take_tables(driver, &dir).await?
-    {
-        retain(&Contents::of(&dir)?, config.keep)?;
+    let place = Place::open(&config.target, &cluster, node.0)?;
+    let (contents, made) = place.contents().await?;
+    if tables_are_due(made, config.tables_every) && take_tables(driver, &place, &contents).await? {
+        place.retain(&place.contents().await?.0, config.keep).await?;
     }
-    match follow(driver, &dir, limits).await? {
+    match follow(driver, &place, limits).await? {
         // The node was away for long, or a snapshot replaced its log: on from new tables.
-        Shipped::Gap(_) if take_tables(driver, &dir).await? => follow(driver, &dir, limits).await,
+        Shipped::Gap(_) if take_tables(driver, &place, &place.contents().await?.0).await? => {
+            follow(driver, &place, limits).await
+        }
         shipped => Ok(shipped),
     }
 }
 
 /// Ships the log behind what is there.
-async fn follow(driver: &Driver, dir: &Path, limits: Limits) -> Result<Shipped> {
-    let contents = Contents::of(dir)?;
-    let Some((newest, _)) = contents.tables.last() else {
-        bail!("{} holds no tables", dir.display())
-    };
+async fn follow(driver: &Driver, place: &Place, limits: Limits) -> Result<Shipped> {
+    let (contents, _) = place.contents().await?;
+    let Some((newest, _)) = contents.tables.last() else { bail!("the archive holds no tables") };
     let mut end = contents.reaches(*newest);
     for _ in 0..limits.parts {
         let look = move |replica: &Replica| replica.applied_after(end, limits.part_bytes);
         let Some(entries) = driver.query(look).await? else { return Ok(Shipped::Gap(end)) };
-        let Some(segment) = write_segment(dir, &entries)? else { return Ok(Shipped::All(end)) };
+        let Some(segment) = place.put_log(&entries).await? else { return Ok(Shipped::All(end)) };
         end = segment.last;
     }
     Ok(Shipped::More(end))
 }
 
-fn tables_are_due(contents: &Contents, every: Duration) -> Result<bool> {
-    let Some((_, path)) = contents.tables.last() else { return Ok(true) };
-    let made =
-        path.metadata().and_then(|m| m.modified()).with_context(|| path.display().to_string())?;
-    Ok(SystemTime::now().duration_since(made).unwrap_or_default() >= every)
+fn tables_are_due(made: Option<SystemTime>, every: Duration) -> bool {
+    made.is_none_or(|made| SystemTime::now().duration_since(made).unwrap_or_default() >= every)
 }
 
 /// Whether the archive has other tables now.
-async fn take_tables(driver: &Driver, dir: &Path) -> Result<bool> {
+async fn take_tables(driver: &Driver, place: &Place, contents: &Contents) -> Result<bool> {
+    let has = |index: u64| contents.tables.iter().any(|(at, _)| *at == index);
     // Writing them takes long: not when they are there already.
-    if tables_path(dir, driver.tables_at()).exists() {
+    if has(driver.tables_at()) {
         return Ok(false);
     }
     let spool = driver.spool().await??;
-    let to = tables_path(dir, spool.at.index);
-    if to.exists() {
+    if has(spool.at.index) {
         return Ok(false);
     }
-    seal(&spool, &to)?;
+    place.put_tables(&spool).await?;
     Ok(true)
-}
-
-fn seal(spool: &Arc<Spool>, to: &Path) -> Result<()> {
-    let interrupted = rescue::beside(to);
-    if interrupted.exists() {
-        fs::remove_dir_all(&interrupted).with_context(|| interrupted.display().to_string())?;
-    }
-    let beside = rescue::begin(to)?;
-    spool.copy_into(&beside)?;
-    rescue::seal(&beside, to)?;
-    Ok(())
-}
-
-/// Removes all but the newest backups, and the log before the oldest that stays.
-fn retain(contents: &Contents, keep: usize) -> Result<()> {
-    let Some(first) = contents.tables.len().checked_sub(keep.max(1)) else { return Ok(()) };
-    let (gone, kept) = contents.tables.split_at(first);
-    for (_, path) in gone {
-        // Whole as long as it has its name: a crash in between leaves no half backup.
-        let gone = path.with_extension("gone");
-        fs::rename(path, &gone).with_context(|| path.display().to_string())?;
-        fs::remove_dir_all(&gone).with_context(|| gone.display().to_string())?;
-    }
-    let oldest = kept.first().map_or(0, |(index, _)| *index);
-    let old: Vec<&PathBuf> =
-        contents.segments.iter().filter(|s| s.last <= oldest).map(|s| &s.path).collect();
-    for path in old {
-        fs::remove_file(path).with_context(|| path.display().to_string())?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

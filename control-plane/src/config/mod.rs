@@ -14,6 +14,7 @@ use std::time::Duration;
 use control_core::liveness::TTL;
 use proto::id::NodeId;
 
+use crate::archive::Target;
 use crate::audit::export::Export;
 use crate::problem::{Problem, Problems};
 
@@ -50,8 +51,8 @@ pub struct Config {
 /// An archive that this node keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupConfig {
-    /// Directory, on another disk than the data.
-    pub target: PathBuf,
+    /// A directory, on another disk than the data, or a bucket.
+    pub target: Target,
     /// How often the log is shipped: what a loss of all nodes costs.
     pub every: Duration,
     /// How often all tables are.

@@ -8,6 +8,7 @@ use proto::id::{NodeId, PopId};
 use serde::Deserialize;
 
 use super::{BackupConfig, CA_DAYS, CaConfig, Config, Member, Node, Storage, Timers, TlsFiles};
+use crate::archive::Target;
 use crate::audit::export::{Export, ROTATE_BYTES};
 use crate::problem::{Problem, Problems};
 
@@ -192,10 +193,10 @@ impl RawStorage {
 
 impl RawBackup {
     fn validate(&self, problems: &mut Vec<Problem>) -> Option<BackupConfig> {
-        let target = match crate::archive::directory(&self.target) {
+        let target = match Target::parse(&self.target) {
             Ok(target) => Some(target),
             Err(what) => {
-                let fix = "name an absolute directory, or file:///…";
+                let fix = "name an absolute directory, file:///… or s3://bucket/prefix";
                 problems.push(Problem::new("backup.target", what, fix));
                 None
             }

@@ -76,6 +76,11 @@ impl Spool {
         Ok(Self { dir, file, at, headline, bytes: run.bytes, crc32c })
     }
 
+    /// Where it is: alone, under the name that [`file_name`] gives it.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The same file in another directory, durable.
     pub fn copy_into(&self, dir: &Path) -> Result<(), WalError> {
         let to = dir.join(file_name(self.at.index));

@@ -56,6 +56,8 @@ impl Program {
 pub(crate) struct Cluster {
     dir: tempfile::TempDir,
     nodes: Vec<Node>,
+    /// Of nodes that start from now on.
+    pub(crate) environment: Vec<(String, String)>,
 }
 
 /// Polls until `found` finds something.
@@ -119,7 +121,7 @@ impl Cluster {
             Node { id, api, admin, join, child: None, program: program.clone(), paused: false }
         });
         let nodes: Vec<Node> = nodes.collect();
-        let mut cluster = Self { dir, nodes };
+        let mut cluster = Self { dir, nodes, environment: Vec::new() };
         cluster.configure(&more(cluster.path()));
         (1..=3).for_each(|id| cluster.run_as(id, program));
         cluster.start_all();
@@ -302,6 +304,7 @@ impl Cluster {
         let child = Command::new(program)
             .arg("--config")
             .arg(self.config(id))
+            .envs(self.environment.iter().cloned())
             .env("RUST_LOG", "debug,h2=warn,hyper=warn,hyper_util=warn,rustls=warn,tonic=warn")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

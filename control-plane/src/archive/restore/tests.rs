@@ -9,7 +9,7 @@ use proto::id::NodeId;
 use proto::raft::Command;
 use proto::raft::command::Kind;
 
-use super::super::{tables_path, write_segment};
+use super::super::{tables_name, write_segment};
 use super::*;
 use crate::wal::Tables;
 
@@ -67,7 +67,7 @@ fn archive(dir: &Path) -> (u64, u64) {
         .entries()
         .map(|(key, value)| (key.to_vec(), bytes::Bytes::copy_from_slice(value)))
         .collect();
-    let to = tables_path(dir, at.index);
+    let to = dir.join(tables_name(at.index));
     let beside = rescue::begin(&to).unwrap();
     Tables::of_rows(&beside, at, &rows);
     let revision = rescue::seal(&beside, &to).unwrap().revision;

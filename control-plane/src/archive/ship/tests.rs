@@ -1,12 +1,13 @@
 //! A node alone on a real disk, and its archive.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::path::PathBuf;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::archive::restore;
+use crate::archive::{Target, restore};
 use crate::driver::alone::Alone;
 
 /// Of the parts: entries of these tests are about 100 bytes.
@@ -22,7 +23,7 @@ impl Node {
     /// With a log of at most so many entries.
     async fn start(log_entries: usize, tables_every: Duration) -> Self {
         let alone = Alone::start(log_entries).await;
-        let target = alone.home.path().join("archive");
+        let target = Target::Directory(alone.home.path().join("archive"));
         let every = Duration::from_millis(100);
         Self { alone, config: BackupConfig { target, every, tables_every, keep: 2 } }
     }
@@ -32,7 +33,8 @@ impl Node {
     }
 
     fn archive(&self) -> PathBuf {
-        let of_cluster = fs::read_dir(&self.config.target).unwrap().next().unwrap().unwrap();
+        let of_cluster =
+            fs::read_dir(self.alone.home.path().join("archive")).unwrap().next().unwrap().unwrap();
         of_cluster.path().join("node-1")
     }
 }

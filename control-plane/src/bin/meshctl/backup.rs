@@ -14,13 +14,14 @@ use proto::control::{BackupHead, BackupPart, BackupRequest};
 use tonic::{Status, Streaming};
 
 use crate::connect::{Mesh, Unreached, worth_another_node};
-use crate::data::{saved, target};
+use crate::data::Making;
 use crate::refusal::{Refusal, describe};
 use crate::table::Printer;
 
 /// Into the new directory `to`.
 pub(crate) async fn run(to: &str, mesh: &Mesh, printer: &Printer) -> Result<()> {
-    let to = target(to)?;
+    let making = Making::begin(to).await?;
+    let to = making.dir.clone();
     let mut failures = Vec::new();
     for (address, channel) in mesh.nodes() {
         let beside = rescue::begin(&to)?;
@@ -39,7 +40,8 @@ pub(crate) async fn run(to: &str, mesh: &Mesh, printer: &Printer) -> Result<()> 
                 let manifest = rescue::seal(&beside, &to)?;
                 let same = (manifest.revision, manifest.applied) == (head.revision, head.index);
                 ensure!(same, "{} is not the backup that node {} sent", to.display(), head.node_id);
-                return printer.done(&manifest, &saved(&manifest, &to));
+                let said = making.end(&manifest).await?;
+                return printer.done(&manifest, &said);
             }
             Err(Failed::Node(status)) if worth_another_node(&status) => {
                 failures.push(format!("{address} ({})", describe(&status)));

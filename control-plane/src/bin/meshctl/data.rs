@@ -1,10 +1,12 @@
 //! `meshctl control verify|backup|restore|recover`: data directories of control nodes, on the
 //! machine they are on. Only a backup may also come from a running node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
+use control_plane::archive::store::Store;
+use control_plane::archive::{Target, fetch};
 use control_plane::rescue;
 use control_plane::wal::Owner;
 use proto::id::NodeId;
@@ -22,8 +24,8 @@ pub(crate) enum Data {
     },
     /// Save all tables, from a running node (any that answers) or from a data directory
     Backup {
-        /// A new directory (or file:///…); it will hold the passwords of trunks
-        #[arg(long, value_name = "DIR")]
+        /// A new directory, file:///… or s3://bucket/prefix; it will hold the passwords of trunks
+        #[arg(long, value_name = "DIR|URL")]
         to: String,
         /// A node's data_dir on this machine, instead of asking a node; the node may run
         #[arg(long, value_name = "DIR")]
@@ -32,8 +34,8 @@ pub(crate) enum Data {
     /// Make a data directory from a backup: a new cluster. Do it for each voter, then start them
     Restore {
         /// A backup, or an archive that a node keeps ([backup] target in its configuration)
-        #[arg(long, value_name = "DIR")]
-        from: PathBuf,
+        #[arg(long, value_name = "DIR|URL")]
+        from: String,
         /// Of an archive: exactly the tables of this revision [default: the newest]
         #[arg(long, value_name = "N")]
         to_revision: Option<u64>,
@@ -75,20 +77,78 @@ impl Data {
     }
 }
 
-/// Where a backup goes.
-pub(crate) fn target(to: &str) -> Result<PathBuf> {
-    let to = match to.split_once("://") {
-        None => std::path::absolute(to)?,
-        Some(_) => control_plane::archive::directory(to)
-            .map_err(|what| anyhow::anyhow!("--to {to} {what}"))?,
-    };
-    Ok(to)
+fn target(flag: &str, text: &str) -> Result<Target> {
+    match text.split_once("://") {
+        None => Ok(Target::Directory(std::path::absolute(text)?)),
+        Some(_) => Target::parse(text).map_err(|what| anyhow!("{flag} {text} {what}")),
+    }
 }
 
-/// What was saved.
-pub(crate) fn saved(manifest: &rescue::Manifest, to: &std::path::Path) -> String {
-    let rescue::Manifest { rows, revision, hash, .. } = manifest;
-    format!("{}: {rows} rows at revision {revision}, hash {hash}", to.display())
+/// A backup that is being made: where it goes, or here until all of it can go to a bucket.
+pub(crate) struct Making {
+    pub(crate) dir: PathBuf,
+    to: Target,
+    store: Option<Store>,
+}
+
+impl Making {
+    pub(crate) async fn begin(to: &str) -> Result<Self> {
+        let to = target("--to", to)?;
+        let (dir, store) = match &to {
+            Target::Directory(dir) => (dir.clone(), None),
+            Target::Bucket { bucket, prefix } => {
+                let store = Store::open(bucket, prefix)?;
+                fetch::check_free(&store).await?;
+                let name = format!("voxmesh-backup-{}", std::process::id());
+                (std::env::temp_dir().join(name), Some(store))
+            }
+        };
+        Ok(Self { dir, to, store })
+    }
+
+    /// It is whole: what was saved.
+    pub(crate) async fn end(self, manifest: &rescue::Manifest) -> Result<String> {
+        if let Some(store) = &self.store {
+            fetch::put_backup(store, &self.dir).await?;
+        }
+        let rescue::Manifest { rows, revision, hash, .. } = manifest;
+        Ok(format!("{}: {rows} rows at revision {revision}, hash {hash}", self.to))
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        if self.store.is_some() {
+            // Not there when nothing came.
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+fn wait<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+/// What is restored, as a directory; what a bucket has is fetched beside `data_dir`, and the second
+/// one is to be removed.
+fn fetched(
+    from: &str,
+    revision: Option<u64>,
+    data_dir: &Path,
+) -> Result<(PathBuf, Option<PathBuf>)> {
+    match target("--from", from)? {
+        Target::Directory(dir) => Ok((dir, None)),
+        Target::Bucket { bucket, prefix } => {
+            let to = data_dir.with_extension("fetched");
+            anyhow::ensure!(!to.exists(), "{} is there already: remove it", to.display());
+            let fetching = fetch::fetch(Store::open(&bucket, &prefix)?, revision, &to);
+            if let Err(error) = wait(fetching) {
+                let _ = std::fs::remove_dir_all(&to);
+                return Err(error);
+            }
+            Ok((to.clone(), Some(to)))
+        }
+    }
 }
 
 pub(crate) fn run(command: &Data, printer: &Printer) -> Result<()> {
@@ -111,13 +171,22 @@ pub(crate) fn run(command: &Data, printer: &Printer) -> Result<()> {
         }
         Data::Backup { data_dir, to } => {
             let Some(data_dir) = data_dir else { anyhow::bail!("--data-dir is not given") };
-            let to = target(to)?;
-            let manifest = rescue::backup(data_dir, &to)?;
-            printer.done(&manifest, &saved(&manifest, &to))
+            let (manifest, said) = wait(async {
+                let making = Making::begin(to).await?;
+                let manifest = rescue::backup(data_dir, &making.dir)?;
+                let said = making.end(&manifest).await?;
+                Ok((manifest, said))
+            })?;
+            printer.done(&manifest, &said)
         }
         Data::Restore { from, to_revision, data_dir, mesh, node, voters } => {
             let owner = Owner { mesh: mesh.clone(), node: NodeId(*node) };
-            let manifest = rescue::restore(from, data_dir, &owner, voters, *to_revision)?;
+            let (from, fetched) = fetched(from, *to_revision, data_dir)?;
+            let restored = rescue::restore(&from, data_dir, &owner, voters, *to_revision);
+            if let Some(fetched) = fetched {
+                std::fs::remove_dir_all(&fetched)?;
+            }
+            let manifest = restored?;
             let sentence = format!(
                 "{}: node {node} of a new cluster with the tables of revision {}; restore the \
                  other voters from the same backup before any is started",
