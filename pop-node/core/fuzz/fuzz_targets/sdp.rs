@@ -5,14 +5,16 @@
 use libfuzzer_sys::fuzz_target;
 use pop_core::media::Direction;
 use pop_core::sdp::SessionDescription;
-use pop_core::sdp::offer_answer::{Description, LocalSession, RemoteMedia};
+use pop_core::sdp::offer_answer::{Description, LocalSession, Policy, RemoteMedia, Security};
+use pop_core::srtp::KeySource;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(first) = SessionDescription::parse(data) else { return };
-    let Ok(remote) = RemoteMedia::from_offer(&first) else { return };
+    let Ok(remote) = RemoteMedia::from_offer(&first, false) else { return };
     let again = SessionDescription::parse(&first.serialize()).expect("we wrote it");
-    assert_eq!(RemoteMedia::from_offer(&again).as_ref(), Ok(&remote));
-    let mut session = LocalSession::new(1, [127, 0, 0, 1].into(), 20_000);
+    assert_eq!(RemoteMedia::from_offer(&again, false).as_ref(), Ok(&remote));
+    let security = Security::new(Policy::Accept, KeySource::new([1; 32]));
+    let mut session = LocalSession::new(1, [127, 0, 0, 1].into(), 20_000, security);
     let what = Description {
         codecs: remote.codecs.iter().map(|n| n.codec).collect(),
         telephone_event: true,
