@@ -8,7 +8,9 @@
 
 mod cluster;
 
-use cluster::{Cluster, eventually, metrics};
+use cluster::{Cluster, Node, eventually, metrics};
+use proto::control::StatusRequest;
+use proto::control::admin_client::AdminClient;
 use proto::identity::Kind;
 use proto::raft::peer_client::PeerClient;
 use proto::raft::{Command, Ping, ProposeRequest, RaftFrame, VouchRequest, command};
@@ -41,6 +43,11 @@ async fn propose(channel: Channel, incarnation: &str) -> Status {
     PeerClient::new(channel).propose(request).await.unwrap_err()
 }
 
+async fn revision(cluster: &Cluster, node: &Node) -> u64 {
+    let mut admin = AdminClient::new(cluster.channel(node, "anna"));
+    admin.status(StatusRequest {}).await.unwrap().into_inner().header.unwrap().revision
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_no_member_cannot_speak_raft_nor_propose() {
     let cluster = Cluster::start().await;
@@ -63,6 +70,16 @@ async fn a_certificate_of_no_member_cannot_speak_raft_nor_propose() {
             .unwrap();
         assert!(!vouched.into_inner().member);
         assert!(metrics(node).contains("control_peer_dropped_frames_total{reason=\"stranger\"} 2"));
+    }
+
+    // A member that does not say with which data directory it comes may be any of the two.
+    for node in cluster.alive().filter(|node| node.id != 2) {
+        let before = revision(&cluster, node).await;
+        let refused = propose(cluster.channel(node, "control-2"), "").await;
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        assert!(refused.message().contains("incarnation is empty"), "{refused:?}");
+        assert_eq!(revision(&cluster, node).await, before, "nothing was proposed");
+        assert!(metrics(node).contains("reason=\"incarnation\"} 1"));
     }
 
     // A member's name with another data directory: stolen, or wiped.

@@ -89,16 +89,24 @@ impl Cluster {
         kind: command::Kind,
     ) -> Result<(outcome::Kind, ResponseHeader), Failure> {
         let WriteOptions { request_id, validate_only } = options.unwrap_or_default();
-        if request_id.is_empty() {
-            return Err(Failure::invalid("options.request_id is empty: send a new UUID per write"));
-        }
+        let request_id = match (validate_only, request_id.is_empty()) {
+            (false, true) => {
+                let why = "options.request_id is empty: send a new UUID per write";
+                return Err(Failure::invalid(why));
+            }
+            (true, false) => return Err(Failure::invalid(REHEARSAL_WITH_ID)),
+            (true, true) => REHEARSAL.to_owned(),
+            (false, false) => request_id,
+        };
         let command = Command { request_id, principal, kind: Some(kind) };
         control_core::command::validate(&command)?;
         if let Some(kind) = &command.kind {
             self.groups.admit(self.group, kind)?;
         }
         let (outcome, header) = if validate_only {
-            self.rehearse(command).await?
+            // No client can have used this one.
+            let request_id = format!("{REHEARSAL} only");
+            self.rehearse(Command { request_id, ..command }).await?
         } else {
             self.agree(&command).await?
         };
@@ -329,6 +337,10 @@ impl Cluster {
 /// What a node of another group answers.
 const WRONG_GROUP: &str = "WRONG_GROUP";
 const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
+/// Names a rehearsal where a write has its id.
+const REHEARSAL: &str = "rehearsal";
+const REHEARSAL_WITH_ID: &str = "options.request_id must be empty with options.validate_only: a \
+    node that knows no rehearsals refuses that, and would carry out a write with an id";
 /// What a node answers that was taken for the leader.
 pub(super) const NOT_LEADER: &str = "NOT_LEADER";
 

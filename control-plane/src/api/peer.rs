@@ -157,8 +157,7 @@ impl Api {
             let message = format!("node {from} is no member as far as this node knows");
             return Err(Failure::unavailable("NOT_A_MEMBER", message));
         }
-        // A member of an older version does not say.
-        if !incarnation.is_empty() && self.is_new_incarnation(from, incarnation)? {
+        if self.is_new_incarnation(from, incarnation)? {
             let driver = self.0.cluster.driver();
             driver.remember_incarnation(from, incarnation.to_owned()).await?;
         }
@@ -313,6 +312,14 @@ impl Api {
         let members = self.0.cluster.driver().members();
         let joined = members.borrow().iter().find(|m| m.node_id == from.0).cloned();
         let joined = joined.filter(|member| !member.incarnation.is_empty());
+        if incarnation.is_empty() {
+            telemetry::frame_dropped(PeerDrop::Incarnation);
+            let message = format!(
+                "incarnation is empty: node {from} must name its data_dir, as the version the \
+                 other nodes run does"
+            );
+            return Err(Failure::invalid(message));
+        }
         let mut known = self.0.incarnations.lock().unwrap_or_else(PoisonError::into_inner);
         if joined.as_ref().is_some_and(|member| member.incarnation == incarnation) {
             return Ok(false);
@@ -327,9 +334,6 @@ impl Api {
                      not in it: start it with its old data_dir"
                 );
                 Err(Failure::new(Code::FailedPrecondition, "INCARNATION", message))
-            }
-            None if incarnation.is_empty() => {
-                Err(Failure::invalid("the frame names no incarnation"))
             }
             None => {
                 known.insert(from, incarnation.to_owned());

@@ -117,12 +117,16 @@ impl Loop {
 
     pub(super) fn snapshot_came(&mut self, from: NodeId, arrival: Arrival) {
         let Arrival { at, message, file, state } = arrival;
-        self.wal.stage(at, file);
-        if let Err(error) = self.replica.handle_snapshot(from, &message, state) {
-            self.wal.unstage(at);
-            telemetry::frame_dropped(PeerDrop::Misbehaved);
-            tracing::warn!(%from, %error, "a snapshot was refused");
+        match self.replica.handle_snapshot(from, &message, at, state) {
+            Ok(true) => return self.wal.stage(at, file),
+            Ok(false) => {}
+            Err(error) => {
+                telemetry::frame_dropped(PeerDrop::Misbehaved);
+                tracing::warn!(%from, %error, "a snapshot was refused");
+            }
         }
+        // Nothing asks for it. What stays is removed at the next start.
+        let _ = std::fs::remove_file(file);
     }
 
     /// Ends what nobody needs.

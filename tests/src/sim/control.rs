@@ -196,9 +196,11 @@ impl ControlNode {
     /// A snapshot and its tables came from another node.
     pub fn tables(&mut self, from: usize, message: &[u8], at: Position, rows: Rows) {
         let Some(replica) = &mut self.replica else { return };
-        self.disk.stage(at, rows.clone());
         let state = State::from_tables(rows.iter().cloned()).expect("honest tables");
-        replica.handle_snapshot(node_id(from), message, state).expect("peers of ours behave");
+        let taken = replica.handle_snapshot(node_id(from), message, at, state);
+        if taken.expect("peers of ours behave") {
+            self.disk.stage(at, rows);
+        }
     }
 
     /// The sync returned.

@@ -44,7 +44,7 @@ pub struct Limits {
     pub log_entries_max: usize,
     /// down to so many, which followers may be behind without needing a snapshot.
     pub log_entries_kept: usize,
-    /// A log with more bytes is compacted to what is not applied.
+    /// A log with more bytes is compacted to half of them.
     pub log_bytes_max: usize,
     /// Log entries between comparisons; never 0.
     pub hash_every: u64,

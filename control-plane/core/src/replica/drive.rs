@@ -204,13 +204,13 @@ impl Replica {
         let log = self.raw.store();
         let (limits, last) = (self.limits, log.last().index);
         let target = if log.bytes() > limits.log_bytes_max {
-            self.applied.index
+            log.before_the_last(limits.log_bytes_max / 2)
         } else if log.len() > limits.log_entries_max {
-            let kept = last.saturating_sub(limits.log_entries_kept as u64).min(self.applied.index);
-            kept.min(self.needed_by_snapshots())
+            last.saturating_sub(limits.log_entries_kept as u64)
         } else {
             return None;
         };
+        let target = target.min(self.applied.index).min(self.needed_by_snapshots());
         self.raw.mut_store().compact(target)
     }
 

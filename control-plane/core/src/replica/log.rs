@@ -77,6 +77,16 @@ impl Log {
         self.bytes
     }
 
+    /// What follows this index has at most so many bytes.
+    pub(super) fn before_the_last(&self, bytes: usize) -> u64 {
+        let mut kept = 0usize;
+        let over = self.entries.iter().rev().find(|entry| {
+            kept = kept.saturating_add(size(entry));
+            kept > bytes
+        });
+        over.map_or(self.base.index, |entry| entry.index)
+    }
+
     pub(super) fn conf_state(&self) -> &ConfState {
         &self.conf_state
     }

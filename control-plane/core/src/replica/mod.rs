@@ -59,6 +59,7 @@ use log::Log;
 use prefer::Preference;
 use proposals::{Proposals, Queue};
 use reads::Reads;
+use snapshot::Transfer;
 use validate::Judge;
 
 use crate::command::COMMAND_BYTES_MAX;
@@ -92,8 +93,8 @@ pub struct Replica {
     clock_due: u64,
     /// States of snapshots that were checked and handed to raft; it keeps one.
     incoming: Vec<(Position, State)>,
-    /// Followers a snapshot is on its way to, until which tick.
-    snapshots: BTreeMap<u64, u64>,
+    /// Followers a snapshot is on its way to, or that go on from one.
+    snapshots: BTreeMap<u64, Transfer>,
     /// The offered snapshot is taken back at this tick unless it is under way.
     snapshot_until: u64,
     /// Log index since which the members are who they are, or an earlier start.
@@ -210,27 +211,31 @@ impl Replica {
         self.hear(from, message, None)
     }
 
-    /// A snapshot of `from`: raft's message, and the state its tables make. Keep the tables until
-    /// a [`Persist`] asks for them or another snapshot comes.
+    /// A snapshot of `from`: raft's message, where its tables stand and the state they make.
+    /// `true`: keep the tables until a [`Persist`] asks for them or another snapshot comes;
+    /// `false`: raft has no use for them.
     pub fn handle_snapshot(
         &mut self,
         from: NodeId,
         message: &[u8],
+        at: Position,
         state: State,
-    ) -> Result<(), PeerMisbehaved> {
-        self.hear(from, message, Some(state))
+    ) -> Result<bool, PeerMisbehaved> {
+        let had = self.awaits_snapshot(at);
+        self.hear(from, message, Some((at, state)))?;
+        Ok(!had && self.awaits_snapshot(at))
     }
 
     fn hear(
         &mut self,
         from: NodeId,
         message: &[u8],
-        state: Option<State>,
+        tables: Option<(Position, State)>,
     ) -> Result<(), PeerMisbehaved> {
         if self.halted {
             return Ok(());
         }
-        match self.take_message(from, message, state) {
+        match self.take_message(from, message, tables) {
             Ok(()) => self.counters.peer_messages += 1,
             Err(refused) => {
                 self.counters.peer_refused += 1;
@@ -244,7 +249,7 @@ impl Replica {
         &mut self,
         from: NodeId,
         message: &[u8],
-        state: Option<State>,
+        tables: Option<(Position, State)>,
     ) -> Result<(), PeerMisbehaved> {
         if message.len() > PEER_MESSAGE_BYTES_MAX {
             return Err(PeerMisbehaved::TooLarge(message.len()));
@@ -260,7 +265,7 @@ impl Replica {
             self.counters.peer_dropped += 1;
             return Ok(());
         }
-        self.expect_snapshot(&message, state)?;
+        self.expect_snapshot(&message, tables)?;
         self.heard.insert(from.0, self.tick);
         // Errors are about local messages and peers without progress: neither passes the judge.
         let _ = self.raw.step(message);

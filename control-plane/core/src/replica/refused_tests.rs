@@ -52,11 +52,14 @@ impl Scene {
     fn tell(&mut self, as_node: u64, to: u64, bytes: &[u8]) -> PeerMisbehaved {
         let before = (self.status(to), self.sim.replica(to).counters().peer_refused);
         let replica = self.sim.nodes.get_mut(&to).unwrap().replica.as_mut().unwrap();
-        let is_snapshot = |m: Message| m.msg_type == MessageType::MsgSnapshot as i32;
-        let answer = if Message::decode(bytes).is_ok_and(is_snapshot) {
-            replica.handle_snapshot(NodeId(as_node), bytes, State::bootstrap(&NODES))
-        } else {
-            replica.handle_peer(NodeId(as_node), bytes)
+        let is_snapshot = |m: &Message| m.msg_type == MessageType::MsgSnapshot as i32;
+        let said = Message::decode(bytes).ok().filter(is_snapshot);
+        let answer = match said {
+            Some(m) => {
+                let state = State::bootstrap(&NODES);
+                replica.handle_snapshot(NodeId(as_node), bytes, announced(&m), state).map(drop)
+            }
+            None => replica.handle_peer(NodeId(as_node), bytes),
         };
         let Err(why) = answer else {
             panic!("taken from {as_node} by {to}: {:?}", Message::decode(bytes))
@@ -93,6 +96,12 @@ impl Scene {
         assert!(hashes.iter().all(|hash| *hash == hashes[0]), "states differ");
         assert!(self.sim.replica(1).state().trunk("after-4").is_some());
     }
+}
+
+/// Where the tables stand that it speaks of.
+fn announced(m: &Message) -> Position {
+    let metadata = m.get_snapshot().get_metadata();
+    Position { index: metadata.index, term: metadata.term }
 }
 
 fn entry(after: &Message, kind: i32, data: Vec<u8>) -> Entry {
@@ -269,6 +278,38 @@ fn snapshots_of_others() {
     let alone = replica.handle_peer(NodeId(scene.leader), &honest.encode_to_vec());
     assert_eq!(alone, Err(PeerMisbehaved::Snapshot));
     scene.works_on();
+}
+
+/// Raft would ask for tables that are not there, and they are its only way on.
+#[test]
+fn tables_of_another_place_than_announced() {
+    let mut scene = Scene::new(8);
+    let honest = scene.message(MessageType::MsgSnapshot, scene.leader, scene.victim);
+    let (at, bytes) = (announced(&honest), honest.encode_to_vec());
+    let victim = scene.victim;
+    let installed = |scene: &Scene| scene.sim.replica(victim).counters().snapshots_installed;
+    let before = installed(&scene);
+    let mut tell = |at: Position, state: State| {
+        let replica = scene.sim.nodes.get_mut(&victim).unwrap().replica.as_mut().unwrap();
+        replica.handle_snapshot(NodeId(scene.leader), &bytes, at, state)
+    };
+    let elsewhere = [
+        Position { index: at.index + 1, ..at },
+        Position { index: at.index - 1, ..at },
+        Position { term: at.term + 1, ..at },
+        Position { term: at.term - 1, ..at },
+    ];
+    for came in elsewhere {
+        let told = tell(came, State::bootstrap(&NODES));
+        assert_eq!(told, Err(PeerMisbehaved::OtherTables { announced: at, came }));
+    }
+    let mut newer = State::bootstrap(&NODES);
+    let kind = Some(proto::raft::command::Kind::SetFeatureLevel(LEVELS.1 + 1));
+    newer.apply(1, &Command { principal: "control/1".into(), kind, ..Command::default() });
+    let (level, newest) = (LEVELS.1 + 1, LEVELS.1);
+    assert_eq!(tell(at, newer), Err(PeerMisbehaved::FeatureLevel { level, newest }));
+    scene.works_on();
+    assert_eq!(installed(&scene), before);
 }
 
 /// Each is something honest with one thing in it that cannot be.

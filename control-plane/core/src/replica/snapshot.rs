@@ -1,8 +1,9 @@
 //! Members that are behind the log get all tables. Those travel on a way of the shell's own, in
 //! pieces and resumable; raft only hears where they stand and who took part there.
 //!
-//! While tables are on their way, the log that follows them stays, as long as its bytes allow: else
-//! a slow member would need the next ones when these have come.
+//! While tables are on their way, and until the member has caught up from there, the log that
+//! follows them stays, up to [`LOG_TIMES`] its usual length and [`BYTES_TIMES`] its bytes: else a
+//! slow member would need the next ones when these have come.
 
 use bytes::Bytes;
 use proto::id::NodeId;
@@ -17,6 +18,18 @@ use crate::state::{Conf, State};
 const PATIENCES: u64 = 4;
 /// The log grows to so many times its usual length for members that take long.
 const LOG_TIMES: usize = 4;
+/// And to so many times its usual bytes: they are memory, and disk.
+const BYTES_TIMES: usize = 2;
+
+/// Tables on their way to a member, and the log it needs behind them.
+pub(super) struct Transfer {
+    /// Where they stand.
+    index: u64,
+    /// Given up at this tick.
+    until: u64,
+    /// They are there: what is left is the log.
+    there: bool,
+}
 
 impl Replica {
     /// The tables of this position stand ready to be sent; `conf`: who took part there. The answer
@@ -44,25 +57,30 @@ impl Replica {
     /// `to` got more of the snapshot it is being sent.
     pub fn handle_snapshot_progress(&mut self, to: NodeId) {
         let until = self.tick + self.patience().saturating_mul(PATIENCES);
-        if let Some(deadline) = self.snapshots.get_mut(&to.0) {
-            *deadline = until;
+        if let Some(transfer) = self.snapshots.get_mut(&to.0).filter(|transfer| !transfer.there) {
+            transfer.until = until;
         }
     }
 
     /// `to` does not get its snapshot: it is offered another one.
     pub fn handle_snapshot_failed(&mut self, to: NodeId) {
-        if self.halted || self.snapshots.remove(&to.0).is_none() {
+        if self.halted || !self.sends_snapshot_to(to) {
             return;
         }
+        self.snapshots.remove(&to.0);
         self.raw.report_snapshot(to.0, SnapshotStatus::Failure);
-        if self.snapshots.is_empty() {
+        if !self.sends_snapshots() {
             self.raw.mut_store().offer_snapshot(None);
         }
     }
 
     /// Whether `to` is being sent a snapshot.
     pub fn sends_snapshot_to(&self, to: NodeId) -> bool {
-        self.snapshots.contains_key(&to.0)
+        self.snapshots.get(&to.0).is_some_and(|transfer| !transfer.there)
+    }
+
+    fn sends_snapshots(&self) -> bool {
+        self.snapshots.values().any(|transfer| !transfer.there)
     }
 
     /// A follower is behind the log: raft sends what is offered at the next heartbeat.
@@ -88,29 +106,36 @@ impl Replica {
     ) -> ReplicaCommand {
         self.counters.snapshots_sent += 1;
         let until = self.tick + self.patience().saturating_mul(PATIENCES);
-        self.snapshots.insert(to.0, until);
+        self.snapshots.insert(to.0, Transfer { index: at.index, until, there: false });
         ReplicaCommand::SendSnapshot { to, at, message }
     }
 
-    /// The log up to here is of no use to members that are being sent a snapshot.
+    /// The log up to here is of no use to members that are being sent a snapshot, or were.
     pub(super) fn needed_by_snapshots(&self) -> u64 {
-        let log = self.raw.store();
-        let too_long = log.len() > self.limits.log_entries_max.saturating_mul(LOG_TIMES);
-        log.offered().filter(|_| !too_long).unwrap_or(u64::MAX)
+        let (log, limits) = (self.raw.store(), self.limits);
+        let too_long = log.len() > limits.log_entries_max.saturating_mul(LOG_TIMES)
+            || log.bytes() > limits.log_bytes_max.saturating_mul(BYTES_TIMES);
+        if too_long {
+            return u64::MAX;
+        }
+        let progress = self.raw.raft.prs();
+        let needs = |(id, transfer): (&u64, &Transfer)| {
+            let matched = progress.get(*id).map_or(0, |progress| progress.matched);
+            transfer.index.max(if transfer.there { matched } else { 0 })
+        };
+        self.snapshots.iter().map(needs).chain(log.offered()).min().unwrap_or(u64::MAX)
     }
 
     /// Raft waits for ever for the fate of a snapshot it sent: give it one.
     pub(super) fn watch_snapshots(&mut self) {
-        let progress = self.raw.raft.prs();
-        let sending =
-            |id: u64| progress.get(id).is_some_and(|p| p.state == ProgressState::Snapshot);
-        self.snapshots.retain(|id, _| sending(*id));
+        self.follow_transfers();
+        let late = |transfer: &Transfer| !transfer.there && transfer.until <= self.tick;
         let late: Vec<u64> =
-            self.snapshots.iter().filter(|(_, t)| **t <= self.tick).map(|(id, _)| *id).collect();
+            self.snapshots.iter().filter(|(_, t)| late(t)).map(|(id, _)| *id).collect();
         for id in late {
             self.handle_snapshot_failed(NodeId(id));
         }
-        if self.snapshots.is_empty()
+        if !self.sends_snapshots()
             && self.snapshot_until <= self.tick
             && !self.raw.store().snapshot_wanted()
         {
@@ -118,27 +143,57 @@ impl Replica {
         }
     }
 
+    /// Tables that are there, members that have caught up from them, and those that take too long.
+    fn follow_transfers(&mut self) {
+        let (progress, tick) = (self.raw.raft.prs(), self.tick);
+        let last = self.raw.store().last().index;
+        let until = tick + self.patience().saturating_mul(PATIENCES);
+        self.snapshots.retain(|id, transfer| {
+            let Some(progress) = progress.get(*id) else { return false };
+            if progress.state == ProgressState::Snapshot {
+                return true;
+            }
+            if !transfer.there && progress.matched >= transfer.index {
+                (transfer.there, transfer.until) = (true, until);
+            }
+            transfer.there && transfer.until > tick && progress.matched < last
+        });
+    }
+
     /// Raft must not see a snapshot that cannot be installed: it has no way back.
     pub(super) fn expect_snapshot(
         &mut self,
         message: &Message,
-        state: Option<State>,
+        tables: Option<(Position, State)>,
     ) -> Result<(), PeerMisbehaved> {
         let is_snapshot = message.msg_type == MessageType::MsgSnapshot as i32;
-        let Some(state) = state else {
+        let Some((at, state)) = tables else {
             return if is_snapshot { Err(PeerMisbehaved::Snapshot) } else { Ok(()) };
         };
         let metadata = message.get_snapshot().get_metadata();
-        let at = Position { index: metadata.index, term: metadata.term };
+        let announced = Position { index: metadata.index, term: metadata.term };
+        if is_snapshot && announced != at {
+            return Err(PeerMisbehaved::OtherTables { announced, came: at });
+        }
         // Who votes is part of the state; raft believes what the envelope says.
         let conf = metadata.conf_state.as_ref().map(members::of_raft);
         let ours = conf == Some(state.conf()) && state.group() == self.config.group;
         if !is_snapshot || !ours {
             return Err(PeerMisbehaved::Snapshot);
         }
-        self.incoming.retain(|(known, _)| *known != at);
-        self.incoming.push((at, state));
+        let (level, newest) = (state.feature_level(), self.config.levels.1);
+        if level > newest {
+            return Err(PeerMisbehaved::FeatureLevel { level, newest });
+        }
+        if !self.awaits_snapshot(at) {
+            self.incoming.push((at, state));
+        }
         Ok(())
+    }
+
+    /// Raft took a snapshot of this position, and nothing asked for its tables yet.
+    pub(super) fn awaits_snapshot(&self, at: Position) -> bool {
+        self.incoming.iter().any(|(known, _)| *known == at)
     }
 
     /// What raft did not take, or let go for a newer one.

@@ -10,7 +10,7 @@ use proto::raft::command::Kind;
 use raft::StateRole;
 use raft::prelude::{ConfChangeV2, Entry, EntryType, Message, MessageType};
 
-use super::members;
+use super::{Position, members};
 use crate::command::COMMAND_BYTES_MAX;
 use crate::state::{State, changes_conf};
 
@@ -42,6 +42,27 @@ pub enum PeerMisbehaved {
     /// Bytes do not decode.
     #[error("sent bytes that are no raft message")]
     Encoding,
+    /// Tables of a version newer than this one.
+    #[error(
+        "sent tables of feature level {level}, this version knows {newest}: run the version the other nodes run"
+    )]
+    FeatureLevel {
+        /// Of the tables.
+        level: u32,
+        /// Ours.
+        newest: u32,
+    },
+    /// Tables that stand elsewhere than raft's message says.
+    #[error(
+        "announced tables at index {} of term {}, and sent those at index {} of term {}",
+        announced.index, announced.term, came.index, came.term
+    )]
+    OtherTables {
+        /// By raft's message.
+        announced: Position,
+        /// What the file says.
+        came: Position,
+    },
     /// Entries that do not follow each other, fall in term or hold no record of ours.
     #[error("sent log entries that do not belong into this log")]
     Entries,

@@ -114,7 +114,7 @@ pub(crate) struct Write {
     #[arg(long, value_name = "ID")]
     pub(crate) request_id: Option<String>,
     /// Change nothing: make all checks and show what would happen
-    #[arg(long)]
+    #[arg(long, conflicts_with = "request_id")]
     pub(crate) dry_run: bool,
 }
 

@@ -164,7 +164,14 @@ pub(crate) fn announce(write: &Write) {
 pub(crate) fn options(write: &Write) -> Option<WriteOptions> {
     announce(write);
     let request_id = write.request_id.clone().unwrap_or_else(new_request_id);
-    Some(WriteOptions { request_id, validate_only: write.dry_run })
+    Some(options_of(write, request_id))
+}
+
+/// A rehearsal has no id: a node of a version without rehearsals refuses that, and would carry out
+/// the write if it had one.
+pub(crate) fn options_of(write: &Write, request_id: String) -> WriteOptions {
+    let request_id = if write.dry_run { String::new() } else { request_id };
+    WriteOptions { request_id, validate_only: write.dry_run }
 }
 
 /// 128 random bits: std's hasher keys come from the system's random source.

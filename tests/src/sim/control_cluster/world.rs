@@ -377,9 +377,11 @@ impl World {
     fn tables(&mut self, from: usize, to: usize, message: &Bytes, at: Position, rows: Rows) {
         let place = &mut self.nodes[to];
         let Some(replica) = &mut place.replica else { return };
-        place.disk.stage(at, rows.clone());
         let state = State::from_tables(rows.iter().cloned()).expect("honest tables");
-        let taken = replica.handle_snapshot(node_id(from), message, state);
+        let taken = replica.handle_snapshot(node_id(from), message, at, state);
+        if taken == Ok(true) {
+            place.disk.stage(at, rows);
+        }
         let facts = [5, from as u64, to as u64, at.index, u64::from(taken.is_ok())];
         self.trace
             .note(self.now, &facts, || format!("{from} → {to}: the tables of index {}", at.index));

@@ -131,6 +131,10 @@ pub(in super::super) struct Sim {
     pub(in super::super) level: u32,
     /// The planted bug.
     pub(in super::super) reads_ask_nobody: bool,
+    /// Of a log, from the next start of a node on.
+    pub(in super::super) log_bytes_max: usize,
+    /// Tables take so many ticks longer than messages.
+    pub(in super::super) slow_tables: u64,
     group: GroupId,
     /// By term.
     leaders: BTreeMap<u64, u64>,
@@ -163,6 +167,8 @@ impl Sim {
             members_change: false,
             level: LEVELS.1,
             reads_ask_nobody: false,
+            log_bytes_max: Limits::default().log_bytes_max,
+            slow_tables: 0,
             group,
             leaders: BTreeMap::new(),
             said: Vec::new(),
@@ -185,7 +191,7 @@ impl Sim {
             log_entries_kept: 20,
             hash_every: 16,
             reads_ask_nobody: self.reads_ask_nobody,
-            ..Limits::default()
+            log_bytes_max: self.log_bytes_max,
         });
         if let Some(lost) = node.lost {
             replica.begin_repair(lost);
@@ -329,9 +335,11 @@ impl Sim {
                     assert!(fine, "an honest peer was refused: {taken:?} {}", shown());
                 }
                 Packet::Snapshot(message, at, rows) => {
-                    node.staged.insert(at, rows.clone());
                     let state = State::from_tables(rows.iter().cloned()).unwrap();
-                    let taken = replica.handle_snapshot(NodeId(from), &message, state);
+                    let taken = replica.handle_snapshot(NodeId(from), &message, at, state);
+                    if taken == Ok(true) {
+                        node.staged.insert(at, rows.clone());
+                    }
                     let stranger =
                         matches!(taken, Err(PeerMisbehaved::Removed | PeerMisbehaved::NotAMember));
                     let fine = taken.is_ok() || (self.members_change && stranger);
@@ -470,7 +478,8 @@ impl Sim {
         let copies = 1 + u64::from(self.rng.percent(self.faults.duplicate));
         for _ in 0..copies {
             self.sequence += 1;
-            let due = self.now + 1 + self.rng.below(self.faults.delay);
+            let slow = if matches!(packet, Packet::Snapshot(..)) { self.slow_tables } else { 0 };
+            let due = self.now + 1 + slow + self.rng.below(self.faults.delay);
             self.network.insert((due, self.sequence), (from, to, packet.clone()));
         }
     }

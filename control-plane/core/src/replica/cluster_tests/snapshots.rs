@@ -1,11 +1,12 @@
 //! Followers behind the log.
 
+use proto::id::NodeId;
 use proto::raft::ImportNumbers;
 use proto::raft::command::Kind;
 
 use super::load::{check, number};
 use super::sim::{CALM, Sim, TICK_MS};
-use crate::replica::Restored;
+use crate::replica::{Restored, Status};
 
 #[test]
 fn an_empty_follower_gets_a_snapshot() {
@@ -31,4 +32,57 @@ fn an_empty_follower_gets_a_snapshot() {
     check(&mut sim);
     assert!(sim.replica(3).counters().snapshots_installed >= 1);
     assert!(sim.replica(3).status().first_index > 2);
+}
+
+/// Three nodes whose logs are short in bytes, the third empty, and tables that take long.
+fn slow_tables(seed: u64, slow: u64) -> (Sim, u64) {
+    let mut sim = Sim::new(seed, CALM);
+    sim.log_bytes_max = 16 * 1024;
+    sim.restart_all();
+    sim.until(200, |sim| sim.leader().is_some_and(|id| id != 3));
+    let leader = sim.leader().expect("one was elected");
+    sim.crash(3);
+    sim.nodes.get_mut(&3).unwrap().disk = Restored::default();
+    sim.stay_down(3);
+    sim.slow_tables = slow;
+    for _ in 0..60 {
+        grow(&mut sim);
+    }
+    assert!(sim.replica(leader).status().first_index > 10, "the log is behind the empty node");
+    sim.start(3);
+    sim.until(300, |sim| sim.replica(leader).sends_snapshot_to(NodeId(3)));
+    (sim, leader)
+}
+
+/// A step, and an entry of about 1 KiB.
+fn grow(sim: &mut Sim) {
+    let e164 = (0..60).map(|n| number(sim.now * 60 + n)).collect();
+    sim.request(Kind::ImportNumbers(ImportNumbers { pool: "p".into(), e164 }));
+    sim.step();
+}
+
+#[test]
+fn a_log_full_of_bytes_waits_for_tables_on_their_way() {
+    let (mut sim, leader) = slow_tables(11, 20);
+    let sent = sim.replica(leader).counters().snapshots_sent;
+    // More than a log may have, less than twice.
+    while sim.replica(leader).sends_snapshot_to(NodeId(3)) {
+        grow(&mut sim);
+    }
+    sim.settle();
+    assert_eq!(sim.replica(3).counters().snapshots_installed, 1);
+    assert_eq!(sim.replica(leader).counters().snapshots_sent, sent, "one is enough");
+}
+
+#[test]
+fn a_receiver_that_never_ends_does_not_fill_the_disk() {
+    let (mut sim, leader) = slow_tables(12, u64::MAX / 2);
+    for _ in 0..400 {
+        let replica = sim.nodes.get_mut(&leader).unwrap().replica.as_mut().unwrap();
+        replica.handle_snapshot_progress(NodeId(3));
+        grow(&mut sim);
+        assert!(sim.replica(leader).sends_snapshot_to(NodeId(3)), "it goes on");
+        let Status { first_index, last_index, .. } = sim.replica(leader).status();
+        assert!(last_index - first_index < 60, "{first_index}..{last_index}");
+    }
 }

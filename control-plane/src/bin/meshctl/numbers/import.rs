@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::args::Import;
 use super::{To, client, given_id};
-use crate::connect::announce;
+use crate::connect::{announce, options_of};
 use crate::values::{Type, tag};
 
 /// A request stays far below what a control node takes.
@@ -178,7 +178,7 @@ fn batches(blocks: Vec<Block>, most: usize) -> Vec<Vec<Block>> {
 
 fn batch_options(import: &Import, request: &impl Message) -> Option<WriteOptions> {
     let request_id = batch_id(import, request);
-    Some(WriteOptions { request_id, validate_only: import.write.dry_run })
+    Some(options_of(&import.write, request_id))
 }
 
 fn batch_id(import: &Import, request: &impl Message) -> String {
