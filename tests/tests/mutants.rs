@@ -20,6 +20,8 @@ const fn expected(mutant: Mutant) -> &'static [Rule] {
         Mutant::WatchDropsEvent => &[Rule::Watch],
         Mutant::SnapshotWithoutRequests | Mutant::LocalPick => &[Rule::Replicas],
         Mutant::OwnEarsOnly => &[Rule::Liveness],
+        Mutant::HeldTooLong => &[Rule::Number, Rule::Reservation, Rule::Expiry],
+        Mutant::PartOfMany => &[Rule::Number, Rule::Whole, Rule::Local],
         Mutant::CrossedAnswers => &[Rule::Number, Rule::Owner, Rule::Once, Rule::Generation],
     }
 }
@@ -47,7 +49,7 @@ fn planted_bugs_are_seen() {
 /// What real processes are judged by is enough for most of them.
 #[test]
 fn clients_alone_see_them() {
-    use Rule::{Generation, Number, Once, Owner, Stale, Trunk, Watch};
+    use Rule::{Expiry, Generation, Number, Once, Owner, Reservation, Stale, Trunk, Watch, Whole};
     for mutant in [
         Mutant::ReadsAskNobody,
         Mutant::AckBeforeDurable,
@@ -56,8 +58,11 @@ fn clients_alone_see_them() {
         Mutant::WatchDropsEvent,
         Mutant::LocalPick,
         Mutant::SnapshotWithoutRequests,
+        Mutant::HeldTooLong,
+        Mutant::PartOfMany,
     ] {
-        let rules = [Generation, Number, Once, Owner, Stale, Trunk, Watch];
+        let rules =
+            [Expiry, Generation, Number, Once, Owner, Reservation, Stale, Trunk, Watch, Whole];
         println!("{}", seen(mutant, &rules, true));
     }
 }

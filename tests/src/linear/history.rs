@@ -1,5 +1,7 @@
 //! What clients asked and what they were told, with the times of both.
 
+use std::collections::BTreeMap;
+
 use proto::control::{Number, NumberState};
 use proto::raft::Reason;
 
@@ -21,6 +23,8 @@ pub enum Request {
         pool: String,
         /// Which.
         e164: Vec<String>,
+        /// As a carrier's block: they follow each other.
+        block: bool,
     },
     /// A given number for a tenant.
     Allocate {
@@ -35,6 +39,51 @@ pub enum Request {
         tenant: String,
         /// Out of this pool.
         pool: String,
+    },
+    /// So many free numbers of a pool at once, all or none.
+    AllocateSome {
+        /// Whose they become.
+        tenant: String,
+        /// Out of this pool.
+        pool: String,
+        /// How many.
+        count: usize,
+    },
+    /// Numbers are held for a while, all or none.
+    Reserve {
+        /// For whom.
+        tenant: String,
+        /// Out of this pool; when none are named.
+        pool: String,
+        /// Which; else any.
+        e164: Vec<String>,
+        /// How many.
+        count: usize,
+        /// How long by log time.
+        duration_ms: u64,
+    },
+    /// A reservation lasts longer.
+    Extend {
+        /// Whose it is said to be.
+        tenant: String,
+        /// Which.
+        id: String,
+        /// From now on.
+        duration_ms: u64,
+    },
+    /// A reservation ends.
+    Cancel {
+        /// Whose it is said to be.
+        tenant: String,
+        /// Which.
+        id: String,
+    },
+    /// All numbers of a reservation are allocated.
+    AllocateReserved {
+        /// Whose they become.
+        tenant: String,
+        /// Which reservation.
+        id: String,
     },
     /// A tenant gives a number back.
     Release {
@@ -77,6 +126,16 @@ impl Request {
         matches!(self, Self::Get { .. } | Self::GetTrunk { .. })
     }
 
+    /// The reservation it names.
+    pub fn reservation(&self) -> Option<&str> {
+        match self {
+            Self::Extend { id, .. }
+            | Self::Cancel { id, .. }
+            | Self::AllocateReserved { id, .. } => Some(id),
+            _ => None,
+        }
+    }
+
     /// Answered by the asked node alone: may be old, never false.
     pub const fn is_local(&self) -> bool {
         matches!(self, Self::Get { local: true, .. } | Self::GetTrunk { local: true, .. })
@@ -94,8 +153,10 @@ pub struct Held {
     pub tenant: String,
     /// Grows at each change of owner.
     pub generation: u64,
-    /// End of quarantine by log time.
+    /// End of quarantine, or of the reservation, by log time.
     pub until_ms: u64,
+    /// That holds it.
+    pub reservation: String,
 }
 
 impl Held {
@@ -113,8 +174,22 @@ impl From<Number> for Held {
             tenant: number.tenant,
             generation: number.generation,
             until_ms: number.quarantine_until_ms.max(number.until_ms),
+            reservation: number.reservation_id,
         }
     }
+}
+
+/// A reservation as an answer shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reserved {
+    /// Its name.
+    pub id: String,
+    /// What it holds.
+    pub e164: Vec<String>,
+    /// Its end by log time.
+    pub until_ms: u64,
+    /// How often it was extended.
+    pub extensions: u32,
 }
 
 /// What a client was told.
@@ -126,6 +201,10 @@ pub enum Answer {
     Imported(u32),
     /// The number after the operation, or as read; `None`: there is none.
     Number(Option<Held>),
+    /// The numbers after the operation.
+    Numbers(Vec<Held>),
+    /// The reservation after the operation, or as it was before it ended.
+    Reservation(Reserved),
     /// What the trunk holds; `None`: there is none.
     Trunk(Option<u32>),
     /// Not done, for this reason.
@@ -198,6 +277,32 @@ impl History {
         operation.answer = Some(answer);
         (operation.revision, operation.log_time_ms) = seen;
         true
+    }
+
+    /// Log time that was surely reached before each operation: what an earlier answer told.
+    pub fn floors(&self) -> Vec<u64> {
+        let told = |o: &&Operation| o.answer.is_some() && o.log_time_ms != u64::MAX;
+        let mut by_return: Vec<&Operation> = self.operations.iter().filter(told).collect();
+        by_return.sort_by_key(|operation| operation.returned);
+        let (mut by_return, mut floor) = (by_return.into_iter().peekable(), 0);
+        let floor_of = |operation: &Operation| {
+            while let Some(done) = by_return.next_if(|done| done.returned < operation.invoked) {
+                floor = done.log_time_ms.max(floor);
+            }
+            floor
+        };
+        self.operations.iter().map(floor_of).collect()
+    }
+
+    /// What each reservation was told to hold.
+    pub fn reserved<'a>(&'a self) -> BTreeMap<&'a str, &'a Reserved> {
+        let made = |(operation, answer): (&'a Operation, &'a Answer)| match (operation, answer) {
+            (Operation { request: Request::Reserve { .. }, .. }, Answer::Reservation(made)) => {
+                Some((made.id.as_str(), made))
+            }
+            _ => None,
+        };
+        self.answered().filter_map(made).collect()
     }
 
     /// Operations that were answered.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::feed::{self, Feed};
-use super::history::{Answer, History, Operation, Request};
+use super::history::{Answer, History, Operation, Request, Reserved};
 use super::number::{NumberModel, NumberOp};
+use super::reservation::{ReservationModel, ReservationOp};
 use super::rules;
 use super::search::{Call, Model, Stuck, linearize};
 use super::trunk::{TrunkModel, TrunkOp};
@@ -17,6 +18,12 @@ pub enum Rule {
     Number,
     /// A trunk does.
     Trunk,
+    /// A reservation does.
+    Reservation,
+    /// All that was asked for at once, or nothing.
+    Whole,
+    /// What ends by log time has ended when that is reached.
+    Expiry,
     /// No number has two owners.
     Owner,
     /// Generations grow.
@@ -78,10 +85,17 @@ pub fn judge(history: &History, feeds: &[Feed]) -> Vec<Complaint> {
 
 fn registers(history: &History, found: &mut Vec<Complaint>) {
     let (mut numbers, mut trunks) = (BTreeMap::new(), BTreeMap::new());
-    for operation in history.operations.iter().filter(|o| !o.request.is_local()) {
-        for e164 in touched(operation) {
+    let mut reservations = BTreeMap::new();
+    let (floors, reserved) = (history.floors(), history.reserved());
+    let all = history.operations.iter().zip(floors);
+    for (operation, floor_ms) in all.filter(|(o, _)| !o.request.is_local()) {
+        for e164 in touched(operation, &reserved) {
             let calls: &mut Vec<_> = numbers.entry(e164).or_default();
-            calls.push(call(operation, NumberOp::of(operation)));
+            calls.push(call(operation, NumberOp::of(operation, floor_ms)));
+        }
+        if let Some(id) = reservation(operation) {
+            let calls: &mut Vec<_> = reservations.entry(id).or_default();
+            calls.push(call(operation, ReservationOp::of(operation, floor_ms)));
         }
         if let Request::PutTrunk { id, .. }
         | Request::DeleteTrunk { id }
@@ -95,8 +109,19 @@ fn registers(history: &History, found: &mut Vec<Complaint>) {
         let model = NumberModel { e164: e164.to_owned() };
         complain(Rule::Number, e164, &model, &calls, found);
     }
+    for (id, calls) in reservations {
+        complain(Rule::Reservation, id, &ReservationModel, &calls, found);
+    }
     for (id, calls) in trunks {
         complain(Rule::Trunk, id, &TrunkModel, &calls, found);
+    }
+}
+
+/// The reservation an operation made or names.
+fn reservation(operation: &Operation) -> Option<&str> {
+    match (&operation.request, &operation.answer) {
+        (Request::Reserve { .. }, Some(Answer::Reservation(made))) => Some(&made.id),
+        (request, _) => request.reservation(),
     }
 }
 
@@ -123,11 +148,17 @@ fn complain<M: Model>(
 }
 
 /// The numbers an operation is judged by. One that says something about several only, or about a
-/// whole pool, is left to the other rules.
-fn touched(operation: &Operation) -> Vec<&str> {
+/// whole pool, is left to the other rules; so is what a reservation refuses.
+fn touched<'a>(operation: &'a Operation, reserved: &BTreeMap<&str, &'a Reserved>) -> Vec<&'a str> {
+    let names = |e164: &'a [String]| e164.iter().map(String::as_str).collect();
     match (&operation.request, &operation.answer) {
-        (Request::Import { e164, .. }, Some(Answer::Rejected(_))) if e164.len() > 1 => Vec::new(),
-        (Request::Import { e164, .. }, _) => e164.iter().map(String::as_str).collect(),
+        (
+            Request::Import { e164, .. } | Request::Reserve { e164, .. },
+            Some(Answer::Rejected(_)),
+        ) if e164.len() > 1 => Vec::new(),
+        (Request::Import { e164, .. }, _) => names(e164),
+        (Request::Reserve { .. }, Some(Answer::Reservation(made))) => names(&made.e164),
+        (Request::Reserve { e164, .. }, Some(Answer::Rejected(_))) => names(e164),
         (
             Request::Allocate { e164, .. }
             | Request::Release { e164, .. }
@@ -135,6 +166,13 @@ fn touched(operation: &Operation) -> Vec<&str> {
             _,
         ) => vec![e164],
         (Request::AllocateAny { .. }, Some(Answer::Number(Some(held)))) => vec![&held.e164],
+        (Request::AllocateSome { .. }, Some(Answer::Numbers(list))) => {
+            list.iter().map(|held| held.e164.as_str()).collect()
+        }
+        (request, Some(Answer::Reservation(_) | Answer::Numbers(_))) => {
+            let held = request.reservation().and_then(|id| reserved.get(id));
+            held.map_or_else(Vec::new, |held| names(&held.e164))
+        }
         _ => Vec::new(),
     }
 }

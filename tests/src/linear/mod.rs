@@ -4,7 +4,7 @@
 //! - [`history`]: what was asked and answered, when. An operation without answer may have happened.
 //! - [`search`]: linearizability (Herlihy, Wing 1990) of one register, by the search of Wing and
 //!   Gong with Lowe's memory of configurations ("Testing for linearizability", 2017).
-//! - [`number`], [`trunk`]: what a number and a trunk are to a client, written from the API's text
+//! - [`number`], [`reservation`], [`trunk`]: what these are to a client, written from the API's text
 //!   and not from the code under test.
 //! - [`rules`]: what holds across registers, each in about linear time.
 //! - [`feed`]: what watchers saw.
@@ -21,6 +21,7 @@ pub mod feed;
 pub mod history;
 pub mod judge;
 pub mod number;
+pub mod reservation;
 pub mod rules;
 pub mod search;
 #[cfg(test)]
@@ -28,5 +29,5 @@ mod tests;
 pub mod trunk;
 
 pub use feed::{Feed, Seen};
-pub use history::{Answer, Held, History, Operation, Request};
+pub use history::{Answer, Held, History, Operation, Request, Reserved};
 pub use judge::{Complaint, Rule, judge};

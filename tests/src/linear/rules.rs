@@ -15,6 +15,8 @@ pub fn check(history: &History, found: &mut Vec<Complaint>) {
     generations(history, found);
     revisions(history, found);
     local_reads(history, found);
+    whole(history, found);
+    ends(history, found);
 }
 
 /// A request has one outcome, however often it is asked for.
@@ -36,10 +38,61 @@ fn once(history: &History, found: &mut Vec<Complaint>) {
 
 /// What mutations made of numbers, as their answers show it.
 fn written(history: &History) -> impl Iterator<Item = (&Operation, &Held)> {
-    history.answered().filter_map(|(operation, answer)| match answer {
-        Answer::Number(Some(held)) if !operation.request.is_read() => Some((operation, held)),
-        _ => None,
+    let writes = history.answered().filter(|(operation, _)| !operation.request.is_read());
+    writes.flat_map(|(operation, answer)| {
+        let held = match answer {
+            Answer::Number(Some(held)) => std::slice::from_ref(held),
+            Answer::Numbers(list) => list,
+            _ => &[],
+        };
+        held.iter().map(move |held| (operation, held))
     })
+}
+
+/// All that was asked for at once, or nothing; and nothing twice.
+fn whole(history: &History, found: &mut Vec<Complaint>) {
+    let reserved = history.reserved();
+    for (operation, answer) in history.answered() {
+        let mut got: Vec<&str> = match answer {
+            Answer::Numbers(list) => list.iter().map(|held| held.e164.as_str()).collect(),
+            Answer::Reservation(reserved) => reserved.e164.iter().map(String::as_str).collect(),
+            _ => continue,
+        };
+        let told = got.len();
+        got.sort_unstable();
+        got.dedup();
+        let named = |e164: &[String]| {
+            let mut e164: Vec<&str> = e164.iter().map(String::as_str).collect();
+            e164.sort_unstable();
+            e164 == got
+        };
+        let right = match &operation.request {
+            Request::AllocateSome { count, .. } => got.len() == *count,
+            Request::Reserve { e164, count, .. } if e164.is_empty() => got.len() == *count,
+            Request::Reserve { e164, .. } => named(e164),
+            request => {
+                let held = request.reservation().and_then(|id| reserved.get(id));
+                held.is_none_or(|held| named(&held.e164))
+            }
+        };
+        if !right || told != got.len() {
+            found.push(Rule::Whole.broken(format!("{:?} came to {answer:?}", operation.request)));
+        }
+    }
+}
+
+/// A state in which something is over does not show it as going on.
+fn ends(history: &History, found: &mut Vec<Complaint>) {
+    for (operation, answer) in history.answered().filter(|(o, _)| o.request.is_read()) {
+        let Answer::Number(Some(held)) = answer else { continue };
+        let ends = matches!(held.state(), NumberState::Reserved | NumberState::Quarantine);
+        if ends && operation.log_time_ms != u64::MAX && held.until_ms <= operation.log_time_ms {
+            found.push(Rule::Expiry.broken(format!(
+                "{held:?} was read at log time {}, when it was over",
+                operation.log_time_ms
+            )));
+        }
+    }
 }
 
 /// No number is acknowledged to two owners without a release between.
@@ -119,6 +172,7 @@ fn local_reads(history: &History, found: &mut Vec<Complaint>) {
         let invoked = numbers.entry(held).or_insert(operation.invoked);
         *invoked = operation.invoked.min(*invoked);
     }
+    let reserved = history.reserved();
     let unknown = history.operations.iter().any(|o| o.answer.is_none() && !o.request.is_read());
     let mut trunks: BTreeMap<(&str, u32), u64> = BTreeMap::new();
     for operation in &history.operations {
@@ -128,6 +182,11 @@ fn local_reads(history: &History, found: &mut Vec<Complaint>) {
     }
     for (operation, answer) in history.answered().filter(|(o, _)| o.request.is_local()) {
         let known = match (answer, &operation.request) {
+            // Who reserves is told no generation.
+            (Answer::Number(Some(held)), _) if held.state() == NumberState::Reserved => {
+                let made = reserved.get(held.reservation.as_str());
+                made.is_some_and(|made| made.e164.contains(&held.e164)) || unknown
+            }
             (Answer::Number(Some(held)), _) if held.state() != NumberState::Available => {
                 let known = numbers.get(held).is_some_and(|at| *at <= operation.returned);
                 known || unknown

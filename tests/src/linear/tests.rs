@@ -6,6 +6,8 @@ use crate::linear::history::NEVER;
 use proto::control::{Event, NumberState};
 use proto::raft::Reason;
 
+mod held;
+
 /// A register of numbers.
 struct Plain;
 
@@ -125,7 +127,7 @@ struct Script {
 
 fn number(state: NumberState, tenant: &str, generation: u64, until_ms: u64) -> Held {
     let (e164, tenant) = ("+4930".into(), tenant.into());
-    Held { e164, state: state.into(), tenant, generation, until_ms }
+    Held { e164, state: state.into(), tenant, generation, until_ms, ..Held::default() }
 }
 
 fn allocate(tenant: &str) -> Request {
@@ -139,7 +141,7 @@ fn get(local: bool) -> Request {
 impl Script {
     fn new() -> Self {
         let mut script = Self::default();
-        let import = Request::Import { pool: "p".into(), e164: vec!["+4930".into()] };
+        let import = Request::Import { pool: "p".into(), e164: vec!["+4930".into()], block: false };
         script.run(import, Answer::Imported(1));
         script
     }

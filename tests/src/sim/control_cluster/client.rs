@@ -2,14 +2,17 @@
 
 use chaos::rng::Rng;
 use control_core::state::State;
-use proto::control::Trunk;
+use proto::control::{Block, NumberPick, Shelf, Trunk};
 use proto::raft::allocate_number::Which;
 use proto::raft::command::Kind;
-use proto::raft::{AllocateNumber, Command, ImportNumbers, ReleaseNumber, outcome};
+use proto::raft::{
+    AllocateNumber, AllocateNumbers, CancelReservation, Command, ExtendReservation, ImportBlocks,
+    ImportNumbers, ReleaseNumber, ReserveNumbers, outcome,
+};
 
 use super::plan::{MS, Micros, Plan, below};
 use super::world::{Due, Phase, World};
-use crate::linear::{Answer, History, Request};
+use crate::linear::{Answer, History, Request, Reserved};
 
 const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
 const POOLS: [&str; 2] = ["berlin", "bonn"];
@@ -25,20 +28,25 @@ pub fn trunk(at: usize) -> String {
 }
 
 /// What to ask next.
-pub fn choose(rng: &mut Rng, plan: &Plan, value: u32) -> Request {
+pub fn choose(rng: &mut Rng, plan: &Plan, history: &History) -> Request {
     let tenant = TENANTS[below(rng, TENANTS.len())].to_owned();
     let e164 = number(below(rng, plan.numbers));
+    let pool = POOLS[below(rng, POOLS.len())].to_owned();
     let id = trunk(below(rng, plan.trunks));
     let local = rng.below(4) == 0;
-    match rng.below(20) {
+    let value = history.operations.len() as u32;
+    match rng.below(27) {
         0 | 1 => import(rng, plan),
         2..=4 => Request::Allocate { tenant, e164 },
-        5..=7 => Request::AllocateAny { tenant, pool: POOLS[below(rng, POOLS.len())].to_owned() },
+        5 | 6 => Request::AllocateAny { tenant, pool },
+        7 => Request::AllocateSome { tenant, pool, count: 2 + below(rng, 2) },
         8..=10 => Request::Release { tenant, e164 },
         11..=14 => Request::Get { e164, local },
         15 | 16 => Request::PutTrunk { id, value },
         17 => Request::DeleteTrunk { id },
-        _ => Request::GetTrunk { id, local },
+        18 | 19 => Request::GetTrunk { id, local },
+        20..=22 => reserve(rng, plan, tenant, pool),
+        _ => reserved(rng, history).unwrap_or(Request::Get { e164, local }),
     }
 }
 
@@ -46,15 +54,73 @@ fn import(rng: &mut Rng, plan: &Plan) -> Request {
     let first = below(rng, plan.numbers);
     let count = if rng.below(2) == 0 { 1 } else { 3 };
     let e164 = (first..plan.numbers).take(count).map(number).collect();
-    Request::Import { pool: POOLS[below(rng, POOLS.len())].to_owned(), e164 }
+    let pool = POOLS[below(rng, POOLS.len())].to_owned();
+    Request::Import { pool, e164, block: rng.below(2) == 0 }
+}
+
+fn reserve(rng: &mut Rng, plan: &Plan, tenant: String, pool: String) -> Request {
+    let count = 1 + below(rng, 2);
+    let duration_ms = 50 + rng.below(2_500);
+    let first = below(rng, plan.numbers);
+    let e164: Vec<String> = match rng.below(2) {
+        0 => (first..plan.numbers).take(count).map(number).collect(),
+        _ => Vec::new(),
+    };
+    Request::Reserve { tenant, pool, e164, count, duration_ms }
+}
+
+/// Something with one of the last reservations, mostly by whose it is.
+fn reserved(rng: &mut Rng, history: &History) -> Option<Request> {
+    let made = history.operations.iter().rev().filter_map(|o| match (&o.request, &o.answer) {
+        (Request::Reserve { tenant, .. }, Some(Answer::Reservation(made))) => {
+            Some((tenant.clone(), made.id.clone()))
+        }
+        _ => None,
+    });
+    let mut last: Vec<(String, String)> = made.take(3).collect();
+    if last.is_empty() {
+        return None;
+    }
+    let (tenant, id) = last.swap_remove(below(rng, last.len()));
+    let other = TENANTS[below(rng, TENANTS.len())].to_owned();
+    let tenant = if rng.below(8) == 0 { other } else { tenant };
+    Some(match rng.below(4) {
+        0 => Request::Extend { tenant, id, duration_ms: 50 + rng.below(2_500) },
+        1 => Request::Cancel { tenant, id },
+        _ => Request::AllocateReserved { tenant, id },
+    })
 }
 
 /// The command of a mutation.
 pub fn command(request: &Request, request_id: &str) -> Option<Command> {
     let kind = match request.clone() {
-        Request::Import { pool, e164 } => Kind::ImportNumbers(ImportNumbers { pool, e164 }),
+        Request::Import { pool, e164, block: false } => {
+            Kind::ImportNumbers(ImportNumbers { pool, e164 })
+        }
+        Request::Import { pool, e164, block: true } => {
+            let (first, count) = (e164.first().cloned().unwrap_or_default(), e164.len() as u64);
+            let block = Block { first, count, shelf: shelf(pool), ..Block::default() };
+            Kind::ImportBlocks(ImportBlocks { blocks: vec![block] })
+        }
         Request::Allocate { tenant, e164 } => allocate(tenant, Which::E164(e164)),
         Request::AllocateAny { tenant, pool } => allocate(tenant, Which::AnyOfPool(pool)),
+        Request::AllocateSome { tenant, pool, count } => {
+            let pick = Some(pick(Vec::new(), pool, count));
+            Kind::AllocateNumbers(AllocateNumbers { tenant, pick, ..<_>::default() })
+        }
+        Request::Reserve { tenant, pool, e164, count, duration_ms } => {
+            let pick = Some(pick(e164, pool, count));
+            Kind::ReserveNumbers(ReserveNumbers { tenant, pick, duration_ms })
+        }
+        Request::Extend { tenant, id: reservation_id, duration_ms } => {
+            Kind::ExtendReservation(ExtendReservation { reservation_id, tenant, duration_ms })
+        }
+        Request::Cancel { tenant, id: reservation_id } => {
+            Kind::CancelReservation(CancelReservation { reservation_id, tenant })
+        }
+        Request::AllocateReserved { tenant, id: reservation_id } => {
+            Kind::AllocateNumbers(AllocateNumbers { tenant, reservation_id, ..<_>::default() })
+        }
         Request::Release { tenant, e164 } => {
             Kind::ReleaseNumber(ReleaseNumber { e164, tenant, ..ReleaseNumber::default() })
         }
@@ -72,6 +138,18 @@ pub fn command(request: &Request, request_id: &str) -> Option<Command> {
     Some(Command { request_id, principal, kind: Some(kind) })
 }
 
+fn shelf(pool: String) -> Option<Shelf> {
+    Some(Shelf { pool, ..Shelf::default() })
+}
+
+/// Named numbers, or any of a pool.
+fn pick(e164: Vec<String>, pool: String, count: usize) -> NumberPick {
+    match e164.is_empty() {
+        true => NumberPick { shelf: shelf(pool), count: count as u32, ..<_>::default() },
+        false => NumberPick { e164, ..<_>::default() },
+    }
+}
+
 fn allocate(tenant: String, which: Which) -> Kind {
     Kind::AllocateNumber(AllocateNumber { tenant, which: Some(which), candidates: Vec::new() })
 }
@@ -80,6 +158,15 @@ fn allocate(tenant: String, which: Which) -> Kind {
 pub fn answer(kind: Option<outcome::Kind>) -> Answer {
     match kind {
         Some(outcome::Kind::Number(number)) => Answer::Number(Some(number.into())),
+        Some(outcome::Kind::Numbers(list)) => {
+            Answer::Numbers(list.numbers.into_iter().map(Into::into).collect())
+        }
+        Some(outcome::Kind::Reservation(reservation)) => Answer::Reservation(Reserved {
+            id: reservation.reservation_id,
+            e164: reservation.e164,
+            until_ms: reservation.until_ms,
+            extensions: reservation.extensions,
+        }),
         Some(outcome::Kind::Imported(count)) => Answer::Imported(count),
         Some(outcome::Kind::Rejected(rejected)) => Answer::Rejected(rejected.reason()),
         _ => Answer::Done,
@@ -119,12 +206,16 @@ pub struct Attempt {
     pub passed_on: u32,
 }
 
-/// Whether an operation may be left alone: one nobody can tell the number of may not.
+/// Whether an operation may be left alone: one nobody can tell the numbers of may not.
 pub fn may_give_up(history: &History, operation: usize) -> bool {
-    history
-        .operations
-        .get(operation)
-        .is_some_and(|o| !matches!(o.request, Request::AllocateAny { .. } | Request::Import { .. }))
+    let one = |request: &Request| match request {
+        Request::AllocateAny { .. }
+        | Request::AllocateSome { .. }
+        | Request::Import { .. }
+        | Request::Reserve { .. } => false,
+        request => request.reservation().is_none(),
+    };
+    history.operations.get(operation).is_some_and(|o| one(&o.request))
 }
 
 /// A try without answer is repeated after this, and up to as much more.
@@ -145,7 +236,7 @@ impl World {
             return self.rest(client, self.plan.think);
         }
         let request = match self.phase {
-            Phase::Load => choose(&mut self.rng, &self.plan, self.history.operations.len() as u32),
+            Phase::Load => choose(&mut self.rng, &self.plan, &self.history),
             Phase::Reading => match self.to_read.pop() {
                 Some(request) => request,
                 None => return,

@@ -6,6 +6,7 @@
 //! - [`links`]: who reaches whom, how late, what gets lost, doubled and overtaken.
 //! - [`node`]: a replica with its disk, as the shell drives it.
 //! - [`client`]: what clients ask, and how a command becomes an answer.
+//! - [`bent`]: planted bugs of what is asked and told.
 //! - [`world`]: the clock, the queue of what is under way, and the loop.
 //! - [`pops`]: heartbeats, and who expires.
 //! - [`observe`]: what only a simulation can see: equal replicas, one leader per term, log time.
@@ -15,6 +16,7 @@
 //! disk's checksums find it is for the tests of the disk (`wal`).
 #![allow(clippy::indexing_slicing, reason = "a simulation that is wrong may panic")]
 
+pub mod bent;
 pub mod client;
 mod faults;
 pub mod links;

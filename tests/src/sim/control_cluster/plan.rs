@@ -85,11 +85,15 @@ pub enum Mutant {
     CrossedAnswers,
     /// A leader lets a POP expire that it alone does not hear.
     OwnEarsOnly,
+    /// A reservation holds its numbers longer than was told.
+    HeldTooLong,
+    /// Of several numbers at once one is missing, and half of the time nothing is told of the rest.
+    PartOfMany,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::ReadsAskNobody,
         Self::AckBeforeDurable,
         Self::SkipSync,
@@ -101,6 +105,8 @@ impl Mutant {
         Self::LocalPick,
         Self::CrossedAnswers,
         Self::OwnEarsOnly,
+        Self::HeldTooLong,
+        Self::PartOfMany,
     ];
 }
 
@@ -167,7 +173,7 @@ impl Plan {
             nodes,
             clients: 3 + below(&mut rng, 4),
             watchers: 2,
-            numbers: 3 + below(&mut rng, 6),
+            numbers: 4 + below(&mut rng, 6),
             trunks: 2,
             load,
             think: MS * (10 + rng.below(150)),

@@ -9,6 +9,7 @@ use control_core::state::State;
 use proto::id::NodeId;
 use proto::raft::{Outcome, PopEpoch, PopSighting, outcome};
 
+use super::bent::Promises;
 use super::client::{self, Attempt, Client};
 use super::links::Links;
 use super::node::Node;
@@ -164,6 +165,8 @@ pub struct World {
     /// Operations before it are from before time passed; nobody asks for them again.
     pub era: usize,
     pub complaints: Vec<Complaint>,
+    /// For [`Mutant::HeldTooLong`].
+    pub promises: Promises,
     pub rng: Rng,
     pub to_read: Vec<crate::linear::Request>,
     pub counts: Counts,
@@ -192,6 +195,7 @@ impl World {
             passes_ms: None,
             era: 0,
             complaints: Vec::new(),
+            promises: Promises::default(),
             rng: Rng::split(plan.seed, "world"),
             to_read: Vec::new(),
             counts: Counts::default(),
@@ -536,7 +540,7 @@ impl World {
             _ => request_id,
         };
         match client::command(&request, &id) {
-            Some(command) => self.propose(node, attempt, command),
+            Some(command) => self.propose(node, attempt, self.plan.bent(command)),
             None if request.is_local() => self.serve(node, attempt),
             None => self.read(node, attempt),
         }
@@ -617,7 +621,8 @@ impl World {
         {
             number.e164 = client::number(super::plan::below(&mut self.rng, self.plan.numbers));
         }
-        let answer = (client::answer(kind), outcome.revision, log_time_ms);
+        let told = self.bend(attempt, client::answer(kind));
+        let answer = (told, outcome.revision, log_time_ms);
         self.reply(node, Some(attempt), Some(answer));
     }
 
@@ -627,7 +632,8 @@ impl World {
         let Some(replica) = &self.nodes[node].replica else { return };
         let request = &self.history.operations[known.operation].request;
         let state = replica.state();
-        let answer = (client::look(state, request), state.revision().0, state.log_time_ms());
+        let told = self.promises.shown(client::look(state, request));
+        let answer = (told, state.revision().0, state.log_time_ms());
         self.reply(node, Some(attempt), Some(answer));
     }
 
