@@ -44,7 +44,7 @@ fn schedules_are_linearizable() {
     // Half of them are the same every time, half are new.
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
     let base = 1_000_000 + u64::try_from(nanos % 1_000_000_007).unwrap_or(0) * 1_000;
-    let (began, mut sum) = (Instant::now(), [0u64; 6]);
+    let (began, mut sum) = (Instant::now(), [0u64; 7]);
     for at in 0..schedules {
         let seed = if at < SCHEDULES / 2 { at + 1 } else { base + at };
         let plan = Plan::draw(seed);
@@ -58,19 +58,21 @@ fn schedules_are_linearizable() {
             counts.snapshots,
             counts.leaders,
             counts.virtual_ms,
+            counts.members,
         ];
         sum.iter_mut().zip(these).for_each(|(sum, this)| *sum += this);
     }
-    let [answered, retried, repeated, snapshots, leaders, virtual_ms] = sum;
+    let [answered, retried, repeated, snapshots, leaders, virtual_ms, members] = sum;
     println!(
         "{schedules} schedules in {:.1?} ({} s of virtual time): {answered} operations answered, \
          {retried} retried, {repeated} outcomes repeated, {snapshots} snapshots installed, \
-         {leaders} leaders elected; new seeds from {base}",
+         {leaders} leaders elected, {members} changes of members; new seeds from {base}",
         began.elapsed(),
         virtual_ms / 1_000,
     );
     // A run in which nothing happened proves nothing.
     assert!(answered > schedules * 20 && retried > schedules && snapshots > schedules / 10);
+    assert!(members > schedules / 2, "{members} changes of members");
     assert!(repeated > schedules / 10 && leaders > schedules * 2);
 }
 

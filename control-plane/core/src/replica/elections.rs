@@ -9,6 +9,7 @@ use raft::StateRole;
 
 use super::Replica;
 use super::api::TransferError;
+use super::drive::Outstanding;
 
 /// Between two tries: a round of pre-votes and votes fits in.
 const AGAIN_TICKS: u64 = 4;
@@ -64,6 +65,10 @@ impl Replica {
         if raft.state == StateRole::PreCandidate && self.hurry.is_none() {
             // Some may have been asked before their lease ended, some did not hear it.
             self.hurry = Some(Hurry { at: self.tick + AGAIN_TICKS, left: TRIES_MAX });
+        }
+        // While a snapshot is being written the log is not there for raft to look at.
+        if self.outstanding.as_ref().is_some_and(Outstanding::is_snapshot) {
+            return;
         }
         let Some(hurry) = self.hurry.as_mut().filter(|h| h.at <= self.tick && h.left > 0) else {
             return;

@@ -167,7 +167,11 @@ impl World {
         let newest = self.nodes.first().and_then(revision);
         first.is_some()
             && self.pops_are_level()
-            && self.nodes.iter().all(|node| applied(node) == first)
+            && self
+                .nodes
+                .iter()
+                .filter(|node| self.takes_part(node))
+                .all(|node| applied(node) == first)
             && self.watchers.iter().all(|watcher| Some(watcher.revision) == newest)
     }
 

@@ -6,6 +6,7 @@
 //! - [`links`]: who reaches whom, how late, what gets lost, doubled and overtaken.
 //! - [`node`]: a replica with its disk, as the shell drives it.
 //! - [`client`]: what clients ask, and how a command becomes an answer.
+//! - [`members`]: voters that learn for a while, and nodes that come.
 //! - [`bent`]: planted bugs of what is asked and told.
 //! - [`world`]: the clock, the queue of what is under way, and the loop.
 //! - [`pops`]: heartbeats, and who expires.
@@ -20,6 +21,7 @@ pub mod bent;
 pub mod client;
 mod faults;
 pub mod links;
+pub mod members;
 pub mod node;
 pub mod observe;
 pub mod plan;
@@ -29,7 +31,7 @@ mod trace;
 mod watchers;
 pub mod world;
 
-pub use plan::{Fault, Mutant, Plan, PopFault};
+pub use plan::{Fault, MemberFault, Mutant, Plan, PopFault};
 pub use shrink::shrink;
 
 use crate::linear::Complaint;
@@ -59,6 +61,8 @@ pub struct Counts {
     pub snapshots: u64,
     /// POPs a leader let expire.
     pub expired: u64,
+    /// Changes of members that were done.
+    pub members: u64,
     /// Terms with a leader.
     pub leaders: u64,
     /// Virtual time, ms.

@@ -8,6 +8,7 @@ use control_core::replica::{HardState, Limits, Persist, Replica, ReplicaConfig, 
 use control_core::watch::WatchLog;
 use proto::id::{NodeId, Revision};
 
+use super::members::member;
 use super::plan::{Micros, Mutant, Plan};
 use super::pops::instant;
 use super::world::Due;
@@ -84,8 +85,12 @@ impl Node {
         let config = ReplicaConfig {
             id: node_id(self.index),
             group: control_core::group::GroupId::ROOT,
-            voters: (1..).take(plan.nodes).map(NodeId).collect(),
-            members: Vec::new(),
+            // One that comes later is let in.
+            voters: match self.index < plan.nodes {
+                true => (1..).take(plan.nodes).map(NodeId).collect(),
+                false => Vec::new(),
+            },
+            members: (0..plan.nodes).filter(|_| self.index < plan.nodes).map(member).collect(),
             levels: control_core::replica::LEVELS,
             heartbeat_ticks: 2,
             election_ticks: (election, election + 1),

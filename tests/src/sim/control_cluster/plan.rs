@@ -60,6 +60,15 @@ pub enum PopFault {
     },
 }
 
+/// Members change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberFault {
+    /// A voter gets the log only, and its vote back after this time.
+    Demote(usize, Micros),
+    /// A new node comes, learns and votes.
+    Join,
+}
+
 /// A bug put in on purpose: the checker must see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
@@ -154,6 +163,8 @@ pub struct Plan {
     pub pops: bool,
     /// What happens to POPs, and when.
     pub pop_faults: Vec<(Micros, PopFault)>,
+    /// Members change, and when; not where POPs beat, as a majority is counted there.
+    pub members: Vec<(Micros, MemberFault)>,
     /// At the end all nodes crash at once, before the last reads.
     pub crash_at_end: bool,
     /// Nobody looks into the replicas, not even they at each other: clients and watchers alone.
@@ -181,6 +192,7 @@ impl Plan {
             faults: Vec::new(),
             pops: seed.is_multiple_of(3),
             pop_faults: pop_faults(&mut Rng::split(seed, "pop faults"), nodes, load),
+            members: Vec::new(),
             crash_at_end: rng.below(2) == 0,
             blind: false,
             mutant: None,
@@ -190,7 +202,15 @@ impl Plan {
             plan.faults.push((SECOND / 2 + rng.below(load - SECOND / 2), fault));
         }
         plan.faults.sort_by_key(|(at, _)| *at);
+        if !plan.pops {
+            plan.members = members(&mut Rng::split(seed, "members"), nodes, load);
+        }
         plan
+    }
+
+    /// Whether a node comes later.
+    pub fn joins(&self) -> bool {
+        self.members.iter().any(|(_, fault)| *fault == MemberFault::Join)
     }
 
     /// Judged by what clients and watchers see alone.
@@ -255,6 +275,18 @@ fn pop_faults(rng: &mut Rng, nodes: usize, load: Micros) -> Vec<(Micros, PopFaul
         faults.push((SECOND / 2 + rng.below(load - SECOND / 2), fault));
     }
     faults
+}
+
+fn members(rng: &mut Rng, nodes: usize, load: Micros) -> Vec<(Micros, MemberFault)> {
+    let mut changes = Vec::new();
+    if rng.below(2) == 0 {
+        changes.push((SECOND / 2 + rng.below(load / 2), MemberFault::Join));
+    }
+    if rng.below(2) == 0 {
+        let fault = MemberFault::Demote(below(rng, nodes), SECOND / 4 + rng.below(2 * SECOND));
+        changes.push((SECOND / 2 + rng.below(load / 2), fault));
+    }
+    changes
 }
 
 fn step(rng: &mut Rng) -> i64 {

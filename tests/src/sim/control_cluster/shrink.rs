@@ -45,6 +45,9 @@ fn candidates(plan: &Plan) -> Vec<Plan> {
     for at in 0..plan.pop_faults.len() {
         with(&|plan| _ = plan.pop_faults.remove(at));
     }
+    for at in 0..plan.members.len() {
+        with(&|plan| _ = plan.members.remove(at));
+    }
     if plan.clients > 1 {
         with(&|plan| plan.clients -= 1);
     }

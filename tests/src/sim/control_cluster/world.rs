@@ -12,6 +12,7 @@ use proto::raft::{Outcome, PopEpoch, PopSighting, outcome};
 use super::bent::Promises;
 use super::client::{self, Attempt, Client};
 use super::links::Links;
+use super::members::Change;
 use super::node::Node;
 use super::observe::Observed;
 use super::plan::{Fault, MS, Micros, Mutant, Plan, SECOND};
@@ -124,6 +125,8 @@ pub enum Due {
         life: u64,
         said: Vec<PopSighting>,
     },
+    /// A change of members is asked for, until it is done.
+    Member(Change),
     BeginPop(usize),
     EndPop(usize),
     Begin(usize),
@@ -182,7 +185,9 @@ impl World {
         let mut world = Self {
             now: 0,
             phase: Phase::Load,
-            nodes: (0..plan.nodes).map(|index| Node::new(index, plan.mutant)).collect(),
+            nodes: (0..plan.nodes + usize::from(plan.joins()))
+                .map(|index| Node::new(index, plan.mutant))
+                .collect(),
             links: Links::new(plan.seed, plan.conditions),
             pops: Pops::new(plan.seed),
             clients: Vec::new(),
@@ -229,6 +234,9 @@ impl World {
                 self.push(when, Due::BeginPop(at));
             }
             self.push(500 * MS, Due::Beats);
+        }
+        for (when, fault) in self.plan.members.clone() {
+            self.push(when, Due::Member(Change::of(fault)));
         }
         self.push(self.plan.load, Due::Heal);
     }
@@ -293,6 +301,7 @@ impl World {
             Due::Beat { pop, node, epoch } => self.beat(pop, node, epoch),
             Due::PopsAsked { from, to, life, asked } => self.pops_asked(from, to, life, &asked),
             Due::PopsSaid { from, to, life, said } => self.pops_said(from, to, life, said),
+            Due::Member(change) => self.change_members(change),
             Due::BeginPop(fault) => self.begin_pop(fault),
             Due::EndPop(fault) => self.end_pop(fault),
             Due::Begin(fault) => self.begin(fault),
@@ -372,7 +381,9 @@ impl World {
         self.trace.note(self.now, &facts, || {
             format!("{from} → {to}: {}", super::observe::describe(message))
         });
-        if let Err(why) = taken {
+        if let Err(why) = taken.map(drop)
+            && !self.may_be_stranger(why)
+        {
             self.complain(Rule::Halt, format!("node {to} refused its honest peer {from}: {why}"));
         }
         self.drain(to);
@@ -389,7 +400,9 @@ impl World {
         let facts = [5, from as u64, to as u64, at.index, u64::from(taken.is_ok())];
         self.trace
             .note(self.now, &facts, || format!("{from} → {to}: the tables of index {}", at.index));
-        if let Err(why) = taken {
+        if let Err(why) = taken.map(drop)
+            && !self.may_be_stranger(why)
+        {
             self.complain(Rule::Halt, format!("node {to} refused its honest peer {from}: {why}"));
         }
         self.drain(to);
