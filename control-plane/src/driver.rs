@@ -180,6 +180,8 @@ struct Loop {
     snapshots: Snapshots,
     next: u64,
     gauges_at: Instant,
+    /// What was applied last was known to be committed then.
+    committed_at: Instant,
     leader: Option<NodeId>,
 }
 
@@ -220,6 +222,7 @@ pub fn start(
         snapshots: Snapshots::new(peer.clone()),
         next: 0,
         gauges_at: Instant::now(),
+        committed_at: Instant::now(),
         leader: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -408,8 +411,19 @@ impl Loop {
         self.clocks.bounded(wall_ms(), &self.replica.voters(), Instant::now())
     }
 
+    /// The next command. What is committed is applied on the way to it.
+    fn poll(&mut self) -> Option<ReplicaCommand> {
+        let (began, before) = (Instant::now(), self.replica.applied());
+        let command = self.replica.poll_command();
+        if self.replica.applied() > before {
+            self.committed_at = began;
+            telemetry::applied(began.elapsed());
+        }
+        command
+    }
+
     fn execute(&mut self) -> Result<(), DriverError> {
-        while let Some(command) = self.replica.poll_command() {
+        while let Some(command) = self.poll() {
             match command {
                 ReplicaCommand::Ask { to, round } => self.outboxes.push(to, Parcel::Ask(round)),
                 ReplicaCommand::Event(event) => self.hub.push(event),
@@ -476,7 +490,7 @@ impl Loop {
         let rejected = matches!(outcome.kind, Some(proto::raft::outcome::Kind::Rejected(_)));
         telemetry::proposal(if rejected { "rejected" } else { "applied" });
         if let Some(Waiting { reply, since }) = self.proposals.remove(&proposal) {
-            telemetry::committed(since.elapsed());
+            telemetry::committed(self.committed_at.saturating_duration_since(since));
             let applied = Proposed::Applied(Box::new((outcome, header(&self.replica))));
             self.answers.push(Answer::Proposed(reply, applied));
         }

@@ -74,18 +74,17 @@ impl Liveness {
         liveness
     }
 
-    /// Takes a heartbeat. An older epoch does not replace a newer one's.
+    /// Takes a heartbeat. Only those of the process the state names are shown.
     pub fn heard(&self, beat: &HeartbeatRequest, now: Instant) {
         let at = self.time(now);
         let mut inner = self.lock();
         let Inner { beats, core } = &mut *inner;
-        let newer = beats.get(&beat.pop_id).is_some_and(|b| b.epoch > beat.epoch);
-        if newer || (beats.len() >= POPS_MAX && !beats.contains_key(&beat.pop_id)) {
+        let counts = core.handle_beat(&beat.pop_id, beat.epoch, at);
+        if !counts || (beats.len() >= POPS_MAX && !beats.contains_key(&beat.pop_id)) {
             return;
         }
         let &HeartbeatRequest { epoch, calls, view_revision, .. } = beat;
         beats.insert(beat.pop_id.clone(), Beat { at: now, epoch, calls, view_revision });
-        core.handle_beat(&beat.pop_id, epoch, at);
     }
 
     /// Last heartbeat of a POP.

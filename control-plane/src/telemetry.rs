@@ -26,6 +26,8 @@ macro_rules! table {
 
 table! {
     API_REQUESTS = "control_api_requests_total", Counter, "API requests by method and gRPC code";
+    APPLY_SECONDS = "control_apply_seconds", Histogram,
+        "Time of applying the committed entries of one step";
     AUDIT_EXPORTED = "control_audit_exported_row", Gauge,
         "Last audit row in the files of [audit] export";
     AUDIT_EXPORT_LAG = "control_audit_export_lag_rows", Gauge, "Audit rows not exported yet";
@@ -42,7 +44,7 @@ table! {
     CERTIFICATE_LEFT = "control_certificate_left_seconds", Gauge,
         "Time until this node's certificate ends";
     COMMIT_SECONDS = "control_commit_seconds", Histogram,
-        "Time from a proposal on this node, as leader, until it was committed and applied";
+        "Time from a proposal on this node, as leader, until it was committed";
     CONNECTIONS = "control_connections", Gauge, "Open TLS connections of clients and peers";
     CONNECTIONS_REFUSED = "control_connections_refused_total", Counter,
         "Connections refused, by reason";
@@ -332,7 +334,12 @@ pub fn leader_changed() {
     counter!(RAFT_ELECTIONS).increment(1);
 }
 
-/// A proposal of this leader was applied so long after it came.
+/// Committed entries were applied.
+pub fn applied(took: Duration) {
+    histogram!(APPLY_SECONDS).record(took);
+}
+
+/// A proposal of this leader was committed so long after it came.
 pub fn committed(took: Duration) {
     histogram!(COMMIT_SECONDS).record(took);
 }

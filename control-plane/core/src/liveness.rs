@@ -13,6 +13,7 @@ mod judge;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -51,6 +52,50 @@ struct Known {
     expired: Option<bool>,
     /// Found to be expired or not, and on its way into the log until then.
     found: Option<(bool, Instant)>,
+    /// A newer epoch that beats, and that the state does not name: a process that has just
+    /// registered and this node lags, or one that nobody registered.
+    ahead: Option<Box<Known>>,
+}
+
+impl Known {
+    const fn new(epoch: u64, now: Instant) -> Self {
+        let (beat, expired, found, ahead) = (None, None, None, None);
+        Self { epoch, noticed: now, beat, steady: now, expired, found, ahead }
+    }
+
+    fn hear(&mut self, now: Instant, ttl: Duration) {
+        if self.beat.is_none_or(|beat| now - beat >= ttl) {
+            self.steady = now;
+        }
+        self.beat = Some(now);
+    }
+
+    /// One newer epoch is kept: the highest that still beats.
+    fn hear_ahead(&mut self, epoch: u64, now: Instant, ttl: Duration) {
+        let beats = |other: &Self| other.beat.is_some_and(|beat| now - beat < ttl);
+        if self.ahead.as_ref().is_some_and(|other| other.epoch > epoch && beats(other)) {
+            return;
+        }
+        let known = self.ahead.take().filter(|other| other.epoch == epoch);
+        let mut ahead = known.unwrap_or_else(|| Box::new(Self::new(epoch, now)));
+        ahead.hear(now, ttl);
+        self.ahead = Some(ahead);
+    }
+
+    /// The state names this epoch: whatever beats with another one, it is this that is judged.
+    fn claim(&mut self, epoch: u64, now: Instant) {
+        if self.epoch == epoch {
+            return;
+        }
+        let ahead = self.ahead.take();
+        let before = std::mem::replace(self, Self::new(epoch, now));
+        match ahead {
+            Some(ahead) if ahead.epoch == epoch => *self = *ahead,
+            Some(ahead) if ahead.epoch > epoch => self.ahead = Some(ahead),
+            _ if before.epoch > epoch => self.ahead = Some(Box::new(before)),
+            _ => {}
+        }
+    }
 }
 
 /// What another node said.
@@ -105,17 +150,17 @@ impl Liveness {
         self.ticked = now;
     }
 
-    /// A heartbeat. One with an older epoch says nothing.
-    pub fn handle_beat(&mut self, pop_id: &str, epoch: u64, now: Instant) {
+    /// A heartbeat; `true`: of the process the state names, as far as is known here. One with an
+    /// older epoch says nothing. One with a newer epoch counts from when the state names it.
+    pub fn handle_beat(&mut self, pop_id: &str, epoch: u64, now: Instant) -> bool {
         let ttl = self.ttl;
-        let Some(known) = self.entry(pop_id, epoch, now) else { return };
-        if known.epoch > epoch {
-            return;
+        let Some(known) = self.entry(pop_id, epoch, now) else { return false };
+        match epoch.cmp(&known.epoch) {
+            Ordering::Less => {}
+            Ordering::Equal => known.hear(now, ttl),
+            Ordering::Greater => known.hear_ahead(epoch, now, ttl),
         }
-        if known.beat.is_none_or(|beat| now - beat >= ttl) {
-            known.steady = now;
-        }
-        known.beat = Some(now);
+        epoch == known.epoch
     }
 
     /// The POPs of the state: id, epoch, whether expired. To be told again now and then, and after
@@ -129,7 +174,8 @@ impl Liveness {
             known.expired = None;
         }
         for (pop_id, epoch, expired) in roster {
-            if let Some(known) = self.entry(&pop_id, epoch, now).filter(|k| k.epoch == epoch) {
+            if let Some(known) = self.entry(&pop_id, epoch, now) {
+                known.claim(epoch, now);
                 known.expired = Some(expired);
             }
         }
@@ -180,8 +226,13 @@ impl Liveness {
         let sighting = |asked: &PopEpoch| {
             let hearing = match self.pops.get(&asked.pop_id) {
                 // The asker lags: whoever is newer is not the one to expire.
-                Some(known) if known.epoch > asked.epoch => PopHearing::Heard,
+                Some(known) if known.epoch > asked.epoch && known.expired.is_some() => {
+                    PopHearing::Heard
+                }
                 Some(known) if known.epoch == asked.epoch => self.hearing(known, now),
+                Some(Known { ahead: Some(ahead), .. }) if ahead.epoch == asked.epoch => {
+                    self.hearing(ahead, now)
+                }
                 _ => PopHearing::Unspecified,
             };
             let PopEpoch { pop_id, epoch } = asked.clone();
@@ -214,17 +265,11 @@ impl Liveness {
         PopHearing::Unspecified
     }
 
-    /// What is known of it, made new with a newer epoch; `None` when there are too many.
+    /// What is known of it; `None` when there are too many.
     fn entry(&mut self, pop_id: &str, epoch: u64, now: Instant) -> Option<&mut Known> {
-        let new =
-            Known { epoch, noticed: now, beat: None, steady: now, expired: None, found: None };
         if !self.pops.contains_key(pop_id) && self.pops.len() >= POPS_MAX {
             return None;
         }
-        let known = self.pops.entry(pop_id.to_owned()).or_insert_with(|| new.clone());
-        if known.epoch < epoch {
-            *known = Known { expired: None, ..new };
-        }
-        Some(known)
+        Some(self.pops.entry(pop_id.to_owned()).or_insert_with(|| Known::new(epoch, now)))
     }
 }

@@ -13,6 +13,8 @@ struct Nodes {
     expired: BTreeMap<&'static str, bool>,
     epoch: u64,
     held: usize,
+    /// "fra1" also beats with this epoch, which nobody registered.
+    shadow: Option<u64>,
 }
 
 impl Nodes {
@@ -21,7 +23,7 @@ impl Nodes {
         let hears = std::array::from_fn(|_| pops.to_vec());
         let expired = pops.iter().map(|pop| (*pop, false)).collect();
         let nodes = VOTERS.iter().map(|id| Liveness::new(*id, now)).collect();
-        Self { now, nodes, up: [true; 3], hears, expired, epoch: 1, held: 0 }
+        Self { now, nodes, up: [true; 3], hears, expired, epoch: 1, held: 0, shadow: None }
     }
 
     /// 100 ms, led by `leader`: what it finds comes true at once.
@@ -30,7 +32,10 @@ impl Nodes {
         let (now, epoch) = (self.now, self.epoch);
         for (at, node) in self.nodes.iter_mut().enumerate().filter(|(at, _)| self.up[*at]) {
             if now.as_millis().is_multiple_of(500) {
-                self.hears[at].iter().for_each(|pop| node.handle_beat(pop, epoch, now));
+                if let Some(epoch) = self.shadow {
+                    assert!(!node.handle_beat("fra1", epoch, now), "it counts for nothing");
+                }
+                self.hears[at].iter().for_each(|pop| _ = node.handle_beat(pop, epoch, now));
             }
             node.handle_tick(now);
             let roster = self.expired.iter().map(|(pop, gone)| ((*pop).to_owned(), epoch, *gone));
@@ -164,6 +169,48 @@ fn a_pop_that_registers_and_never_beats_expires_after_the_grace() {
     nodes.nodes[0].handle_beat("fra1", 1, now);
     nodes.steps(0, 20);
     assert!(nodes.expired["fra1"]);
+}
+
+#[test]
+fn an_epoch_that_nobody_registered_hides_no_process() {
+    let mut nodes = Nodes::new(&["fra1", "sin1"]);
+    nodes.steps(0, 30);
+    nodes.shadow = Some(u64::MAX);
+    // The true one is heard beside it,
+    assert_eq!(nodes.until(0, "fra1", true), None);
+    // its silence is found in time,
+    nodes.silence(&[0, 1, 2], "fra1");
+    let took = nodes.until(0, "fra1", true).unwrap();
+    assert!((14..=21).contains(&took), "{took} steps of 100 ms");
+    // and it returns.
+    nodes.hears.iter_mut().for_each(|heard| heard.push("fra1"));
+    assert!(nodes.until(0, "fra1", false).is_some());
+    // One that registers is heard as well, and who claimed too much before knows nothing of it.
+    nodes.epoch = 2;
+    assert_eq!(nodes.until(0, "fra1", true), None);
+}
+
+#[test]
+fn a_node_that_began_with_a_false_epoch_learns_the_true_one() {
+    let mut liveness = Liveness::new(1, Instant::ZERO);
+    let at = |ms| Instant::ZERO + Duration::from_millis(ms);
+    liveness.handle_beat("fra1", 99, at(0));
+    liveness.handle_roster([("fra1".to_owned(), 7, false)], at(100));
+    assert!(liveness.handle_beat("fra1", 7, at(200)));
+    let asked = |epoch| [PopEpoch { pop_id: "fra1".into(), epoch }];
+    let said = |liveness: &Liveness, epoch| liveness.answer(&asked(epoch), at(300))[0].hearing();
+    assert_eq!(said(&liveness, 7), PopHearing::Heard);
+    // A leader whose state names the next epoch already is told of its beats too.
+    liveness.handle_beat("fra1", 8, at(250));
+    assert_eq!(
+        said(&liveness, 8),
+        PopHearing::Unspecified,
+        "hidden, until this node's state says so"
+    );
+    liveness.handle_roster([("fra1".to_owned(), 8, false)], at(260));
+    assert!(liveness.handle_beat("fra1", 8, at(270)));
+    assert_eq!(said(&liveness, 8), PopHearing::Heard);
+    assert_eq!(said(&liveness, 7), PopHearing::Heard, "the asker lags");
 }
 
 #[test]
