@@ -1,7 +1,9 @@
-use control_core::replica::{LEVELS, Persist, Replica, ReplicaCommand, ReplicaConfig};
+use control_core::replica::{
+    LEVELS, PeerMisbehaved, Persist, Replica, ReplicaCommand, ReplicaConfig,
+};
 use proto::control::{ClusterMember, MemberChange, Trunk, member_change};
 use proto::raft::command::Kind;
-use proto::raft::{ChangeMembers, Command};
+use proto::raft::{ChangeMembers, Command, FoundMembers};
 
 use super::*;
 use crate::wal::{Options, Wal};
@@ -150,7 +152,11 @@ fn the_last_of_three_goes_on_with_all_it_has() {
     let Restored { mut hard_state, .. } = inspected.restored;
     let tail: Vec<_> = inspected.restored.entries.iter().map(|entry| entry.index).collect();
     let base = Position { index: 1, term: 1 };
-    let first_state = State::bootstrap(&[1, 2, 3]);
+    let mut first_state = State::bootstrap(&[1, 2, 3]);
+    let member = |node_id| ClusterMember { node_id, ..ClusterMember::default() };
+    let kind = Kind::FoundMembers(FoundMembers { members: [1, 2, 3].map(member).to_vec() });
+    let principal = "control/3".into();
+    first_state.apply(1, &Command { principal, kind: Some(kind), ..Command::default() });
     hard_state.commit = 1;
     let restored = Restored {
         hard_state,
@@ -174,6 +180,16 @@ fn the_last_of_three_goes_on_with_all_it_has() {
     // Nothing that may have been acknowledged is lost, and it goes on.
     assert_eq!(write(&dir, 3, 50, 5), 15);
     assert_eq!(verify(&dir).unwrap().voters, [3]);
+    // The others may run again one day: they have no say, whatever they ask.
+    let (mut replica, _) = open(&dir, 3, &[3]);
+    for node in [1, 2] {
+        // Raft's message: type, to, from, term.
+        for kind in [3, 5, 8, 17] {
+            let message = [0x08, kind, 0x10, 3, 0x18, node, 0x20, 100];
+            let told = replica.handle_peer(NodeId(node.into()), &message);
+            assert_eq!(told, Err(PeerMisbehaved::Removed), "node {node}, type {kind}");
+        }
+    }
     let said = super::plan(&[dir]).unwrap_err().to_string();
     assert!(said.contains("a majority needs no recovery"), "{said}");
 }

@@ -83,18 +83,18 @@ impl Model for ReservationModel {
                 let (until_ms, extensions) = (made.until_ms, made.extensions);
                 Some(State::Live(Live { tenant: tenant.clone(), until_ms, extensions }))
             }
-            (Request::Extend { tenant, .. }, told, State::Live(live)) => match told {
-                Some(Answer::Reservation(told)) => {
-                    let longer = told.until_ms >= live.until_ms;
-                    let counted = told.extensions == live.extensions + 1;
-                    let may =
-                        counted && told.extensions <= EXTENSIONS_MAX && *tenant == live.tenant;
-                    let (until_ms, extensions) = (told.until_ms, told.extensions);
-                    let after = State::Live(Live { until_ms, extensions, ..live.clone() });
-                    (op.can_find(live) && longer && may).then_some(after)
-                }
-                _ => None,
-            },
+            (
+                Request::Extend { tenant, .. },
+                Some(Answer::Reservation(told)),
+                State::Live(live),
+            ) => {
+                let longer = told.until_ms >= live.until_ms;
+                let counted = told.extensions == live.extensions + 1;
+                let may = counted && told.extensions <= EXTENSIONS_MAX && *tenant == live.tenant;
+                let (until_ms, extensions) = (told.until_ms, told.extensions);
+                let after = State::Live(Live { until_ms, extensions, ..live.clone() });
+                (op.can_find(live) && longer && may).then_some(after)
+            }
             (
                 Request::Cancel { tenant, .. } | Request::AllocateReserved { tenant, .. },
                 Some(Answer::Reservation(_) | Answer::Numbers(_)),
@@ -108,11 +108,11 @@ impl Model for ReservationModel {
 
 /// Whether the API may refuse this, in this state, for this reason.
 fn refusable(state: &State, op: &ReservationOp, reason: Reason) -> bool {
-    let tenant = match &op.request {
-        Request::Extend { tenant, .. }
-        | Request::Cancel { tenant, .. }
-        | Request::AllocateReserved { tenant, .. } => tenant,
-        _ => return false,
+    let (Request::Extend { tenant, .. }
+    | Request::Cancel { tenant, .. }
+    | Request::AllocateReserved { tenant, .. }) = &op.request
+    else {
+        return false;
     };
     match (reason, state) {
         (Reason::NotFound, _) => op.can_miss(state),

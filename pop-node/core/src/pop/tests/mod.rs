@@ -32,6 +32,17 @@ fn scripts() {
     }
 }
 
+/// What the control plane says of a POP counts only where this one has not seen for itself.
+#[test]
+fn a_link_that_is_up_counts_more_than_a_replicated_expiry() {
+    let call = "alice calls +6561234567 pcmu\nwait 50ms\ncarol answers pcmu\nwait 50ms\n\
+                alice acks\nalice hangs up\nwait 50ms\ncarol oks\n";
+    let seen = play("link up", &format!("link up\nexpired sin1\n{call}"));
+    assert!(seen.contains("fra1 => sin1: setup by carol"), "{seen}");
+    let told = play("no link yet", "expired sin1\nalice calls +6561234567 pcmu\nwait 2s\n");
+    assert!(told.contains("503 to INVITE") && !told.contains("setup by carol"), "{told}");
+}
+
 #[test]
 fn equal_inputs_give_equal_traces() {
     let script = "alice calls +6561234567 pcmu,dtmf\nwait 50ms\ncarol rings\ncarol answers pcma\n\

@@ -37,6 +37,7 @@ pub(super) fn act(world: &mut World, words: &[&str]) -> Option<()> {
         ["wait", time] => world.wait(duration(time)?),
         ["link", "down"] => world.link(LinkState::Down),
         ["link", "up"] => world.link(LinkState::Up),
+        ["expired", pop] => world.expire(pop),
         ["mute", pop] => _ = world.mute.insert(PopId::new(pop).ok()?),
         [name, "uses", "tcp", connection] => {
             world.phones.get_mut(*name)?.connection = Some(connection.parse().ok()?);

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use proto::call::call_message::Kind;
+use proto::control::{Change, Event, Resource, change, resource};
 use proto::id::{Epoch, PopId, Revision};
 use proto::time::{Duration, Instant, earlier};
 
@@ -235,6 +236,24 @@ impl World {
         let ids: Vec<PopId> = self.pops.keys().cloned().collect();
         for id in ids {
             self.pop(&id).handle_timeout(now);
+        }
+        self.drain();
+    }
+
+    /// The control plane says so to all.
+    pub(super) fn expire(&mut self, pop_id: &str) {
+        let gone = proto::control::Pop {
+            pop_id: pop_id.to_owned(),
+            epoch: 1,
+            expired: true,
+            ..<_>::default()
+        };
+        let put = change::Kind::Put(Resource { kind: Some(resource::Kind::Pop(gone)) });
+        let changes = vec![Change { kind: Some(put) }];
+        let event = Event { prev_revision: 1, revision: 2, changes };
+        let now = self.now;
+        for pop in self.pops.values_mut() {
+            pop.handle_view(ViewUpdate::Event(event.clone()), now).unwrap();
         }
         self.drain();
     }
