@@ -179,7 +179,7 @@ impl World {
     fn count_numbers(&mut self) {
         let imported = crate::linear::rules::imported(&self.history);
         let mut wrong = Vec::new();
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| self.takes_part(node)) {
             let Some(replica) = &node.replica else { continue };
             let counts = replica.state().number_counts();
             let total = counts.total();
