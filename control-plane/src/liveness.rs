@@ -74,11 +74,13 @@ impl Liveness {
         liveness
     }
 
-    /// Takes a heartbeat. Only those of the process the state names are shown.
-    pub fn heard(&self, beat: &HeartbeatRequest, now: Instant) {
+    /// Takes a heartbeat. Only those of the process the state names, by its
+    /// epoch, are shown.
+    pub fn heard(&self, beat: &HeartbeatRequest, named: u64, now: Instant) {
         let at = self.time(now);
         let mut inner = self.lock();
         let Inner { beats, core } = &mut *inner;
+        core.handle_epoch(&beat.pop_id, named, at);
         let counts = core.handle_beat(&beat.pop_id, beat.epoch, at);
         if !counts || (beats.len() >= POPS_MAX && !beats.contains_key(&beat.pop_id)) {
             return;
@@ -208,8 +210,9 @@ mod tests {
             calls,
             view_revision: 7,
         };
-        liveness.heard(&beat(2, 5), start);
-        liveness.heard(&beat(1, 9), start + core::TTL);
+        liveness.heard(&beat(2, 5), 2, start);
+        liveness.heard(&beat(1, 9), 2, start + core::TTL);
+        liveness.heard(&beat(3, 9), 2, start + core::TTL);
         assert_eq!(liveness.last("fra1").map(|b| b.calls), Some(5));
         assert_eq!(liveness.alive(start), 1);
         assert_eq!(liveness.alive(start + core::TTL), 0);

@@ -163,6 +163,13 @@ impl Liveness {
         epoch == known.epoch
     }
 
+    /// The state names this epoch of a POP that beats: newer than the last roster.
+    pub fn handle_epoch(&mut self, pop_id: &str, epoch: u64, now: Instant) {
+        if let Some(known) = self.pops.get_mut(pop_id) {
+            known.claim(epoch, now);
+        }
+    }
+
     /// The POPs of the state: id, epoch, whether expired. To be told again now and then, and after
     /// each change of its own making.
     pub fn handle_roster(

@@ -150,7 +150,7 @@ impl HeartStream {
                 .with("epoch", epoch));
         }
         telemetry::heartbeat();
-        self.api.0.liveness.heard(beat, Instant::now());
+        self.api.0.liveness.heard(beat, epoch, Instant::now());
         Ok(HeartbeatResponse { revision: revision.0 })
     }
 }
