@@ -180,14 +180,16 @@ fn the_last_of_three_goes_on_with_all_it_has() {
     // Nothing that may have been acknowledged is lost, and it goes on.
     assert_eq!(write(&dir, 3, 50, 5), 15);
     assert_eq!(verify(&dir).unwrap().voters, [3]);
-    // The others may run again one day: they have no say, whatever they ask.
+    // The others may run again one day: nobody here vouches for them (`fencing`), and what they
+    // answer counts for nothing.
     let (mut replica, _) = open(&dir, 3, &[3]);
     for node in [1, 2] {
+        assert!(!replica.state().members().any(|member| member.node_id == u64::from(node)));
         // Raft's message: type, to, from, term.
-        for kind in [3, 5, 8, 17] {
+        for kind in [4, 6, 9, 18] {
             let message = [0x08, kind, 0x10, 3, 0x18, node, 0x20, 100];
             let told = replica.handle_peer(NodeId(node.into()), &message);
-            assert_eq!(told, Err(PeerMisbehaved::Removed), "node {node}, type {kind}");
+            assert_eq!(told, Err(PeerMisbehaved::NotAMember), "node {node}, type {kind}");
         }
     }
     let said = super::plan(&[dir]).unwrap_err().to_string();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chaos::lab::Node;
+use chaos::lab::{Node, admin};
 use chaos::speech::Voice;
 use proto::control::MediaEncryption;
 use tests::peers::baresip::{Phone, SPEECH};
@@ -51,6 +51,17 @@ fn phones_speak_encrypted_and_who_does_not_is_refused() {
             );
             assert!(opened > 500.0 && opened >= received * 0.99, "{pop}: {opened} of {received}");
             assert!(protected > 500.0 && protected == sent, "{pop}: {protected} of {sent}");
+            // RTCP too: what the phones say is understood, and all of it is authentic.
+            let text = admin::get(scene.mesh.admin(&Node::pop(pop))?, "/metrics").await?;
+            let dropped = |reason: &str| {
+                let label = format!("reason=\"{reason}\"");
+                let line = text.lines().find(|l| l.contains("rtp_dropped") && l.contains(&label));
+                line.and_then(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or(0.0)
+            };
+            assert!(count("pop_rtcp_received_packets_total").await? >= 2.0, "{pop}: no RTCP");
+            for reason in ["srtp_tag", "malformed_rtcp", "malformed_rtp", "srtp_reused"] {
+                assert_eq!(dropped(reason), 0.0, "{pop}: {reason}");
+            }
         }
         scene.idle(SOON).await?;
 
@@ -85,7 +96,9 @@ fn what_is_offered_is_accepted_and_the_other_side_stays_plain() {
             Ok((scene.metric(&Node::pop("fra1"), opened).await? > 100.0).then_some(()))
         })
         .await?;
-        assert_eq!(scene.metric(&Node::pop("iad1"), opened).await?, 0.0);
+        for name in [opened, "pop_srtp_protected_packets_total"] {
+            assert_eq!(scene.metric(&Node::pop("iad1"), name).await?, 0.0, "{name}");
+        }
         anna.hang_up().await?;
         bert.closed(SOON).await?;
         scene.idle(SOON).await

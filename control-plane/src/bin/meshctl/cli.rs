@@ -166,7 +166,8 @@ pub(crate) struct PutTrunk {
     /// Codecs in order of preference: opus, G722, PCMU, PCMA [default: all]
     #[arg(long, value_delimiter = ',', value_name = "CODEC,…")]
     pub(crate) codec: Vec<String>,
-    /// SRTP: accepted when it offers it, offered (plain is fine too), or required
+    /// SRTP: accepted when it offers it, offered (plain is fine too), or required; upgrade its POPs
+    /// first
     #[arg(long, value_enum, default_value_t = Srtp::Accepted)]
     pub(crate) srtp: Srtp,
     /// Calls at once per POP, 0 for no limit

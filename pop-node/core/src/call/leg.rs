@@ -217,6 +217,11 @@ impl Leg {
         true
     }
 
+    /// The next offer goes to another server of the trunk.
+    pub(crate) fn restart_security(&mut self) {
+        self.session.restart_security();
+    }
+
     /// What our last offer or answer said, to be said again.
     pub(crate) fn offer_again(&mut self) -> Option<Bytes> {
         let what = self.described.clone()?;

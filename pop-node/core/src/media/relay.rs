@@ -311,9 +311,12 @@ impl Media {
         }
         header.write(&mut self.arena);
         self.arena.extend_from_slice(payload);
-        let mut packet = self.arena.split();
-        if let Some(secure) = self.legs.get_mut(&leg).and_then(|leg| leg.secure.as_mut()) {
-            secure.protect(&mut packet, false)?;
+        // In the arena, where there is room for the tag.
+        let secure = self.legs.get_mut(&leg).and_then(|leg| leg.secure.as_mut());
+        let protected = secure.map(|secure| secure.protect(&mut self.arena, false));
+        let packet = self.arena.split();
+        if let Some(protected) = protected {
+            protected?;
             self.counters.srtp_protected += 1;
         }
         self.counters.rtp_sent += 1;

@@ -35,7 +35,7 @@ impl Secure {
         }
     }
 
-    /// Protects the packet made in `bytes` from `start` on.
+    /// Protects the RTP packet, or RTCP packets, that `bytes` holds.
     pub(super) fn protect(&mut self, bytes: &mut BytesMut, rtcp: bool) -> Result<(), DropReason> {
         let length = bytes.len();
         bytes.resize(length + TRAILER_BYTES_MAX, 0);

@@ -28,7 +28,7 @@ pub enum Connection {
 }
 
 /// `a=` (RFC 8866 §5.13): a property or a name with a value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Attribute {
     /// Before the colon.
     pub name: String,
@@ -66,6 +66,15 @@ pub struct SessionDescription {
     pub attributes: Vec<Attribute>,
     /// `m=` sections, in order: an answer has one for each (RFC 3264 §6).
     pub media: Vec<MediaDescription>,
+}
+
+/// Keys (RFC 4568) stay out of logs.
+impl fmt::Debug for Attribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secret = self.name.eq_ignore_ascii_case("crypto");
+        let value = if secret { Some("•••") } else { self.value.as_deref() };
+        f.debug_struct("Attribute").field("name", &self.name).field("value", &value).finish()
+    }
 }
 
 impl Attribute {

@@ -183,8 +183,68 @@ fn an_answer_must_name_a_line_of_the_offer() {
     assert_eq!(answer("RTP/SAVP", ""), Err(NegotiationError::Encrypted));
     let other = line(1, "AES_CM_128_HMAC_SHA1_80");
     assert_eq!(answer("RTP/SAVP", &other), Err(NegotiationError::Encrypted));
-    assert_eq!(answer("RTP/SAVP", &line(4, "AES_CM_128_HMAC_SHA1_80")), Ok(()));
+    let unreadable = "a=crypto:3 AES_CM_128_HMAC_SHA1_80 inline:AAAA|1:4\n";
+    assert_eq!(answer("RTP/AVP", unreadable), Err(NegotiationError::Encrypted));
+    assert_eq!(answer("RTP/SAVP", &line(3, "AES_CM_128_HMAC_SHA1_80")), Ok(()));
     assert_eq!(answer("UDP/TLS/RTP/SAVPF", ""), Err(NegotiationError::Encrypted));
+}
+
+/// Several answers to one offer (forks, then the final one): each is held against the lines that
+/// were sent, and one of no use changes nothing.
+#[test]
+fn forks_may_choose_different_lines() {
+    let mut session = session_of(Policy::Offer);
+    let first = session.offer(&all(Direction::SendRecv));
+    let key = "WVNfX19zZW1jdGwgKCkgewkyMjA7fQp9CnVubGVz";
+    let gcm = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGw==";
+    let body = |line: &str| offer(&format!("m=audio 4000 RTP/AVP 0\n{line}"));
+    let mut answer = |line: &str| {
+        session.accept(&RemoteMedia::from_answer(&body(line), 0).unwrap()).unwrap();
+        session.security().keys().map(|keys| keys.send.clone())
+    };
+    assert_eq!(answer(""), None);
+    let third = answer(&format!("a=crypto:3 AES_CM_128_HMAC_SHA1_80 inline:{key}\n")).unwrap();
+    let second = answer(&format!("a=crypto:2 AEAD_AES_128_GCM inline:{gcm}\n")).unwrap();
+    for (tag, key) in [(3, third), (2, second.clone())] {
+        let line = crate::srtp::Crypto { tag, key }.to_string();
+        assert!(std::str::from_utf8(&first).unwrap().contains(&line), "{tag}");
+    }
+    // What is said in the call from then on repeats the line agreed on; its refusal changes nothing.
+    let again = SessionDescription::parse(&session.offer(&all(Direction::SendOnly))).unwrap();
+    let lines = RemoteMedia::from_offer(&again, false).unwrap().crypto;
+    assert_eq!(lines, [crate::srtp::Crypto { tag: 2, key: second.clone() }]);
+    let wrong = body(&format!("a=crypto:3 AES_CM_128_HMAC_SHA1_80 inline:{key}\n"));
+    let wrong = RemoteMedia::from_answer(&wrong, 0).unwrap();
+    assert_eq!(session.accept(&wrong), Err(NegotiationError::Encrypted));
+    assert_eq!(session.security().keys().unwrap().send, second);
+    // Another server of the peer gets keys nobody has.
+    session.restart_security();
+    let other = session.offer(&all(Direction::SendRecv));
+    let other = RemoteMedia::from_offer(&SessionDescription::parse(&other).unwrap(), true).unwrap();
+    assert_eq!(other.crypto.len(), 3);
+    assert!(other.crypto.iter().all(|line| line.key != second));
+}
+
+/// A peer that comes with a new key hears a new one of ours: its packet index begins anew.
+#[test]
+fn a_new_key_is_answered_with_a_new_key() {
+    let mut session = session_of(Policy::Accept);
+    let mut answer = |key: &str| {
+        let line = format!("a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{key}\n");
+        let offer = offer(&format!("m=audio 4000 RTP/SAVP 0\n{line}"));
+        let remote = RemoteMedia::from_offer(&offer, true).unwrap();
+        session.answer(&offer, &remote, &all(Direction::SendRecv));
+        session.security().keys().unwrap().send.clone()
+    };
+    let first = answer("WVNfX19zZW1jdGwgKCkgewkyMjA7fQp9CnVubGVz");
+    assert_eq!(answer("WVNfX19zZW1jdGwgKCkgewkyMjA7fQp9CnVubGVz"), first);
+    assert_ne!(answer("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwd"), first);
+    let plain = offer("m=audio 4000 RTP/AVP 0\n");
+    let remote = RemoteMedia::from_offer(&plain, false).unwrap();
+    session.answer(&plain, &remote, &all(Direction::SendRecv));
+    assert!(session.security().keys().is_none());
+    let next = session.offer(&all(Direction::SendRecv));
+    assert!(std::str::from_utf8(&next).unwrap().contains("m=audio 20000 RTP/AVP "));
 }
 
 #[test]

@@ -19,7 +19,7 @@ struct Stream {
     window: Window,
 }
 
-/// Streams by SSRC, the latest first.
+/// Streams by SSRC, the one heard last first.
 #[derive(Debug, Default)]
 struct Streams(Vec<Stream>);
 
@@ -30,8 +30,13 @@ impl Streams {
 
     /// Of an authentic packet.
     fn seen(&mut self, Place { ssrc, index }: Place) {
-        if let Some(stream) = self.0.iter_mut().find(|stream| stream.ssrc == ssrc) {
-            return stream.window.insert(index);
+        let known = self.0.iter().position(|stream| stream.ssrc == ssrc);
+        if let Some(before) = known.and_then(|at| self.0.get_mut(..=at)) {
+            before.rotate_right(1);
+            if let Some(stream) = before.first_mut() {
+                stream.window.insert(index);
+            }
+            return;
         }
         self.0.truncate(STREAMS_MAX - 1);
         self.0.insert(0, Stream { ssrc, window: Window::at(index) });

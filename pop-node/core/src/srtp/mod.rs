@@ -45,7 +45,7 @@ pub enum Profile {
 }
 
 impl Profile {
-    /// Strongest first: the order of our offers.
+    /// Strongest first.
     pub const ALL: [Self; 6] = [
         Self::AeadAes256Gcm,
         Self::AeadAes128Gcm,
@@ -54,6 +54,11 @@ impl Profile {
         Self::AesCm256HmacSha1Tag32,
         Self::AesCm128HmacSha1Tag32,
     ];
+
+    /// What we offer: an INVITE over UDP must stay small, and a tag of 4 bytes is no protection to
+    /// ask for. The others are answered.
+    pub const OFFERED: [Self; 3] =
+        [Self::AeadAes256Gcm, Self::AeadAes128Gcm, Self::AesCm128HmacSha1Tag80];
 
     /// The name in `a=crypto`.
     pub const fn name(self) -> &'static str {

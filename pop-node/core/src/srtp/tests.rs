@@ -171,6 +171,25 @@ fn a_changed_byte_anywhere_is_seen() {
     }
 }
 
+/// However many sources come and go, the one that is heard is not forgotten.
+#[test]
+fn the_stream_that_is_heard_outlives_others() {
+    let key = master(Profile::AesCm128HmacSha1Tag80, 4);
+    let mut inbound = Inbound::new(&key);
+    let from = |ssrc: u8, sequence: u16| {
+        let mut plain = packet(sequence, b"voice");
+        plain[11] = ssrc;
+        protect(&mut Outbound::new(&key), &plain).unwrap()
+    };
+    let first = from(7, 1);
+    open(&mut inbound, &first).unwrap();
+    for n in 0..20 {
+        open(&mut inbound, &from(100 + n, 1)).unwrap();
+        open(&mut inbound, &from(7, 2 + u16::from(n))).unwrap();
+    }
+    assert_eq!(open(&mut inbound, &first), Err(SrtpError::Replayed));
+}
+
 /// A peer that repeats a sequence number with another payload would else get two messages under
 /// one key stream.
 #[test]

@@ -60,10 +60,13 @@ impl Options {
     }
 }
 
+#[allow(clippy::print_stderr, reason = "progress of a long measurement")]
 pub(super) async fn control(arguments: &[String]) -> Result<Table> {
     let options = Options::parse(arguments)?;
     let mut table = Table::new("control");
+    let started = std::time::Instant::now();
     for group in GROUPS.iter().filter(|group| options.wants(group)) {
+        eprintln!("control: {group} (after {} s)", started.elapsed().as_secs());
         match *group {
             "writes" => throughput::writes(&mut table, &options).await?,
             "allocate" => throughput::allocate(&mut table, &options).await?,

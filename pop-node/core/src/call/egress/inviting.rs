@@ -274,6 +274,7 @@ fn attempt(
         let Some(local) = core.local_sip(transport, remote.ip()) else { continue };
         half.leg.flow = Flow { transport, local, remote, connection: 0 };
         half.leg.meet(remote.ip(), core, now);
+        half.leg.restart_security();
         let body = half.leg.offer(Description {
             codecs: media::preferred(&wanted.codecs, &half.leg.allowed),
             telephone_event: wanted.media.telephone_event,

@@ -85,9 +85,10 @@ impl LocalSession {
     pub fn offer(&mut self, what: &Description) -> Bytes {
         let first = self.security.protocol();
         let protocol = self.sections.get(self.section).map_or(first, |m| &m.protocol);
+        let mut protocol = protocol.to_owned();
+        let lines = self.security.offer(&mut protocol);
         let clocks = what.codecs.iter().map(|codec| codec.clock_rate()).collect();
-        let mut audio = self.audio(protocol.to_owned(), what, clocks, false);
-        let lines = self.security.offer();
+        let mut audio = self.audio(protocol, what, clocks, false);
         audio.attributes.extend(lines.iter().map(crypto));
         self.offered_events = self.telephone_events.clone();
         let mut sections = std::mem::take(&mut self.sections);
@@ -130,6 +131,11 @@ impl LocalSession {
             section.attributes.extend(self.security.answer(remote).iter().map(crypto));
         }
         self.send(sections)
+    }
+
+    /// The next offer goes to another server of the peer: it has other keys.
+    pub fn restart_security(&mut self) {
+        self.security.restart();
     }
 
     /// Takes over what the peer's answer to our last offer says.

@@ -97,7 +97,10 @@ impl RemoteMedia {
     ) -> Result<Self, NegotiationError> {
         match answer.media.get(section) {
             Some(media) if media.media == "audio" && media.port != 0 => {
-                Self::from_section(answer, section, media)
+                let remote = Self::from_section(answer, section, media)?;
+                // In an offer a line not understood is passed over; here it answers one of ours.
+                let understood = !remote.crypto.is_empty() || !media.has("crypto");
+                if understood { Ok(remote) } else { Err(NegotiationError::Encrypted) }
             }
             _ => Err(NegotiationError::NoAudio),
         }

@@ -21,8 +21,11 @@ pub enum Policy {
 pub struct Security {
     policy: Policy,
     source: KeySource,
-    /// Lines of our first offer.
-    offered: Vec<Crypto>,
+    /// Lines of our last offer: any answer to it is held against these, whatever an earlier one
+    /// (of another fork) came to.
+    sent: Vec<Crypto>,
+    /// That offer was of the profile SAVP.
+    sent_secure: bool,
     /// Some offer was answered: later ones repeat what came of it.
     settled: bool,
     /// The tag of the line agreed on, and the keys.
@@ -32,7 +35,7 @@ pub struct Security {
 impl Security {
     /// Of a leg that nothing was said about; `source` is its own.
     pub const fn new(policy: Policy, source: KeySource) -> Self {
-        Self { policy, source, offered: Vec::new(), settled: false, agreed: None }
+        Self { policy, source, sent: Vec::new(), sent_secure: false, settled: false, agreed: None }
     }
 
     /// What was agreed on; `None`: media is plain.
@@ -40,68 +43,76 @@ impl Security {
         self.agreed.as_ref().map(|(_, keys)| keys)
     }
 
-    /// The profile of our first offer.
-    pub(super) const fn protocol(&self) -> &'static str {
-        match self.policy {
-            Policy::Require => "RTP/SAVP",
-            Policy::Accept | Policy::Offer => "RTP/AVP",
-        }
-    }
-
-    /// The lines of an offer: the one agreed on with the same key, or all we can.
-    pub(super) fn offer(&mut self) -> Vec<Crypto> {
-        if let Some((tag, keys)) = &self.agreed {
-            return vec![Crypto { tag: *tag, key: keys.send.clone() }];
-        }
-        if self.policy == Policy::Accept || self.settled && self.policy == Policy::Offer {
-            return Vec::new();
-        }
-        if self.offered.is_empty() {
-            let source = &mut self.source;
-            let line = |(tag, profile)| Crypto { tag, key: source.next(profile) };
-            self.offered = (1..).zip(Profile::ALL).map(line).collect();
-        }
-        self.offered.clone()
-    }
-
-    /// The line that answers an offer: the first of its lines, as the peer prefers it (RFC 4568
-    /// §5.1.2). None if it is plain.
-    pub(super) fn answer(&mut self, remote: &RemoteMedia) -> Option<Crypto> {
-        self.settled = true;
-        let Some(theirs) = remote.crypto.first() else {
-            self.agreed = None;
-            return None;
-        };
-        let profile = theirs.key.profile();
-        let before = self.agreed.take().map(|(_, keys)| keys.send);
-        let send = before.filter(|key| key.profile() == profile);
-        let send = send.unwrap_or_else(|| self.source.next(profile));
-        self.agreed =
-            Some((theirs.tag, SrtpKeys { send: send.clone(), receive: theirs.key.clone() }));
-        Some(Crypto { tag: theirs.tag, key: send })
-    }
-
-    /// The peer's answer to our lines (RFC 4568 §5.1.3): one of them with its own key, or, if we
-    /// did not insist, none.
-    pub(super) fn accept(&mut self, remote: &RemoteMedia) -> Result<(), NegotiationError> {
-        let offered = self.offer();
-        self.settled = true;
-        let Some(theirs) = remote.crypto.first().filter(|_| !offered.is_empty()) else {
-            self.agreed = None;
-            let insisted = self.policy == Policy::Require || remote.secure;
-            return if insisted { Err(NegotiationError::Plain) } else { Ok(()) };
-        };
-        let ours = offered
-            .into_iter()
-            .find(|ours| (ours.tag, ours.key.profile()) == (theirs.tag, theirs.key.profile()));
-        let ours = ours.ok_or(NegotiationError::Encrypted)?;
-        let keys = SrtpKeys { send: ours.key, receive: theirs.key.clone() };
-        self.agreed = Some((ours.tag, keys));
-        Ok(())
-    }
-
     /// Must every description of the peer have keys?
     pub const fn insists(&self) -> bool {
         matches!(self.policy, Policy::Require)
+    }
+
+    /// The next offer goes to somebody who has seen none: with keys nobody has.
+    pub(super) fn restart(&mut self) {
+        self.sent.clear();
+        self.settled = false;
+        self.agreed = None;
+    }
+
+    /// The profile of our first offer.
+    pub(super) const fn protocol(&self) -> &'static str {
+        if self.insists() { "RTP/SAVP" } else { "RTP/AVP" }
+    }
+
+    /// The lines of an offer of the profile `protocol`, which is made plain if there are none: the
+    /// line agreed on with the same key, or all we offer, the same until somebody answered.
+    pub(super) fn offer(&mut self, protocol: &mut String) -> Vec<Crypto> {
+        let plain = self.policy == Policy::Accept || self.settled && self.policy == Policy::Offer;
+        if let Some((tag, keys)) = &self.agreed {
+            self.sent = vec![Crypto { tag: *tag, key: keys.send.clone() }];
+        } else if plain {
+            self.sent.clear();
+        } else if self.sent.is_empty() || self.settled {
+            let source = &mut self.source;
+            let line = |(tag, profile)| Crypto { tag, key: source.next(profile) };
+            self.sent = (1..).zip(Profile::OFFERED).map(line).collect();
+        }
+        if self.sent.is_empty() {
+            *protocol = protocol.replace("SAVP", "AVP");
+        }
+        self.sent_secure = protocol.contains("SAVP");
+        self.sent.clone()
+    }
+
+    /// The line that answers an offer: the first of its lines, as the peer prefers it (RFC 4568
+    /// §5.1.2). None if it is plain. A peer that says its key again hears ours again; one with a
+    /// new key may be another device, which knows nothing of our packet index.
+    pub(super) fn answer(&mut self, remote: &RemoteMedia) -> Option<Crypto> {
+        self.settled = true;
+        self.sent.clear();
+        let before = self.agreed.take().map(|(_, keys)| keys);
+        let theirs = remote.crypto.first()?;
+        let kept = before.filter(|keys| keys.receive == theirs.key).map(|keys| keys.send);
+        let send = kept.unwrap_or_else(|| self.source.next(theirs.key.profile()));
+        let keys = SrtpKeys { send: send.clone(), receive: theirs.key.clone() };
+        self.agreed = Some((theirs.tag, keys));
+        Some(Crypto { tag: theirs.tag, key: send })
+    }
+
+    /// The peer's answer to our lines (RFC 4568 §5.1.3): one of them with its own key, or, if our
+    /// offer did not insist, none. An answer that is of no use changes nothing.
+    pub(super) fn accept(&mut self, remote: &RemoteMedia) -> Result<(), NegotiationError> {
+        let agreed = match remote.crypto.first() {
+            None if self.insists() || self.sent_secure || remote.secure => {
+                return Err(NegotiationError::Plain);
+            }
+            None => None,
+            Some(_) if self.sent.is_empty() && !remote.secure => None,
+            Some(theirs) => {
+                let wanted = (theirs.tag, theirs.key.profile());
+                let ours = self.sent.iter().find(|ours| (ours.tag, ours.key.profile()) == wanted);
+                let send = ours.ok_or(NegotiationError::Encrypted)?.key.clone();
+                Some((theirs.tag, SrtpKeys { send, receive: theirs.key.clone() }))
+            }
+        };
+        self.settled = true;
+        self.agreed = agreed;
+        Ok(())
     }
 }
