@@ -58,6 +58,7 @@ fn script() -> Vec<Kind> {
             trunk_id: "telco".into(),
             pop_ids: vec!["fra1".into()],
             host: "192.0.2.9".into(),
+            media_encryption: c::MediaEncryption::Required.into(),
             ..<_>::default()
         }),
         Kind::PutRoute(c::Route {
