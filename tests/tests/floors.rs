@@ -127,7 +127,10 @@ const VOICE: &[(&str, &str)] = &[
 const CIPHERS: &[(&str, &str)] = &[
     ("aes", "AES in counter mode"),
     ("aws-lc-rs", "AES-GCM"),
-    ("aws-lc-sys", "aws-lc-rs; its RNG is never asked: keys come from a secret given to `Pop::new`"),
+    (
+        "aws-lc-sys",
+        "aws-lc-rs; its RNG is never asked: keys come from a secret given to `Pop::new`",
+    ),
     ("base64", "keys in session descriptions"),
     ("cipher", "aes"),
     ("cmov", "hmac: comparison in constant time"),
