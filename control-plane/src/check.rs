@@ -45,17 +45,29 @@ pub fn authority(config: &Config) -> Result<Option<Authority>, Problem> {
     Err(Problem::new("ca.key", what, "give the key of this mesh's authority"))
 }
 
-/// Makes the directory and proves that files can be written there.
+/// Makes the directory and proves that files can be written there. That a disk is full is no
+/// fault of the configuration: a node that holds data begins all the same, and heals by itself.
 pub fn data_dir(dir: &Path) -> Result<(), Problem> {
     let probe = dir.join("writable.probe");
-    let written = fs::create_dir_all(dir)
-        .and_then(|()| fs::write(&probe, b"x"))
-        .and_then(|()| fs::remove_file(&probe));
+    let written = fs::create_dir_all(dir).and_then(|()| fs::write(&probe, b"x"));
+    // What was made of it goes away whatever came of it.
+    let removed = fs::remove_file(&probe);
+    let written = match written {
+        Err(error) if is_full(&error) && dir.is_dir() => {
+            tracing::warn!(dir = %dir.display(), "the disk is full: growth is refused until it heals");
+            return Ok(());
+        }
+        written => written.and(removed),
+    };
     written.map_err(|error| {
         let what = format!("{} is not writable ({error})", dir.display());
         let fix = "create it and give it to the user that runs control-plane";
         Problem::new("node.data_dir", what, fix)
     })
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Listens on an address.

@@ -42,6 +42,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 const HAND_OVER: Duration = Duration::from_millis(300);
 /// What this version's nodes keep: one group keeps everything.
 const GROUP: GroupId = GroupId::ROOT;
+/// A start that found no room on the disk is tried again after this.
+const ROOM_AGAIN: Duration = Duration::from_secs(1);
 /// Connections whose handshake is done and that wait to be served.
 const ACCEPTED: usize = 64;
 
@@ -139,7 +141,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
 impl Ready {
     async fn run(self, signals: impl Future<Output = ()>) -> Result<(), RunError> {
-        let Restored { replica, wal, inbox, incarnation, others, health } = restore(&self.config)?;
+        let mut signals = std::pin::pin!(signals);
+        let Some(restored) = with_room(&self.config, signals.as_mut()).await? else {
+            return Ok(());
+        };
+        let Restored { replica, wal, inbox, incarnation, others, health } = restored;
         let replica_is_new = replica.voters().is_empty();
         let hub = Arc::new(Hub::new(replica.state().revision()));
         let outboxes = Outboxes::default();
@@ -288,6 +294,24 @@ fn failed(ended: Result<Result<(), DriverError>, oneshot::error::RecvError>) -> 
     match ended {
         Ok(Err(error)) => error.into(),
         Ok(Ok(())) | Err(_) => std::io::Error::other("the driver's thread is gone").into(),
+    }
+}
+
+/// Waits while the disk has no room even for what a start needs; `None`: asked to end meanwhile.
+async fn with_room(
+    config: &Config,
+    mut asked: std::pin::Pin<&mut impl Future<Output = ()>>,
+) -> Result<Option<Restored>, RunError> {
+    loop {
+        let file = match restore(config) {
+            Err(RunError::Wal(WalError::Full { file })) => file,
+            other => return other.map(Some),
+        };
+        tracing::warn!(file = %file.display(), "the disk is full: this node begins when there is room");
+        tokio::select! {
+            () = asked.as_mut() => return Ok(None),
+            () = tokio::time::sleep(ROOM_AGAIN) => {}
+        }
     }
 }
 

@@ -113,7 +113,7 @@ async fn try_import(cluster: &Cluster, id: u64, last: u32) -> Result<(), Status>
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_growth_and_heals() {
     let mut disks = None;
-    let cluster = Cluster::start_with(|dir| {
+    let mut cluster = Cluster::start_with(|dir| {
         disks = Some(Disks::mount(dir));
         String::new()
     })
@@ -156,6 +156,21 @@ async fn a_full_disk_refuses_growth_and_heals() {
         ..<_>::default()
     };
     client.release(release).await.unwrap();
+
+    // Not a byte is left, and the node is started again: it begins, and is asked.
+    let mut filler = std::fs::File::options().append(true).open(&path).unwrap();
+    while filler.write_all(&block).is_ok() {}
+    while filler.write_all(&[1]).is_ok() {}
+    drop(filler);
+    cluster.kill(leader);
+    cluster.spawn(leader);
+    eventually("a node begins on a full disk", async || {
+        let consistency = ReadConsistency::Linearizable.into();
+        let request = ListNumbersRequest { consistency, ..<_>::default() };
+        let channel = cluster.channel(node(&cluster, leader), "anna");
+        NumbersClient::new(channel).list(request).await.ok()
+    })
+    .await;
 
     // There is room again: it heals by itself.
     std::fs::remove_file(&path).unwrap();
