@@ -130,21 +130,23 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let prometheus = crate::telemetry::install()?;
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let signals = async {
+    let mut signals = std::pin::pin!(async {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-    };
-    Ready { config, credentials, authority, join, api, admin, prometheus }.run(signals).await
+    });
+    let Some(restored) = with_room(&config, signals.as_mut()).await? else { return Ok(()) };
+    let ready = Ready { config, credentials, authority, join, api, admin, prometheus };
+    ready.run(restored, signals).await
 }
 
 impl Ready {
-    async fn run(self, signals: impl Future<Output = ()>) -> Result<(), RunError> {
-        let mut signals = std::pin::pin!(signals);
-        let Some(restored) = with_room(&self.config, signals.as_mut()).await? else {
-            return Ok(());
-        };
+    async fn run(
+        self,
+        restored: Restored,
+        signals: impl Future<Output = ()>,
+    ) -> Result<(), RunError> {
         let Restored { replica, wal, inbox, incarnation, others, health } = restored;
         let replica_is_new = replica.voters().is_empty();
         let hub = Arc::new(Hub::new(replica.state().revision()));
