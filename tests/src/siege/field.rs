@@ -68,10 +68,13 @@ impl Field {
     /// Whether `to` gets what `from` sends: a false hardware address makes it vanish silently.
     pub(super) fn hears(&self, from: usize, to: usize, hears: bool) -> Result<()> {
         let (namespace, to) = (self.namespace(from), address(to));
-        let neighbour = ["neigh", if hears { "del" } else { "replace" }, &to, "dev", "eth0"];
-        let nobody: &[&str] =
-            if hears { &[] } else { &["lladdr", "02:00:00:00:00:ff", "nud", "permanent"] };
-        ip(&[&["-n", &namespace][..], &neighbour, nobody].concat())
+        let change: &[&str] = if hears {
+            // Flushed, not deleted: a link that went down meanwhile has forgotten it already.
+            &["flush", "to", &to, "dev", "eth0", "nud", "permanent"]
+        } else {
+            &["replace", &to, "dev", "eth0", "lladdr", "02:00:00:00:00:ff", "nud", "permanent"]
+        };
+        ip(&[&["-n", &namespace, "neigh"][..], change].concat())
     }
 }
 
