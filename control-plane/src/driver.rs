@@ -148,9 +148,17 @@ pub struct Parts {
 /// All that are or were members.
 pub type Members = Arc<Vec<ClusterMember>>;
 
-fn members(replica: &Replica, founders: &[ClusterMember]) -> Members {
+/// Whom this node knows. A cluster that begins anew forgot who was a member, and its configuration
+/// may name the lost ones still: only who votes or learns now is believed before the state says.
+pub(crate) fn members(replica: &Replica, founders: &[ClusterMember]) -> Members {
     let known: Vec<ClusterMember> = replica.state().members().collect();
-    Arc::new(if known.is_empty() { founders.to_vec() } else { known })
+    if !known.is_empty() {
+        return Arc::new(known);
+    }
+    let conf = replica.state().conf();
+    let is_new = conf.voters.is_empty();
+    let believed = founders.iter().filter(|member| is_new || conf.contains(member.node_id));
+    Arc::new(believed.cloned().collect())
 }
 
 /// A proposal under way.

@@ -180,9 +180,12 @@ fn the_last_of_three_goes_on_with_all_it_has() {
     // Nothing that may have been acknowledged is lost, and it goes on.
     assert_eq!(write(&dir, 3, 50, 5), 15);
     assert_eq!(verify(&dir).unwrap().voters, [3]);
-    // The others may run again one day: nobody here vouches for them (`fencing`), and what they
-    // answer counts for nothing.
+    // The others may run again one day: no stream of theirs is let in, as no member vouches for
+    // them, not even while the configuration names them still; what they answer counts for nothing.
     let (mut replica, _) = open(&dir, 3, &[3]);
+    let founders = [1, 2, 3].map(member);
+    let believed = crate::driver::members(&replica, &founders);
+    assert_eq!(believed.iter().map(|member| member.node_id).collect::<Vec<_>>(), [3]);
     for node in [1, 2] {
         assert!(!replica.state().members().any(|member| member.node_id == u64::from(node)));
         // Raft's message: type, to, from, term.
