@@ -12,6 +12,7 @@ mod cluster;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cluster::tools::{control, restore};
 use cluster::{Cluster, eventually};
 use proto::control::numbers_client::NumbersClient;
 use proto::control::{ImportNumbersRequest, ListNumbersRequest, ReadConsistency, WriteOptions};
@@ -32,27 +33,6 @@ async fn listed(cluster: &Cluster) -> Vec<String> {
     let ask = async |channel, request| NumbersClient::new(channel).list(request).await;
     let numbers = cluster.write(request, ask).await.numbers;
     numbers.into_iter().map(|number| number.e164).collect()
-}
-
-#[expect(clippy::unwrap_in_result, reason = "only refusals are an answer")]
-fn control(cluster: &Cluster, arguments: &[&str]) -> Result<Value, String> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_meshctl"));
-    command.args(cluster.connection("anna")).args(["--output", "json", "control"]);
-    let output = command.args(arguments).output().unwrap();
-    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    if output.status.success() { Ok(serde_json::from_str(&text).unwrap()) } else { Err(text) }
-}
-
-fn restore(
-    cluster: &Cluster,
-    from: &Path,
-    node: u64,
-    to: &Path,
-    more: &[&str],
-) -> Result<Value, String> {
-    let (from, to, node) = (from.to_str().unwrap(), to.to_str().unwrap(), node.to_string());
-    let flags = ["restore", "--from", from, "--data-dir", to, "--mesh", "demo", "--node", &node];
-    control(cluster, &[&flags, more].concat())
 }
 
 /// Where node 1 keeps its archive, when all three have begun one.

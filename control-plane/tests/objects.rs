@@ -13,10 +13,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use cluster::tools::{control, restore};
 use cluster::{Cluster, eventually};
 use proto::control::numbers_client::NumbersClient;
 use proto::control::{ImportNumbersRequest, ListNumbersRequest, ReadConsistency, WriteOptions};
-use serde_json::Value;
 
 /// A server with the bucket `saves`.
 struct Server {
@@ -80,27 +80,6 @@ async fn count(cluster: &Cluster) -> usize {
     let request = ListNumbersRequest { consistency, ..<_>::default() };
     let ask = async |channel, request| NumbersClient::new(channel).list(request).await;
     cluster.write(request, ask).await.numbers.len()
-}
-
-#[expect(clippy::unwrap_in_result, reason = "only refusals are an answer")]
-fn control(cluster: &Cluster, arguments: &[&str]) -> Result<Value, String> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_meshctl"));
-    command.args(cluster.connection("anna")).args(["--output", "json", "control"]);
-    let output = command.args(arguments).envs(cluster.environment.clone()).output().unwrap();
-    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    if output.status.success() { Ok(serde_json::from_str(&text).unwrap()) } else { Err(text) }
-}
-
-fn restore(
-    cluster: &Cluster,
-    from: &str,
-    node: u64,
-    to: &Path,
-    more: &[&str],
-) -> Result<Value, String> {
-    let (to, node) = (to.to_str().unwrap(), node.to_string());
-    let flags = ["restore", "--from", from, "--data-dir", to, "--mesh", "demo", "--node", &node];
-    control(cluster, &[&flags, more].concat())
 }
 
 #[tokio::test(flavor = "multi_thread")]

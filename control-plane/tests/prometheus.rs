@@ -10,18 +10,8 @@ mod cluster;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use cluster::tools::put_trunk;
 use cluster::{Cluster, metrics};
-use proto::control::routing_client::RoutingClient;
-use proto::control::{PutTrunkRequest, Trunk, WriteOptions};
-
-async fn put_trunk(cluster: &Cluster) {
-    let (pop_ids, host) = (vec!["fra1".into()], "192.0.2.1".into());
-    let trunk = Trunk { trunk_id: "t".into(), pop_ids, host, ..Trunk::default() };
-    let options = Some(WriteOptions { request_id: "put".into(), ..<_>::default() });
-    let request = PutTrunkRequest { options, trunk: Some(trunk) };
-    let ask = async |channel, request| RoutingClient::new(channel).put_trunk(request).await;
-    cluster.write(request, ask).await;
-}
 
 /// The value of a sample without labels.
 fn value(text: &str, name: &str) -> f64 {

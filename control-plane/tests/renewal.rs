@@ -11,12 +11,12 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use cluster::tools::put_trunk;
 use cluster::{Cluster, Node, eventually, metrics};
 use enroll::files;
-use proto::control::routing_client::RoutingClient;
+use proto::control::WatchRequest;
 use proto::control::watch_client::WatchClient;
 use proto::control::watch_response::Kind as Item;
-use proto::control::{PutTrunkRequest, Trunk, WatchRequest, WriteOptions};
 use proto::identity::{Identity, Kind};
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType, date_time_ymd};
 
@@ -42,15 +42,6 @@ fn left(node: &Node) -> f64 {
     let text = metrics(node);
     let line = text.lines().find(|line| line.starts_with("control_certificate_left_seconds "));
     line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
-}
-
-async fn put_trunk(cluster: &Cluster) {
-    let (pop_ids, host) = (vec!["fra1".into()], "192.0.2.1".into());
-    let trunk = Trunk { trunk_id: "t".into(), pop_ids, host, ..Trunk::default() };
-    let options = Some(WriteOptions { request_id: "put".into(), ..<_>::default() });
-    let request = PutTrunkRequest { options, trunk: Some(trunk) };
-    let ask = async |channel, request| RoutingClient::new(channel).put_trunk(request).await;
-    cluster.write(request, ask).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

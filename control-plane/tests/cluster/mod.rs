@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::indexing_slicing, reason = "each test uses its part, and may panic")]
 
 mod front;
+pub(crate) mod tools;
 
 use std::fs;
 use std::io::{Read, Write};
