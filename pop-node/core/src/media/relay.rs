@@ -135,7 +135,7 @@ impl Media {
             timestamp: departure.placed.timestamp,
             ssrc: outgoing.ssrc,
         };
-        outgoing.sent(payload.len());
+        let payload_bytes = payload.len();
         let packet = received.packet_mut();
         header.rewrite(packet);
         if let (Some((from, to)), Some(payload)) = (departure.clocks, packet.get_mut(payload)) {
@@ -146,6 +146,7 @@ impl Media {
             length = far.protect(received.buffer, length)?;
             self.counters.srtp_protected += 1;
         }
+        far.outgoing.sent(payload_bytes);
         if audio {
             self.drop_bridge(from, Side::Inward);
         }
@@ -290,7 +291,6 @@ impl Media {
             timestamp: departure.placed.timestamp,
             ssrc: outgoing.ssrc,
         };
-        outgoing.sent(payload.len());
         self.send_rtp(id, dst, header, payload)?;
         if arrival.kind == Kind::Audio {
             self.drop_bridge(id, Side::Outward);
@@ -305,6 +305,7 @@ impl Media {
         header: Header,
         payload: &[u8],
     ) -> Result<(), DropReason> {
+        let sender = self.legs.get_mut(&leg).ok_or(DropReason::UnknownLeg)?;
         let bytes = HEADER_BYTES + payload.len() + TRAILER_BYTES_MAX;
         if self.arena.capacity() < bytes {
             self.arena.reserve(ARENA_BYTES.max(bytes));
@@ -312,13 +313,13 @@ impl Media {
         header.write(&mut self.arena);
         self.arena.extend_from_slice(payload);
         // In the arena, where there is room for the tag.
-        let secure = self.legs.get_mut(&leg).and_then(|leg| leg.secure.as_mut());
-        let protected = secure.map(|secure| secure.protect(&mut self.arena, false));
+        let protected = sender.secure.as_mut().map(|s| s.protect(&mut self.arena, false));
         let packet = self.arena.split();
         if let Some(protected) = protected {
             protected?;
             self.counters.srtp_protected += 1;
         }
+        sender.outgoing.sent(payload.len());
         self.counters.rtp_sent += 1;
         self.transmit(MediaTransmit::Rtp { leg, dst, bytes: packet.freeze() });
         Ok(())
@@ -452,7 +453,6 @@ impl Media {
         let (params, outgoing, dst) = leg.sending()?;
         let payload_type = params.codec.payload_type;
         let placed = outgoing.generate(encoded.units, encoded.first, now);
-        outgoing.sent(encoded.payload.len());
         let header = Header {
             marker: placed.fresh,
             payload_type,

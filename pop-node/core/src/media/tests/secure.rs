@@ -147,6 +147,7 @@ fn what_is_not_protected_with_the_key_is_dropped() {
     assert_eq!(relay(&mut media, b, 20, &plain, 8).unwrap().len(), plain.len() + 10);
     let twice = relay(&mut media, b, 20, &packet(header(0, 7), b"other"), 8);
     assert_eq!(twice, Err(Verdict::Drop(DropReason::SrtpReused)));
+    assert_eq!(media.quality(a).unwrap().sent, 1, "what was not sent is not reported");
 }
 
 #[test]
