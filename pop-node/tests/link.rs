@@ -147,7 +147,16 @@ async fn datagrams_reach_the_media_thread_of_the_peer() {
         payload: &payload,
     };
     builder.push(&frame).unwrap();
-    connection.send_datagram(builder.finish(1, 0)).unwrap();
+    let header = proto::overlay::Header {
+        probe: false,
+        lane: 0,
+        path: proto::overlay::PathId::default(),
+        path_sequence: 1,
+        lane_sequence: 1,
+        send_time_us: 0,
+        relayed: None,
+    };
+    connection.send_datagram(builder.finish(&header)).unwrap();
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while sin.media.status().await.unwrap().counters.datagrams_received == 0 {
         assert!(tokio::time::Instant::now() < deadline, "no datagram arrived");

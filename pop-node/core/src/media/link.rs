@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use proto::overlay::{Builder, Frame, PushError};
+use proto::overlay::{Builder, Frame, Header, PathId, PushError};
 use proto::time::{Duration, Instant};
 
 use super::DropReason;
@@ -30,7 +30,8 @@ pub(super) struct Link {
     /// Those of bursts before, to be used again.
     spare: Vec<Builder>,
     flush_delay: Duration,
-    path_sequence: u32,
+    /// Of the lane, and so far of its one path.
+    sequence: u16,
     /// When the last burst left.
     flushed: Option<Instant>,
     busy: bool,
@@ -39,14 +40,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(datagram_bytes: usize, flush_delay: Duration, path_sequence: u32) -> Self {
+    pub(super) fn new(datagram_bytes: usize, flush_delay: Duration, sequence: u16) -> Self {
         Self {
             datagram_bytes,
             builder: Builder::new(datagram_bytes),
             full: VecDeque::new(),
             spare: Vec::new(),
             flush_delay,
-            path_sequence,
+            sequence,
             flushed: None,
             busy: false,
             due: None,
@@ -80,11 +81,20 @@ impl Link {
         }
         #[allow(clippy::cast_possible_truncation, reason = "the send time wraps at 32 bits")]
         let time = now.as_micros() as u32;
-        let Self { full, spare, path_sequence, path, .. } = self;
+        let Self { full, spare, sequence, path, .. } = self;
         full.drain(..).map(move |mut builder| {
-            *path_sequence = path_sequence.wrapping_add(1);
+            *sequence = sequence.wrapping_add(1);
             path.sent();
-            let datagram = builder.finish(*path_sequence, time);
+            let header = Header {
+                probe: false,
+                lane: 0,
+                path: PathId::default(),
+                path_sequence: *sequence,
+                lane_sequence: *sequence,
+                send_time_us: time,
+                relayed: None,
+            };
+            let datagram = builder.finish(&header);
             spare.push(builder);
             datagram
         })
@@ -132,7 +142,7 @@ mod tests {
         let datagrams: Vec<Bytes> = link.burst(now).collect();
         let frames = datagrams.iter().map(|bytes| {
             let datagram = Datagram::decode(bytes).unwrap();
-            assert_eq!(u128::from(datagram.send_time_us), u128::from(now.as_micros()));
+            assert_eq!(u128::from(datagram.header.send_time_us), u128::from(now.as_micros()));
             datagram.frames().count()
         });
         (frames.sum(), datagrams.len())

@@ -245,7 +245,7 @@ impl Media {
 
     fn link(&mut self, peer: &PopId) {
         if !self.links.contains_key(peer) {
-            let first = u32::try_from(self.random.next() >> 32).unwrap_or(0);
+            let first = u16::try_from(self.random.next() >> 48).unwrap_or(0);
             let link = Link::new(self.config.datagram_bytes, self.config.flush_delay, first);
             self.links.insert(peer.clone(), link);
         }

@@ -227,7 +227,7 @@ impl Media {
         };
         self.link(peer);
         let path = self.links.get_mut(peer).map(|link| &mut link.path);
-        let (sequence, sent) = (datagram.path_sequence, datagram.send_time_us);
+        let (sequence, sent) = (datagram.header.path_sequence, datagram.header.send_time_us);
         if !path.is_some_and(|path| path.received(sequence, sent, now)) {
             return self.counters.drop(DropReason::DuplicateDatagram);
         }

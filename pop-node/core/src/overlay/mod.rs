@@ -7,9 +7,9 @@
 use proto::time::{Duration, Instant};
 
 /// A path sequence further behind than this is a restarted peer, not a late datagram.
-const REORDER_MAX: u32 = 1_000;
+const REORDER_MAX: u16 = 1_000;
 /// A path sequence further ahead than this is a restarted peer, not loss.
-const DROPOUT_MAX: u32 = 100_000;
+const DROPOUT_MAX: u16 = 30_000;
 /// The shortest delay is forgotten after one to two of these: clocks drift, routes change.
 const SHORTEST_WINDOW: Duration = Duration::from_secs(30);
 
@@ -45,14 +45,14 @@ pub struct PathStats {
 
 #[derive(Debug, Clone, Copy)]
 struct Position {
-    highest: u32,
+    highest: u16,
     /// Bit n: `highest - n` was received.
     seen: u64,
 }
 
 impl PathStats {
     /// A datagram arrived; false if it is a duplicate.
-    pub fn received(&mut self, sequence: u32, send_time_us: u32, now: Instant) -> bool {
+    pub fn received(&mut self, sequence: u16, send_time_us: u32, now: Instant) -> bool {
         if !self.place(sequence) {
             self.totals.duplicate += 1;
             return false;
@@ -72,7 +72,7 @@ impl PathStats {
         true
     }
 
-    fn place(&mut self, sequence: u32) -> bool {
+    fn place(&mut self, sequence: u16) -> bool {
         let Some(position) = &mut self.position else {
             self.position = Some(Position { highest: sequence, seen: 1 });
             return true;
@@ -81,7 +81,7 @@ impl PathStats {
         let behind = position.highest.wrapping_sub(sequence);
         if (1..=DROPOUT_MAX).contains(&ahead) {
             self.totals.lost += u64::from(ahead - 1);
-            position.seen = position.seen.checked_shl(ahead).unwrap_or(0) | 1;
+            position.seen = position.seen.checked_shl(u32::from(ahead)).unwrap_or(0) | 1;
             position.highest = sequence;
             return true;
         }
@@ -92,7 +92,7 @@ impl PathStats {
             return true;
         }
         // Older than the window remembers: taken for late, the rarer harm.
-        let bit = 1_u64.checked_shl(behind).unwrap_or(0);
+        let bit = 1_u64.checked_shl(u32::from(behind)).unwrap_or(0);
         if position.seen & bit != 0 {
             return false;
         }
@@ -149,23 +149,27 @@ mod tests {
     #[test]
     fn loss_reordering_and_duplicates_are_told_apart() {
         let mut path = PathStats::default();
-        let start = u32::MAX - 3;
-        for n in [0_u32, 1, 2, 5, 4, 4, 5, 9] {
-            path.received(start.wrapping_add(n), n * 1_000, Instant::from_millis(u64::from(n) + 7));
+        let start = u16::MAX - 3;
+        for n in [0_u16, 1, 2, 5, 4, 4, 5, 9] {
+            let at = Instant::from_millis(u64::from(n) + 7);
+            path.received(start.wrapping_add(n), u32::from(n) * 1_000, at);
         }
         let stats = path.stats();
         assert_eq!((stats.received, stats.lost, stats.reordered), (6, 4, 1));
         assert_eq!((stats.duplicate, stats.queueing), (2, Duration::ZERO));
-        assert!(path.received(50_000_000, 0, Instant::from_millis(99)), "a restarted peer");
+        assert!(
+            path.received(start.wrapping_add(40_000), 0, Instant::from_millis(99)),
+            "a restarted peer"
+        );
         assert_eq!(path.stats().lost, 4);
     }
 
     #[test]
     fn delay_changes_are_seen_whatever_the_clocks_say() {
         let mut path = PathStats::default();
-        for n in 0..100_u32 {
+        for n in 0..100_u16 {
             let queueing = if n < 50 { 0 } else { 30 };
-            let sent = (n * 20_000).wrapping_add(u32::MAX - 500_000);
+            let sent = (u32::from(n) * 20_000).wrapping_add(u32::MAX - 500_000);
             path.received(n, sent, Instant::from_millis(u64::from(n) * 20 + queueing));
         }
         assert_eq!(path.stats().queueing, Duration::from_millis(30));
@@ -175,7 +179,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_datagrams_are_counted(
-            datagrams in prop::collection::vec((any::<u32>(), any::<u32>(), 0..10_u64), 0..100),
+            datagrams in prop::collection::vec((any::<u16>(), any::<u32>(), 0..10_u64), 0..100),
         ) {
             let mut path = PathStats::default();
             let mut now = 0;
