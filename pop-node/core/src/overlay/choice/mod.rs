@@ -1,0 +1,269 @@
+//! Which path carries the media for one POP: cheap, reversible steps at once, expensive ones slowly.
+//!
+//! * silent (suspect): a copy on the most disjoint other path, at once;
+//! * down: switch, at once;
+//! * lossy: each datagram again, then a copy on another path ([`repair`]), then switch;
+//! * another path is better: switch after it was so for 5 s, not sooner than 15 s after the last
+//!   switch, with penalties for going back and forth ([`damping`]), and with copies on the old path
+//!   until the new one has proven itself.
+//!
+//! Quality is the E-model's R (G.107) of a G.711 call over the path, less what speaks against it.
+
+mod damping;
+mod repair;
+#[cfg(test)]
+mod tests;
+
+use proto::overlay::PathId;
+use proto::time::{Duration, Instant};
+
+use super::explain::Why;
+use super::health::Health;
+use super::route::{Hop, Route};
+use crate::codec::Codec;
+use crate::media::quality::PathQuality;
+use damping::Damping;
+use repair::{Repair, Step};
+
+/// Mouth to ear without the path between the POPs: packets, access on both sides, playout.
+const REST_OF_THE_WAY: Duration = Duration::from_millis(100);
+/// R that another POP between costs: its processor and one more thing that can fail.
+const RELAY_COST: f64 = 1.5;
+/// R by which a standby is less wanted for each upstream it shares with the primary.
+const SHARED_UPSTREAM: f64 = 6.0;
+/// A better path is better by this much R,
+const BETTER_R: f64 = 4.0;
+/// and by this much delay or half the loss,
+const BETTER_DELAY: Duration = Duration::from_millis(10);
+/// for so long.
+const BETTER_FOR: Duration = Duration::from_secs(5);
+/// More loss than this on primary and standby together is no matter of copies.
+const JOINT_LOSS_MAX: f64 = 0.10;
+/// After a switch that nothing forced, the old path carries copies: playout and 200 ms.
+const BOTH_FOR: Duration = Duration::from_millis(300);
+/// A repeat comes one packet later: behind most bursts, before playout.
+const AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+/// What is known of a path in the direction we send.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// Which.
+    pub hop: Hop,
+    /// Is it there?
+    pub health: Health,
+    /// Round trip; `None`: not measured yet.
+    pub rtt: Option<Duration>,
+    /// Interarrival jitter at the far end.
+    pub jitter: Duration,
+    /// One-way delay above the shortest of late.
+    pub queueing: Duration,
+    /// Share of datagrams lost in the last seconds, 0 to 1.
+    pub loss: f64,
+    /// Runs of three or more lost, in the last 10 s.
+    pub bursts: u32,
+    /// R that speaks against it: BGP, cost, the operator.
+    pub risk: f64,
+    /// Something happened to its route lately: worth a copy.
+    pub shaky: bool,
+    /// The operator or the upstream wants it empty.
+    pub drained: bool,
+}
+
+impl Candidate {
+    /// R (G.107) of a G.711 call over this path alone.
+    pub fn r_factor(&self) -> f64 {
+        let half = self.rtt.unwrap_or(Duration::from_millis(300)) / 2;
+        let delay = REST_OF_THE_WAY + half + self.queueing + self.jitter * 2;
+        PathQuality::new(Codec::Pcmu, delay, self.loss).r_factor()
+    }
+
+    /// What paths are compared by.
+    pub fn score(&self) -> f64 {
+        let relay = if self.hop.via.is_some() { RELAY_COST } else { 0.0 };
+        self.r_factor() - relay - self.risk
+    }
+
+    const fn carries(&self) -> bool {
+        matches!(self.health, Health::Good) && !self.drained
+    }
+
+    fn delay(&self) -> Duration {
+        self.rtt.unwrap_or(Duration::MAX / 4) / 2 + self.queueing
+    }
+
+    /// How much less it is wanted beside `primary`: what it shares may fail for both.
+    fn shared_with(&self, primary: &Hop) -> f64 {
+        match (self.hop.path.upstreams(), primary.path.upstreams()) {
+            (Some((a, b)), Some((c, d))) => {
+                SHARED_UPSTREAM * (f64::from(u8::from(a == c)) + f64::from(u8::from(b == d)))
+            }
+            // Through another POP: our upstream may be the same.
+            (Some(_), None) | (None, Some(_)) => SHARED_UPSTREAM,
+            (None, None) => SHARED_UPSTREAM * 2.0,
+        }
+    }
+}
+
+/// The decision for one POP, over time.
+#[derive(Debug, Clone, Default)]
+pub struct Choice {
+    route: Option<Route>,
+    repair: Repair,
+    damping: Damping,
+    /// The path that is better, and since when.
+    better: Option<(Hop, Instant)>,
+    /// The path left last, which carries copies until then.
+    both: Option<(Hop, Instant)>,
+}
+
+impl Choice {
+    /// The route in use.
+    pub const fn route(&self) -> Option<&Route> {
+        self.route.as_ref()
+    }
+
+    /// The path that would be taken if it stays better until then.
+    pub fn contender(&self) -> Option<(&Hop, Instant)> {
+        let (hop, since) = self.better.as_ref()?;
+        Some((hop, (*since + BETTER_FOR).max(self.damping.free_at())))
+    }
+
+    /// Decides anew. `Some` if the route changed, with the reason.
+    pub fn decide(&mut self, candidates: &[Candidate], now: Instant) -> Option<Why> {
+        let switched = self.primary(candidates, now);
+        let primary = self.route.as_ref()?.primary.clone();
+        let current = candidates.iter().find(|c| c.hop == primary);
+        let standby = standby(candidates, &primary);
+        let (copy, again, why) = self.redundancy(current, standby, now);
+        let direct = self.direct(candidates, &primary);
+        let route = Route { primary, copy, again, direct };
+        let before = self.route.replace(route);
+        let changed = before.as_ref() != self.route.as_ref();
+        switched.or(changed.then_some(why))
+    }
+
+    /// Chooses the primary.
+    fn primary(&mut self, candidates: &[Candidate], now: Instant) -> Option<Why> {
+        let Some(route) = &self.route else {
+            let first = best(candidates.iter()).or_else(|| candidates.first())?;
+            self.route = Some(Route { primary: first.hop.clone(), ..Route::default() });
+            return Some(Why::First);
+        };
+        let current = candidates.iter().find(|c| c.hop == route.primary);
+        let others = || candidates.iter().filter(|c| c.hop != route.primary);
+        let (to, why) = match current {
+            None => (best(others()).or_else(|| others().next())?, Why::Gone),
+            Some(current) if matches!(current.health, Health::Down(_)) => {
+                (best(others())?, Why::Down)
+            }
+            Some(current) if current.health == Health::Unmeasured => (best(others())?, Why::First),
+            Some(current) if current.drained => (best(others())?, Why::Drained),
+            Some(current) => self.improvement(current, best(others()), now)?,
+        };
+        let to = to.hop.clone();
+        self.switch(to, why, now);
+        Some(why)
+    }
+
+    /// Is it time to leave a path that works for one that works better?
+    fn improvement<'a>(
+        &mut self,
+        current: &Candidate,
+        other: Option<&'a Candidate>,
+        now: Instant,
+    ) -> Option<(&'a Candidate, Why)> {
+        let Some(other) = other.filter(|other| is_better(other, current)) else {
+            self.better = None;
+            return None;
+        };
+        let hopeless = current.loss.min(1.0) > JOINT_LOSS_MAX && other.loss < current.loss / 2.0;
+        let since = match &self.better {
+            Some((hop, since)) if *hop == other.hop => *since,
+            Some(_) | None => now,
+        };
+        self.better = Some((other.hop.clone(), since));
+        if hopeless && now - since >= Duration::from_secs(1) {
+            return Some((other, Why::Lossy));
+        }
+        let ripe = now - since >= BETTER_FOR && self.damping.allows(&other.hop, now);
+        ripe.then_some((other, Why::Better))
+    }
+
+    fn switch(&mut self, to: Hop, why: Why, now: Instant) {
+        let Some(route) = &mut self.route else { return };
+        let from = std::mem::replace(&mut route.primary, to.clone());
+        let planned = matches!(why, Why::Better | Why::Drained | Why::Lossy);
+        self.both = planned.then(|| (from.clone(), now + BOTH_FOR));
+        self.damping.switched(&from, &to, why == Why::Better, now);
+        self.better = None;
+        self.repair = Repair::default();
+    }
+
+    /// The primary if it is direct; else the one before, for as long as it carries.
+    fn direct(&self, candidates: &[Candidate], primary: &Hop) -> Option<PathId> {
+        if primary.via.is_none() {
+            return Some(primary.path);
+        }
+        let all = || candidates.iter().filter(|c| c.hop.via.is_none());
+        let before = self.route.as_ref().and_then(|route| route.direct);
+        let kept = all().find(|c| Some(c.hop.path) == before && c.carries());
+        let chosen = kept.or_else(|| best(all())).or_else(|| all().next());
+        chosen.map(|candidate| candidate.hop.path)
+    }
+
+    /// Copies and repeats, with the reason for them.
+    fn redundancy(
+        &mut self,
+        current: Option<&Candidate>,
+        standby: Option<&Candidate>,
+        now: Instant,
+    ) -> (Option<Hop>, Option<Duration>, Why) {
+        if let Some((old, until)) = &self.both {
+            if now < *until {
+                return (Some(old.clone()), None, Why::Both);
+            }
+            self.both = None;
+        }
+        let Some(current) = current else { return (None, None, Why::Gone) };
+        let copy = || standby.map(|standby| standby.hop.clone());
+        if !matches!(current.health, Health::Good) {
+            let why = if current.health == Health::Unmeasured { Why::First } else { Why::Suspect };
+            return (copy(), None, why);
+        }
+        match self.repair.step(current, now) {
+            Step::Nothing => (None, None, Why::Clean),
+            Step::Again => (None, Some(AGAIN_AFTER), Why::SomeLoss),
+            Step::Copy if current.shaky => (copy(), None, Why::Shaky),
+            // Alone there is only the same path, later.
+            Step::Copy if standby.is_none() => (None, Some(AGAIN_AFTER), Why::SomeLoss),
+            Step::Copy => (copy(), None, Why::Loss),
+        }
+    }
+}
+
+fn is_better(other: &Candidate, than: &Candidate) -> bool {
+    let much = other.score() - than.score() >= BETTER_R;
+    let shorter = other.delay() + BETTER_DELAY <= than.delay();
+    let cleaner = than.loss >= 0.005 && other.loss <= than.loss / 2.0;
+    // What the operator or BGP holds against a path is a reason of its own.
+    let safer = than.risk - other.risk >= BETTER_R;
+    much && (shorter || cleaner || safer)
+}
+
+/// The best of those that carry.
+fn best<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Option<&'a Candidate> {
+    let carrying = candidates.filter(|candidate| candidate.carries());
+    carrying.max_by(|a, b| a.score().total_cmp(&b.score()).then(b.hop.cmp(&a.hop)))
+}
+
+/// The best that shares least with the primary.
+fn standby<'a>(candidates: &'a [Candidate], primary: &Hop) -> Option<&'a Candidate> {
+    let worth = |c: &Candidate| c.score() - c.shared_with(primary);
+    let others = candidates.iter().filter(|c| c.hop != *primary && c.carries());
+    others.max_by(|a, b| worth(a).total_cmp(&worth(b)).then(b.hop.cmp(&a.hop)))
+}
+
+/// The standby of `primary`, for who schedules probes.
+pub(super) fn standby_of(candidates: &[Candidate], primary: &Hop) -> Option<Hop> {
+    standby(candidates, primary).map(|candidate| candidate.hop.clone())
+}

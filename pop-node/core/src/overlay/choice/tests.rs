@@ -1,0 +1,157 @@
+//! Stories of two upstreams on each side.
+
+use super::*;
+
+fn at(ms: u64) -> Instant {
+    Instant::from_millis(ms)
+}
+
+fn path(lower: u8, higher: u8, rtt_ms: u64) -> Candidate {
+    Candidate {
+        hop: Hop::direct(proto::overlay::PathId::direct(lower, higher).unwrap()),
+        health: Health::Good,
+        rtt: Some(Duration::from_millis(rtt_ms)),
+        jitter: Duration::from_millis(1),
+        queueing: Duration::ZERO,
+        loss: 0.0,
+        bursts: 0,
+        risk: 0.0,
+        shaky: false,
+        drained: false,
+    }
+}
+
+/// Four paths: 0-0 is the shortest, 1-1 shares nothing with it.
+fn four() -> Vec<Candidate> {
+    vec![path(0, 0, 60), path(0, 1, 80), path(1, 0, 80), path(1, 1, 90)]
+}
+
+/// The route in words: primary, + copy, * again.
+fn words(choice: &Choice) -> String {
+    let route = choice.route().unwrap();
+    let copy = route.copy.as_ref().map_or(String::new(), |hop| format!(" + {hop}"));
+    format!("{}{copy}{}", route.primary, if route.again.is_some() { " *" } else { "" })
+}
+
+/// Decides ten times a second until `to`; each change as "ms route why".
+fn run(choice: &mut Choice, paths: &[Candidate], (from, to): (u64, u64)) -> Vec<String> {
+    let times = (from..to).step_by(100);
+    let changes = times.filter_map(|ms| {
+        let why = choice.decide(paths, at(ms))?;
+        Some(format!("{ms} {} {}", words(choice), why.name()))
+    });
+    changes.collect()
+}
+
+#[test]
+fn silent_gets_a_copy_on_the_path_that_shares_nothing_down_is_left() {
+    let (mut choice, mut paths) = (Choice::default(), four());
+    assert_eq!(run(&mut choice, &paths, (0, 1_000)), ["0 0-0 first"]);
+    paths[0].health = Health::Suspect(at(1_000));
+    assert_eq!(run(&mut choice, &paths, (1_000, 1_800)), ["1000 0-0 + 1-1 suspect"]);
+    paths[0].health = Health::Down(at(1_800));
+    assert_eq!(run(&mut choice, &paths, (1_800, 9_000)), ["1800 0-1 down"]);
+    // It is back, and shorter by 10 ms: that is not worth a switch, R hardly changes.
+    paths[0].health = Health::Good;
+    assert!(run(&mut choice, &paths, (9_000, 100_000)).is_empty());
+}
+
+#[test]
+fn loss_is_repaired_step_by_step_and_repairs_end_slowly() {
+    let (mut choice, mut paths) = (Choice::default(), four());
+    run(&mut choice, &paths, (0, 1_000));
+    paths[0].loss = 0.01;
+    assert_eq!(run(&mut choice, &paths, (1_000, 3_000)), ["1000 0-0 * some_loss"]);
+    // R falls by less than four: repaired, not left.
+    paths[0].loss = 0.021;
+    assert_eq!(run(&mut choice, &paths, (3_000, 4_000)), ["3000 0-0 + 1-1 loss"]);
+    paths[0].loss = 0.0;
+    assert_eq!(run(&mut choice, &paths, (4_000, 20_000)), ["13900 0-0 clean"]);
+    (paths[0].loss, paths[0].bursts) = (0.006, 3);
+    assert_eq!(run(&mut choice, &paths, (20_000, 21_000)), ["20000 0-0 + 1-1 loss"]);
+}
+
+#[test]
+fn without_another_path_only_time_is_left() {
+    let (mut choice, mut paths) = (Choice::default(), vec![path(0, 0, 60)]);
+    run(&mut choice, &paths, (0, 1_000));
+    paths[0].loss = 0.08;
+    assert_eq!(run(&mut choice, &paths, (1_000, 9_000)), ["1000 0-0 * some_loss"]);
+    paths[0].health = Health::Down(at(9_000));
+    assert_eq!(run(&mut choice, &paths, (9_000, 19_000)), ["9000 0-0 suspect"]);
+}
+
+#[test]
+fn a_better_path_is_taken_after_five_seconds_and_both_carry_for_a_moment() {
+    let (mut choice, mut paths) = (Choice::default(), four());
+    run(&mut choice, &paths, (0, 20_000));
+    paths[0].rtt = Some(Duration::from_millis(260));
+    let changes = run(&mut choice, &paths, (20_000, 60_000));
+    assert_eq!(changes, ["25000 0-1 + 0-0 better", "25300 0-1 clean"]);
+    // A short bad time is no reason.
+    paths[1].rtt = Some(Duration::from_millis(300));
+    assert!(run(&mut choice, &paths, (60_000, 64_900)).is_empty());
+    paths[1].rtt = Some(Duration::from_millis(80));
+    assert!(run(&mut choice, &paths, (64_900, 90_000)).is_empty());
+}
+
+#[test]
+fn heavy_loss_is_left_after_a_second_of_copies() {
+    let (mut choice, mut paths) = (Choice::default(), four());
+    run(&mut choice, &paths, (0, 1_000));
+    paths[0].loss = 0.2;
+    let changes = run(&mut choice, &paths, (1_000, 4_000));
+    assert_eq!(
+        changes,
+        ["1000 0-0 + 1-1 loss", "2000 0-1 + 0-0 lossy", "2300 0-1 clean"],
+        "first saved, then moved"
+    );
+}
+
+#[test]
+fn a_path_that_is_good_and_bad_in_turns_is_left_once() {
+    let (mut choice, mut paths) = (Choice::default(), four());
+    paths.truncate(2);
+    run(&mut choice, &paths, (0, 1_000));
+    let mut switches = 0;
+    for second in 1..600_u64 {
+        // Twenty seconds of each: long enough to look better for five.
+        let bad = second % 40 < 20;
+        paths[0].loss = if bad { 0.15 } else { 0.0 };
+        paths[1].rtt = Some(Duration::from_millis(if bad { 80 } else { 400 }));
+        let span = (second * 1_000, second * 1_000 + 1_000);
+        let why = ["better", "lossy"];
+        let changes = run(&mut choice, &paths, span);
+        switches += changes.iter().filter(|c| why.iter().any(|w| c.ends_with(w))).count();
+    }
+    // Twenty-nine changes of fortune.
+    assert!((1..=18).contains(&switches), "{switches}");
+}
+
+#[test]
+fn what_the_operator_or_bgp_holds_against_a_path_counts() {
+    let (mut choice, mut paths) = (Choice::default(), four());
+    run(&mut choice, &paths, (0, 16_000));
+    paths[0].shaky = true;
+    paths[0].risk = 3.0;
+    assert_eq!(run(&mut choice, &paths, (16_000, 17_000)), ["16000 0-0 + 1-1 shaky"]);
+    paths[0].drained = true;
+    let changes = run(&mut choice, &paths, (17_000, 18_000));
+    assert_eq!(changes, ["17000 0-1 + 0-0 drained", "17300 0-1 clean"]);
+    // The last one is used whatever is said against it.
+    paths.iter_mut().for_each(|path| path.drained = true);
+    assert!(run(&mut choice, &paths, (18_000, 40_000)).is_empty());
+}
+
+#[test]
+fn a_path_through_another_pop_must_be_worth_it() {
+    let relay = Candidate { hop: Hop::via("iad1".parse().unwrap()), ..path(0, 0, 60) };
+    let paths = vec![path(0, 0, 60), relay];
+    let mut choice = Choice::default();
+    assert_eq!(run(&mut choice, &paths, (0, 30_000)), ["0 0-0 first"]);
+    let slow = vec![path(0, 0, 300), paths[1].clone()];
+    let changes = run(&mut choice, &slow, (30_000, 40_000));
+    assert_eq!(changes, ["35000 via iad1 + 0-0 better", "35300 via iad1 clean"]);
+    let route = choice.route().unwrap();
+    assert_eq!(route.direct, Some(slow[0].hop.path), "what others send through us");
+}

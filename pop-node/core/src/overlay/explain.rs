@@ -1,0 +1,178 @@
+//! Decisions in words.
+
+use proto::id::PopId;
+use proto::time::{Duration, Instant};
+
+use super::choice::Candidate;
+use super::route::{Hop, Route};
+
+/// Why a route is as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// The first path that was there.
+    First,
+    /// The path is no longer there.
+    Gone,
+    /// Silent for too long, or its connection broke.
+    Down,
+    /// The operator or the upstream wants it empty.
+    Drained,
+    /// Another path was better for long enough.
+    Better,
+    /// More loss than copies can repair.
+    Lossy,
+    /// Just switched: the old path goes on for a moment.
+    Both,
+    /// Silent: a copy goes another way, in case.
+    Suspect,
+    /// Loss that a repeat repairs.
+    SomeLoss,
+    /// Loss that needs another path.
+    Loss,
+    /// BGP changed its route lately.
+    Shaky,
+    /// Nothing is wrong.
+    Clean,
+}
+
+impl Why {
+    /// As a label of metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Gone => "gone",
+            Self::Down => "down",
+            Self::Drained => "drained",
+            Self::Better => "better",
+            Self::Lossy => "lossy",
+            Self::Both => "both",
+            Self::Suspect => "suspect",
+            Self::SomeLoss => "some_loss",
+            Self::Loss => "loss",
+            Self::Shaky => "shaky",
+            Self::Clean => "clean",
+        }
+    }
+
+    /// For people.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::First => "it was the first path that answered",
+            Self::Gone => "the path before is no longer there",
+            Self::Down => "the path before went silent or its connection broke",
+            Self::Drained => "the path before is being drained",
+            Self::Better => "it was better than the path before for 5 s",
+            Self::Lossy => "the path before lost more than copies can repair",
+            Self::Both => "media just moved: the old path carries copies for a moment",
+            Self::Suspect => "the path is silent: copies go another way until it answers",
+            Self::SomeLoss => "the path loses a little: each datagram is sent twice, 20 ms apart",
+            Self::Loss => "the path loses: copies go another way",
+            Self::Shaky => "BGP changed the path's route lately: copies go another way",
+            Self::Clean => "the path is clean: nothing is sent twice",
+        }
+    }
+}
+
+/// One change of a route.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// When.
+    pub at: Instant,
+    /// What it became.
+    pub route: Route,
+    /// Why.
+    pub why: Why,
+    /// What was known of each path then.
+    pub candidates: Vec<Candidate>,
+}
+
+/// One path as it is now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PathReport {
+    /// Towards the peer.
+    pub sending: Candidate,
+    /// Measured here, on what comes from the peer: datagrams and probes.
+    pub receiving: super::LinkStats,
+    /// Nothing comes on it though it should.
+    pub silent: bool,
+    /// The peer says it sends its media here.
+    pub used_by_peer: bool,
+}
+
+/// All paths to one POP.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerReport {
+    /// Which.
+    pub peer: PopId,
+    /// How media is sent to it.
+    pub route: Option<Route>,
+    /// Why, since when.
+    pub why: Option<(Why, Instant)>,
+    /// What would be taken if it stays better, and when.
+    pub contender: Option<(Hop, Instant)>,
+    /// Each path.
+    pub paths: Vec<PathReport>,
+    /// What changed, oldest first.
+    pub changes: Vec<Change>,
+}
+
+impl PeerReport {
+    /// Which path carries media, why, and what would change it: sentences for people.
+    pub fn explain(&self, now: Instant) -> Vec<String> {
+        let Some(route) = &self.route else {
+            return vec![format!("No path to {} is up.", self.peer)];
+        };
+        let mut lines = vec![self.lead(route, now)];
+        lines.extend(self.paths.iter().map(|path| describe(path, route)));
+        lines.push(match &self.contender {
+            Some((hop, at)) => {
+                let wait = (*at - now).as_secs();
+                format!("Path {hop} is better; media moves there in {wait} s if it stays so.")
+            }
+            None => "Another path is taken at once if this one falls silent, and after 5 s if it \
+                     is better by 4 of R and by 10 ms or half the loss."
+                .to_owned(),
+        });
+        lines
+    }
+
+    fn lead(&self, route: &Route, now: Instant) -> String {
+        let mut line = format!("Media for {} goes by path {}", self.peer, route.primary);
+        if let Some(copy) = &route.copy {
+            line += &format!(", with a copy of everything by {copy}");
+        }
+        if let Some(again) = route.again {
+            line += &format!(", everything again after {} ms", again.as_millis());
+        }
+        if let Some((why, since)) = self.why {
+            line += &format!(" (for {} s: {})", (now - since).as_secs(), why.sentence());
+        }
+        line + "."
+    }
+}
+
+fn describe(path: &PathReport, route: &Route) -> String {
+    let Candidate { hop, health, rtt, jitter, loss, risk, .. } = &path.sending;
+    let role = if *hop == route.primary {
+        " carries media,"
+    } else if route.copy.as_ref() == Some(hop) {
+        " carries copies,"
+    } else {
+        ""
+    };
+    let rtt = rtt.map_or("no round trip yet".to_owned(), |rtt| {
+        format!("round trip {:.1} ms", milliseconds(rtt))
+    });
+    let against = if *risk > 0.0 { format!(", {risk:.1} of R against it") } else { String::new() };
+    format!(
+        "Path {hop}:{role} {}, {rtt}, jitter {:.1} ms, loss {:.2} %, R {:.1}{against}.",
+        health.name(),
+        milliseconds(*jitter),
+        loss * 100.0,
+        path.sending.r_factor(),
+    )
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}

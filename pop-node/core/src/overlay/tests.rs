@@ -1,0 +1,380 @@
+//! Two POPs, several paths between them, virtual time, and media on whatever route they choose.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use proto::id::PopId;
+use proto::overlay::{Datagram, PathId};
+use proto::time::{Duration, Instant};
+
+use super::*;
+
+/// One path, both directions alike.
+#[derive(Debug, Clone)]
+struct Wire {
+    delay: Duration,
+    /// Of 10,000.
+    loss: u32,
+    /// Nothing passes from POP 0, from POP 1.
+    dead: [bool; 2],
+}
+
+#[derive(Debug)]
+enum Packet {
+    Probe(Bytes),
+    Media { path_sequence: u16, lane_sequence: u16, made: u64 },
+}
+
+/// Media as one end sends and receives it.
+#[derive(Default)]
+struct End {
+    route: Option<Route>,
+    lane: u16,
+    sequences: BTreeMap<PathId, u16>,
+    sent: u64,
+    window: LaneWindow,
+    received: BTreeMap<PathId, PathStats>,
+    /// When something new arrived last, the longest wait, and how much arrived.
+    last: Option<Instant>,
+    gap: Duration,
+    arrived: u64,
+    datagrams_sent: u64,
+    switches: u64,
+}
+
+struct World {
+    now: Instant,
+    ids: [PopId; 2],
+    pops: [Paths; 2],
+    ends: [End; 2],
+    wires: BTreeMap<PathId, Wire>,
+    flying: BTreeMap<(Instant, u64), (usize, PathId, Packet)>,
+    count: u64,
+    random: u64,
+    media: Instant,
+    asked: Instant,
+    probe_bytes: u64,
+}
+
+const MEDIA_EVERY: Duration = Duration::from_millis(4);
+const ASK_EVERY: Duration = Duration::from_millis(100);
+
+fn wire(ms: u64) -> Wire {
+    Wire { delay: Duration::from_millis(ms), loss: 0, dead: [false; 2] }
+}
+
+fn id(lower: u8, higher: u8) -> PathId {
+    PathId::direct(lower, higher).unwrap()
+}
+
+impl World {
+    fn new(seed: u64, wires: &[(PathId, Wire)]) -> Self {
+        let mut world = Self::empty(seed, wires);
+        world.run(Duration::from_secs(10));
+        world.reset();
+        world
+    }
+
+    fn empty(seed: u64, wires: &[(PathId, Wire)]) -> Self {
+        let ids: [PopId; 2] = ["fra1".parse().unwrap(), "sin1".parse().unwrap()];
+        let pops = ids.clone().map(|own| Paths::new(PathsConfig { own, seed }));
+        let mut world = Self {
+            now: Instant::from_millis(5),
+            ids,
+            pops,
+            ends: [End::default(), End::default()],
+            wires: wires.iter().cloned().collect(),
+            flying: BTreeMap::new(),
+            count: 0,
+            random: seed,
+            media: Instant::ZERO,
+            asked: Instant::ZERO,
+            probe_bytes: 0,
+        };
+        for (path, _) in wires {
+            for n in 0..2 {
+                let peer = world.ids[1 - n].clone();
+                world.pops[n].handle_link(&peer, *path, true, world.now);
+            }
+        }
+        world
+    }
+
+    /// Forgets what was counted.
+    fn reset(&mut self) {
+        for end in &mut self.ends {
+            (end.gap, end.arrived, end.sent, end.datagrams_sent, end.switches) =
+                (Duration::ZERO, 0, 0, 0, 0);
+        }
+    }
+
+    fn random(&mut self) -> u32 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        u32::try_from(self.random >> 33).unwrap()
+    }
+
+    fn fly(&mut self, from: usize, path: PathId, packet: Packet) {
+        let lost = self.random() % 10_000;
+        let jitter = Duration::from_micros(u64::from(self.random() % 500));
+        let Some(wire) = self.wires.get(&path) else { return };
+        if wire.dead[from] || lost < wire.loss {
+            return;
+        }
+        self.count += 1;
+        self.flying.insert((self.now + wire.delay + jitter, self.count), (1 - from, path, packet));
+    }
+
+    fn drain(&mut self, n: usize) {
+        while let Some(command) = self.pops[n].poll_command() {
+            match command {
+                PathCommand::Probe { path, bytes, .. } => {
+                    self.probe_bytes += u64::try_from(bytes.len()).unwrap();
+                    self.fly(n, path, Packet::Probe(bytes));
+                }
+                PathCommand::Route { route, .. } => {
+                    let end = &mut self.ends[n];
+                    let before = end.route.replace(route.clone());
+                    end.switches += u64::from(before.is_some_and(|b| b.primary != route.primary));
+                }
+            }
+        }
+    }
+
+    fn send_media(&mut self, n: usize) {
+        let end = &mut self.ends[n];
+        let Some(route) = end.route.clone() else { return };
+        end.lane = end.lane.wrapping_add(1);
+        end.sent += 1;
+        let (lane_sequence, made) = (end.lane, self.now.as_nanos());
+        for hop in std::iter::once(&route.primary).chain(&route.copy) {
+            let end = &mut self.ends[n];
+            end.datagrams_sent += 1;
+            let sequence = end.sequences.entry(hop.path).or_default();
+            *sequence = sequence.wrapping_add(1);
+            let path_sequence = *sequence;
+            self.fly(n, hop.path, Packet::Media { path_sequence, lane_sequence, made });
+        }
+    }
+
+    fn land(&mut self, to: usize, path: PathId, packet: &Packet) {
+        let from = self.ids[1 - to].clone();
+        match packet {
+            Packet::Probe(bytes) => {
+                let datagram = Datagram::decode(bytes).unwrap();
+                assert!(self.pops[to].handle_probe(&from, &datagram, self.now));
+            }
+            Packet::Media { path_sequence, lane_sequence, made } => {
+                let end = &mut self.ends[to];
+                let sent = u32::try_from(made / 1_000).unwrap_or(0);
+                end.received.entry(path).or_default().received(*path_sequence, sent, self.now);
+                if end.window.is_new(*lane_sequence) {
+                    let last = end.last.replace(self.now);
+                    end.gap = end.gap.max(last.map_or(Duration::ZERO, |last| self.now - last));
+                    end.arrived += 1;
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self) {
+        for n in 0..2 {
+            let peer = self.ids[1 - n].clone();
+            let end = &self.ends[n];
+            let received = end.received.iter().map(|(path, stats)| (*path, stats.stats()));
+            let received: Vec<_> = received.collect();
+            self.pops[n].handle_media(&peer, end.datagrams_sent, received.into_iter(), self.now);
+        }
+    }
+
+    fn run(&mut self, span: Duration) {
+        let end = self.now + span;
+        loop {
+            for n in 0..2 {
+                self.drain(n);
+            }
+            let timers = self.pops.iter_mut().filter_map(Paths::poll_timeout).min();
+            let arrival = self.flying.first_key_value().map(|((at, _), _)| *at);
+            let next = [timers, arrival, Some(self.media), Some(self.asked)];
+            let next = next.into_iter().flatten().min().unwrap().max(self.now);
+            if next > end {
+                self.now = end;
+                return;
+            }
+            self.now = next;
+            while self.flying.first_key_value().is_some_and(|((at, _), _)| *at <= self.now) {
+                let (_, (to, path, packet)) = self.flying.pop_first().unwrap();
+                self.land(to, path, &packet);
+            }
+            if self.media <= self.now {
+                self.media = self.now + MEDIA_EVERY;
+                (0..2).for_each(|n| self.send_media(n));
+            }
+            if self.asked <= self.now {
+                self.asked = self.now + ASK_EVERY;
+                self.ask();
+            }
+            for n in 0..2 {
+                if self.pops[n].poll_timeout().is_some_and(|at| at <= self.now) {
+                    self.pops[n].handle_timeout(self.now);
+                }
+            }
+        }
+    }
+
+    fn primary(&self, n: usize) -> String {
+        self.ends[n].route.as_ref().unwrap().primary.to_string()
+    }
+
+    fn residual_loss(&self, n: usize) -> f64 {
+        let sent = self.ends[1 - n].sent;
+        #[allow(clippy::cast_precision_loss, reason = "small")]
+        let lost = sent.saturating_sub(self.ends[n].arrived) as f64 / sent as f64;
+        lost
+    }
+}
+
+fn two_disjoint() -> Vec<(PathId, Wire)> {
+    vec![(id(0, 0), wire(20)), (id(1, 1), wire(25))]
+}
+
+#[test]
+fn a_clean_link_carries_nothing_twice_and_stays_for_an_hour_of_noise() {
+    let mut world = World::new(7, &two_disjoint());
+    for minute in 0..60_u64 {
+        for (n, wire) in world.wires.values_mut().enumerate() {
+            // Ten percent more or less.
+            let noise = (minute * 7 + u64::try_from(n).unwrap() * 3) % 5;
+            wire.delay = Duration::from_millis(18 + noise + 5 * u64::try_from(n).unwrap());
+        }
+        world.run(Duration::from_secs(60));
+    }
+    for end in &world.ends {
+        assert_eq!((end.datagrams_sent, end.switches), (end.sent, 0));
+    }
+}
+
+#[test]
+fn a_dead_path_costs_a_tenth_of_a_second_in_both_directions() {
+    let mut gaps = Vec::new();
+    for seed in 0..40 {
+        let mut world = World::new(seed, &two_disjoint());
+        // At any moment between two probes.
+        world.run(Duration::from_millis(1_000 + seed * 3));
+        world.reset();
+        world.wires.get_mut(&id(0, 0)).unwrap().dead = [true; 2];
+        world.run(Duration::from_secs(5));
+        assert_eq!((world.primary(0), world.primary(1)), ("1-1".to_owned(), "1-1".to_owned()));
+        gaps.extend(world.ends.iter().map(|end| end.gap));
+    }
+    gaps.sort();
+    let (median, worst) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
+    assert!(median <= Duration::from_millis(120), "{gaps:?}");
+    assert!(worst <= Duration::from_millis(400), "{gaps:?}");
+}
+
+#[test]
+fn when_one_direction_dies_only_that_one_moves() {
+    let mut world = World::new(3, &two_disjoint());
+    world.wires.get_mut(&id(0, 0)).unwrap().dead = [true, false];
+    world.run(Duration::from_secs(10));
+    assert_eq!((world.primary(0), world.primary(1)), ("1-1".to_owned(), "0-0".to_owned()));
+    assert!(world.ends.iter().all(|end| end.gap <= Duration::from_millis(200)));
+    assert_eq!(world.ends[1].route.as_ref().unwrap().copy, None, "nor is it sent twice for long");
+}
+
+#[test]
+fn when_everything_is_silent_no_path_is_to_blame() {
+    let mut world = World::new(4, &two_disjoint());
+    for wire in world.wires.values_mut() {
+        wire.dead = [true; 2];
+    }
+    world.run(Duration::from_secs(2));
+    for wire in world.wires.values_mut() {
+        wire.dead = [false; 2];
+    }
+    world.run(Duration::from_secs(10));
+    assert!(world.ends.iter().all(|end| end.switches == 0));
+}
+
+#[test]
+fn loss_on_the_primary_is_repaired_by_the_other_path() {
+    for (loss, residual) in [(500, 0.003), (1_000, 0.011)] {
+        let mut world = World::new(5, &two_disjoint());
+        world.wires.get_mut(&id(0, 0)).unwrap().loss = loss;
+        world.run(Duration::from_secs(3));
+        world.reset();
+        world.run(Duration::from_secs(30));
+        for n in 0..2 {
+            assert!(world.residual_loss(n) <= residual, "{loss}: {}", world.residual_loss(n));
+        }
+    }
+}
+
+#[test]
+fn a_flapping_path_is_left_and_not_gone_back_to() {
+    let mut world = World::new(6, &two_disjoint());
+    for half in 0..120 {
+        world.wires.get_mut(&id(0, 0)).unwrap().dead = [half % 2 == 0; 2];
+        world.run(Duration::from_millis(2_500));
+    }
+    for end in &world.ends {
+        assert!(end.switches <= 6, "{}", end.switches);
+    }
+}
+
+#[test]
+fn time_this_process_slept_through_is_nobodys_silence() {
+    let mut world = World::new(8, &two_disjoint());
+    // POP 0 does not run for 300 ms; what arrived meanwhile is read before its timers.
+    let wake = world.now + Duration::from_millis(300);
+    let (peer, mut before) = (world.ids[1].clone(), world.pops[0].report(world.now));
+    assert_eq!(before.remove(0).peer, peer);
+    world.pops[0].handle_timeout(wake);
+    assert_eq!(world.pops[0].oversleeps(), 1);
+    let report = world.pops[0].report(wake).remove(0);
+    assert!(report.paths.iter().all(|path| !path.silent), "{report:?}");
+}
+
+#[test]
+fn decisions_are_told_in_words() {
+    let mut world = World::new(9, &two_disjoint());
+    let words = |world: &World| {
+        let report = world.pops[0].report(world.now).remove(0);
+        report.explain(world.now).join("\n")
+    };
+    assert!(words(&world).contains("Media for sin1 goes by path 0-0 (for "), "{}", words(&world));
+    world.wires.get_mut(&id(0, 0)).unwrap().dead = [true; 2];
+    world.run(Duration::from_secs(3));
+    let said = words(&world);
+    assert!(said.contains("Media for sin1 goes by path 1-1 (for "), "{said}");
+    assert!(said.contains("the path before went silent"), "{said}");
+    assert!(said.contains("Path 0-0: down"), "{said}");
+    let changes = world.pops[0].report(world.now).remove(0).changes;
+    let why: Vec<&str> = changes.iter().map(|change| change.why.name()).collect();
+    assert_eq!(why[why.len() - 2..], ["suspect", "down"]);
+}
+
+#[test]
+fn probes_of_an_idle_pair_are_few() {
+    let mut world = World::new(10, &two_disjoint());
+    world.probe_bytes = 0;
+    world.ends.iter_mut().for_each(|end| end.route = None);
+    world.run(Duration::from_secs(13));
+    world.probe_bytes = 0;
+    world.run(Duration::from_secs(10));
+    // Both POPs together; a mesh of 200 has 199 pairs at each.
+    let bits_per_second = world.probe_bytes * 8 / 10 / 2;
+    assert!(bits_per_second * 199 < 12_000_000, "{bits_per_second}");
+}
+
+proptest! {
+    #[test]
+    fn any_probe_is_taken_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let mut world = World::empty(1, &two_disjoint());
+        if let Ok(datagram) = Datagram::decode(&bytes) {
+            let peer = world.ids[1].clone();
+            world.pops[0].handle_probe(&peer, &datagram, world.now);
+        }
+    }
+}
