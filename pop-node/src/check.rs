@@ -54,7 +54,8 @@ pub fn check(config: &Config, wall: SystemTime) -> Findings {
     problems.extend(Credentials::load(config, wall).err().map(Problem::Tls));
     problems.extend(data_dir(config).err());
     problems.extend(config.sip.iter().filter_map(|l| sockets::sip(*l).err()).map(Problem::Bind));
-    problems.extend(sockets::overlay(config.overlay_listen).err().map(Problem::Bind));
+    let overlay = config.overlay_listen.iter().copied().map(sockets::overlay);
+    problems.extend(overlay.filter_map(Result::err).map(Problem::Bind));
     problems.extend(media(config).err().map(Problem::Bind));
     problems.extend(sockets::admin(config.admin).err().map(Problem::Bind));
     findings.notes.extend(control(config));

@@ -116,9 +116,10 @@ pub struct Config {
     /// `[media] dscp`
     pub media_dscp: u8,
     /// `[overlay] listen`
-    pub overlay_listen: SocketAddr,
-    /// `[overlay] advertise`: what other POPs dial.
-    pub overlay_advertise: String,
+    /// One for each upstream.
+    pub overlay_listen: Vec<SocketAddr>,
+    /// `[overlay] advertise`: what other POPs dial, for each upstream.
+    pub overlay_advertise: Vec<String>,
     /// `[control] endpoints`, in the order they are tried.
     pub control: Vec<String>,
     /// `[tls]`
@@ -199,8 +200,25 @@ const fn dscp() -> u8 {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Overlay {
-    listen: String,
-    advertise: Option<String>,
+    listen: OneOrMore,
+    advertise: Option<OneOrMore>,
+}
+
+/// `"a"` or `["a", "b"]`.
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+impl OneOrMore {
+    fn all(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::More(more) => more,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -259,7 +277,7 @@ impl Config {
             media_ports: media_ports(&file.media)?,
             media_shared: file.media.shared_port.is_some(),
             media_dscp: media_dscp(file.media.dscp)?,
-            overlay_listen: socket_address("overlay", "listen", &file.overlay.listen)?,
+            overlay_listen: upstreams(&file.overlay)?,
             overlay_advertise: advertise(&file.overlay)?,
             control: endpoints(file.control.endpoints)?,
             tls: TlsFiles { ca: file.tls.ca, cert: file.tls.cert, key: file.tls.key },
@@ -491,17 +509,39 @@ fn is_host_port(value: &str) -> bool {
     !host.is_empty() && host.chars().all(name) && port.parse::<u16>().is_ok_and(|p| p != 0)
 }
 
-fn advertise(overlay: &Overlay) -> Result<String, ConfigError> {
-    let value = overlay.advertise.as_ref().unwrap_or(&overlay.listen);
-    if is_host_port(value) {
-        return Ok(value.clone());
+/// Upstreams a POP can have.
+const UPSTREAMS_MAX: usize = proto::overlay::PathId::UPSTREAMS_MAX as usize;
+
+fn upstreams(overlay: &Overlay) -> Result<Vec<SocketAddr>, ConfigError> {
+    let listen = overlay.listen.all();
+    if listen.is_empty() || listen.len() > UPSTREAMS_MAX {
+        return Err(ConfigError::Value {
+            table: "overlay",
+            key: "listen",
+            problem: format!("lists {} addresses", listen.len()),
+            fix: "write one address for each upstream, 16 at most",
+        });
     }
-    Err(ConfigError::Value {
-        table: "overlay",
-        key: "advertise",
-        problem: format!("is {value:?}"),
-        fix: "write the host and port other POPs reach this one at, such as \"192.0.2.1:4433\"",
-    })
+    listen.iter().map(|address| socket_address("overlay", "listen", address)).collect()
+}
+
+fn advertise(overlay: &Overlay) -> Result<Vec<String>, ConfigError> {
+    let refused =
+        |problem, fix| ConfigError::Value { table: "overlay", key: "advertise", problem, fix };
+    let values = overlay.advertise.as_ref().unwrap_or(&overlay.listen).all();
+    if values.len() != overlay.listen.all().len() {
+        return Err(refused(
+            format!("lists {} addresses, listen {}", values.len(), overlay.listen.all().len()),
+            "list what other POPs dial for each address of listen, in its order",
+        ));
+    }
+    match values.iter().find(|value| !is_host_port(value)) {
+        None => Ok(values.to_vec()),
+        Some(value) => Err(refused(
+            format!("is {value:?}"),
+            "write the host and port other POPs reach this one at, such as \"192.0.2.1:4433\"",
+        )),
+    }
 }
 
 fn endpoints(values: Vec<String>) -> Result<Vec<String>, ConfigError> {

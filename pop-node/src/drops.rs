@@ -42,6 +42,10 @@ reasons! {
     NoLink = "no_link",
     /// A media socket could not be opened.
     MediaBindFailed = "media_bind_failed",
+    /// More probes of paths than are read: their sender is not who it says, or we are too slow.
+    ProbeQueueFull = "probe_queue_full",
+    /// A probe of nobody known, or one that is none.
+    ProbeUnknown = "probe_unknown",
     /// The system did not take an RTP or RTCP packet.
     MediaSendFailed = "media_send_failed",
     /// The kernel dropped packets of a media socket: the media thread was behind.

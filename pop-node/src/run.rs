@@ -56,7 +56,7 @@ impl From<sockets::BindError> for RunError {
 struct Bound {
     udp: Vec<std::net::UdpSocket>,
     tcp: Vec<std::net::TcpListener>,
-    overlay: std::net::UdpSocket,
+    overlay: Vec<std::net::UdpSocket>,
     admin: std::net::TcpListener,
 }
 
@@ -68,7 +68,8 @@ fn bind(config: &Config) -> Result<Bound, sockets::BindError> {
             SipSocket::Tcp(listener) => tcp.push(listener),
         }
     }
-    let overlay = sockets::overlay(config.overlay_listen)?;
+    let overlay = config.overlay_listen.iter().copied().map(sockets::overlay);
+    let overlay = overlay.collect::<Result<_, _>>()?;
     let admin = sockets::admin(config.admin)?;
     Ok(Bound { udp, tcp, overlay, admin })
 }
@@ -95,7 +96,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
     let (peers, peers_in) = watch::channel(Vec::new());
     let (link_events, link_in) = mpsc::channel(EVENTS_MAX);
-    let settings = link_settings(&config, (&link_events, &media, &drops));
+    let settings = link_settings(&config, (&link_events, &media, &drops), clock);
     let links = link::Links::start(credentials.clone(), bound.overlay, settings, peers_in)?;
 
     let (control_events, control_in) = mpsc::channel(EVENTS_MAX);
@@ -113,7 +114,6 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         tcp: Tcp::start(bound.tcp, config.max_tcp_connections, sip_events, drops.clone())?,
         media: media.clone(),
         links: links.clone(),
-        link_events,
         resolver: resolve::Resolver::new(answers, drops.clone()),
         cdr: cdr::Writer::start(&config.data_dir, clock, drops.clone())?,
         control: control.shared.clone(),
@@ -191,10 +191,11 @@ fn timing(liveness: Liveness) -> Timing {
 fn announce(config: &Config, view: &View) {
     let (sip, admin) = (&config.sip, config.admin);
     let sip: Vec<String> = sip.iter().map(ToString::to_string).collect();
+    let overlay: Vec<String> = config.overlay_listen.iter().map(ToString::to_string).collect();
     tracing::info!(
         pop = %config.id,
         sip = sip.join(" "),
-        overlay = %config.overlay_listen,
+        overlay = overlay.join(" "),
         %admin,
         revision = view.revision().0,
         "starting, with the view's copy at this revision"
@@ -213,6 +214,7 @@ fn socket_drops(config: &Config) -> Arc<Mutex<media::SocketDrops>> {
 
 fn media_config(config: &Config, credentials: &Credentials) -> MediaConfig {
     MediaConfig {
+        own: proto::overlay::PopTag::of(&config.id),
         seed: u64::from_ne_bytes(credentials.random()),
         flush_delay: FLUSH,
         datagram_bytes: DATAGRAM_BYTES,
@@ -224,6 +226,7 @@ fn media_config(config: &Config, credentials: &Credentials) -> MediaConfig {
 fn link_settings(
     config: &Config,
     (events, media, drops): (&mpsc::Sender<link::Event>, &media::Handle, &Drops),
+    clock: Clock,
 ) -> link::Settings {
     link::Settings {
         own: config.id.clone(),
@@ -231,6 +234,7 @@ fn link_settings(
         events: events.clone(),
         media: media.clone(),
         drops: drops.clone(),
+        clock,
     }
 }
 
@@ -238,7 +242,7 @@ fn control_settings(config: &Config) -> control::Settings {
     let pop = proto::control::Pop {
         pop_id: config.id.to_string(),
         region: config.region.clone(),
-        overlay_address: config.overlay_advertise.clone(),
+        overlay_address: config.overlay_advertise.join(","),
         sip_addresses: config.sip.iter().map(ToString::to_string).collect(),
         epoch: 0,
         expired: false,

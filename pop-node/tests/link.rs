@@ -4,6 +4,8 @@
 mod common;
 
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::Authority;
@@ -11,9 +13,10 @@ use pop_core::media::MediaConfig;
 use pop_core::pop::{CallStream, Initiator, StreamEvent};
 use pop_node::clock::Clock;
 use pop_node::drops::{Drops, Reason};
-use pop_node::link::{Event, Links, Peer, Settings, stream};
+use pop_node::link::{Event, Links, Peer, Settings};
 use pop_node::media;
-use proto::call::{CallBye, CallMessage, CallProgress, call_message::Kind};
+use prost::Message as _;
+use proto::call::{CallBye, CallMessage, CallProgress, StreamHello, call_message::Kind};
 use proto::id::PopId;
 use tokio::sync::{mpsc, watch};
 
@@ -25,7 +28,6 @@ struct Pop {
     links: Links,
     peers: watch::Sender<Vec<Peer>>,
     events: mpsc::Receiver<Event>,
-    sender: mpsc::Sender<Event>,
     media: media::Handle,
     drops: Drops,
 }
@@ -36,6 +38,7 @@ impl Pop {
         let clock = Clock::start();
         let drops = Drops::default();
         let config = MediaConfig {
+            own: proto::overlay::PopTag::of(&id),
             seed: 1,
             flush_delay: Duration::from_millis(1),
             datagram_bytes: 1_150,
@@ -52,12 +55,13 @@ impl Pop {
         let settings = Settings {
             own: id.clone(),
             max_calls: 100,
-            events: sender.clone(),
+            events: sender,
             media: media.clone(),
             drops: drops.clone(),
+            clock,
         };
-        let links = Links::start(mesh.credentials(name), socket, settings, peers_in).unwrap();
-        Self { id, address, links, peers, events, sender, media, drops }
+        let links = Links::start(mesh.credentials(name), vec![socket], settings, peers_in).unwrap();
+        Self { id, address, links, peers, events, media, drops }
     }
 
     /// As the view would name `other`, under any id.
@@ -72,7 +76,7 @@ impl Pop {
 
     async fn up(&mut self, other: &PopId) -> quinn::Connection {
         match self.event().await {
-            Event::Up { peer, connection } if peer == *other => connection,
+            Event::Up { peer, connection, .. } if peer == *other => connection,
             event => panic!("{event:?} instead of a link to {other}"),
         }
     }
@@ -106,9 +110,9 @@ async fn pair(mesh: &Authority) -> (Pop, Pop, quinn::Connection) {
 #[tokio::test(flavor = "multi_thread")]
 async fn call_messages_go_both_ways_and_streams_end_in_order() {
     let mesh = Authority::new("demo");
-    let (mut fra, mut sin, connection) = pair(&mesh).await;
+    let (mut fra, mut sin, _connection) = pair(&mesh).await;
     let ours = local(&sin.id, 1);
-    let outbox = stream::open(ours.clone(), connection, fra.sender.clone(), fra.drops.clone());
+    let outbox = fra.links.open(ours.clone());
     // Sent before the stream is open: kept.
     assert!(outbox.send(message(100)));
     assert_eq!(fra.call().await, (ours.clone(), StreamEvent::Opened));
@@ -169,8 +173,7 @@ async fn when_a_pop_stops_its_streams_fail_and_the_link_comes_back_with_it() {
     let mesh = Authority::new("demo");
     let (mut fra, sin, connection) = pair(&mesh).await;
     let ours = local(&sin.id, 1);
-    let outbox =
-        stream::open(ours.clone(), connection.clone(), fra.sender.clone(), fra.drops.clone());
+    let outbox = fra.links.open(ours.clone());
     assert_eq!(fra.call().await, (ours.clone(), StreamEvent::Opened));
     sin.links.shutdown().await;
     let (mut failed, mut down) = (false, false);
@@ -180,7 +183,7 @@ async fn when_a_pop_stops_its_streams_fail_and_the_link_comes_back_with_it() {
                 assert_eq!((stream, event), (ours.clone(), StreamEvent::Failed));
                 failed = true;
             }
-            Event::Down { peer, connection: gone } => {
+            Event::Down { peer, connection: gone, .. } => {
                 assert_eq!((peer, gone), (sin.id.clone(), connection.stable_id()));
                 down = true;
             }
@@ -244,11 +247,118 @@ async fn only_the_lower_id_dials() {
 async fn garbage_on_a_call_stream_fails_it_alone() {
     let mesh = Authority::new("demo");
     let (_fra, mut sin, connection) = pair(&mesh).await;
+    // Before a hello nobody is told of it.
     let (mut send, _receive) = connection.open_bi().await.unwrap();
     send.write_all(&[0xff; 64]).await.unwrap();
+    let hello = StreamHello { session: vec![7; 16], number: 1, ..StreamHello::default() };
+    let hello = CallMessage { kind: Some(Kind::Hello(hello)) };
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    send.write_all(&hello.encode_length_delimited_to_vec()).await.unwrap();
     let Event::Accepted { stream, outbox: _outbox } = sin.event().await else { panic!() };
     assert_eq!(sin.call().await, (stream.clone(), StreamEvent::Opened));
+    send.write_all(&[0xff; 64]).await.unwrap();
     assert_eq!(sin.call().await, (stream, StreamEvent::Failed));
-    assert_eq!(sin.drops.get(Reason::CallStreamMalformed), 1);
+    assert_eq!(sin.drops.get(Reason::CallStreamMalformed), 2);
     assert!(connection.close_reason().is_none());
+}
+
+/// A way to a POP that can be cut without anyone being told.
+struct Wire {
+    front: SocketAddr,
+    cut: Arc<AtomicBool>,
+}
+
+impl Wire {
+    async fn to(target: SocketAddr) -> Self {
+        let front = tokio::net::UdpSocket::bind("127.0.41.1:0").await.unwrap();
+        let back = tokio::net::UdpSocket::bind("127.0.41.1:0").await.unwrap();
+        let wire = Self { front: front.local_addr().unwrap(), cut: Arc::default() };
+        let cut = wire.cut.clone();
+        tokio::spawn(async move {
+            let (mut forth, mut home) = ([0; 2_048], [0; 2_048]);
+            let mut client = None;
+            loop {
+                tokio::select! {
+                    Ok((length, from)) = front.recv_from(&mut forth) => {
+                        client = Some(from);
+                        if !cut.load(Ordering::Relaxed) {
+                            back.send_to(&forth[..length], target).await.unwrap();
+                        }
+                    }
+                    Ok((length, _)) = back.recv_from(&mut home) => {
+                        if let Some(client) = client.filter(|_| !cut.load(Ordering::Relaxed)) {
+                            front.send_to(&home[..length], client).await.unwrap();
+                        }
+                    }
+                }
+            }
+        });
+        wire
+    }
+}
+
+/// fra1 and sin1 with two ways between them, both up.
+async fn two_ways(mesh: &Authority) -> (Pop, Pop, [Wire; 2]) {
+    let (mut fra, mut sin) = (Pop::start(mesh, "fra1"), Pop::start(mesh, "sin1"));
+    let wires = [Wire::to(sin.address).await, Wire::to(sin.address).await];
+    let address = format!("{},{}", wires[0].front, wires[1].front);
+    fra.peers.send_replace(vec![Peer { id: sin.id.clone(), address }]);
+    for (pop, peer) in [(&mut fra, sin.id.clone()), (&mut sin, PopId::new("fra1").unwrap())] {
+        pop.up(&peer).await;
+        pop.up(&peer).await;
+    }
+    (fra, sin, wires)
+}
+
+/// The next event of a call stream; links may come and go meanwhile.
+async fn next_call(pop: &mut Pop) -> (CallStream, StreamEvent) {
+    loop {
+        if let Event::Call { stream, event } = pop.event().await {
+            return (stream, event);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_stream_goes_on_when_its_path_is_cut() {
+    let mesh = Authority::new("demo");
+    let (mut fra, mut sin, wires) = two_ways(&mesh).await;
+    let ours = local(&sin.id, 1);
+    let outbox = fra.links.open(ours.clone());
+    assert!(outbox.send(message(100)));
+    assert_eq!(next_call(&mut fra).await, (ours.clone(), StreamEvent::Opened));
+    let Event::Accepted { stream: theirs, outbox: back } = sin.event().await else { panic!() };
+    for event in [StreamEvent::Opened, StreamEvent::Message(message(100))] {
+        assert_eq!(next_call(&mut sin).await, (theirs.clone(), event));
+    }
+    for (cut, wire) in wires.iter().enumerate() {
+        wires.iter().for_each(|wire| wire.cut.store(false, Ordering::Relaxed));
+        wire.cut.store(true, Ordering::Relaxed);
+        for n in 0..3 {
+            let status = 180 + u32::try_from(cut).unwrap() * 10 + n;
+            assert!(outbox.send(message(status)) && back.send(message(status + 100)));
+            let theirs = (theirs.clone(), StreamEvent::Message(message(status)));
+            assert_eq!(next_call(&mut sin).await, theirs);
+            let ours = (ours.clone(), StreamEvent::Message(message(status + 100)));
+            assert_eq!(next_call(&mut fra).await, ours);
+        }
+        // The path that was cut must be good again before the other one goes.
+        wire.cut.store(false, Ordering::Relaxed);
+        let deadline = tokio::time::Instant::now() + PATIENCE * 2;
+        while !all_good(&fra).await || !all_good(&sin).await {
+            assert!(tokio::time::Instant::now() < deadline, "{:?}", fra.links.paths().await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let bye = CallMessage { kind: Some(Kind::Bye(CallBye::default())) };
+    assert!(outbox.send(bye.clone()));
+    drop(outbox);
+    assert_eq!(next_call(&mut sin).await, (theirs.clone(), StreamEvent::Message(bye)));
+    assert_eq!(next_call(&mut sin).await, (theirs, StreamEvent::Closed));
+}
+
+async fn all_good(pop: &Pop) -> bool {
+    let report = pop.links.paths().await.unwrap();
+    let mut paths = report.iter().flat_map(|peer| &peer.paths);
+    paths.all(|path| path.sending.health == pop_core::overlay::Health::Good)
 }

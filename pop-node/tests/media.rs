@@ -26,6 +26,7 @@ fn start() -> (Handle, mpsc::Receiver<MediaEvent>, Drops) {
 
 fn start_facing(faces: Faces) -> (Handle, mpsc::Receiver<MediaEvent>, Drops) {
     let config = MediaConfig {
+        own: proto::overlay::PopTag(1),
         seed: 1,
         flush_delay: Duration::from_millis(1),
         datagram_bytes: 1_150,
@@ -195,6 +196,7 @@ async fn a_taken_shared_port_is_named_before_anything_runs() {
     let _other_program = UdpSocket::bind((pop.ip(), pop.port() + 1)).unwrap();
     let (events, _events_in) = mpsc::channel(1);
     let config = MediaConfig {
+        own: proto::overlay::PopTag(1),
         seed: 1,
         flush_delay: Duration::from_millis(1),
         datagram_bytes: 1_150,
@@ -258,6 +260,7 @@ async fn garbage_is_counted_and_a_taken_port_is_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_thread_ends_by_order() {
     let config = MediaConfig {
+        own: proto::overlay::PopTag(1),
         seed: 1,
         flush_delay: Duration::from_millis(1),
         datagram_bytes: 1_150,

@@ -78,7 +78,7 @@ fn check_pop(pop: &Pop, principal: &str) -> Check {
         return Err(format!("{principal} may not register as pop/{}", pop.pop_id));
     }
     label("region", &pop.region)?;
-    address("overlay_address", &pop.overlay_address)?;
+    overlay_addresses(&pop.overlay_address)?;
     bounded("sip_addresses", pop.sip_addresses.len())?;
     for text in &pop.sip_addresses {
         let rest = text.strip_prefix("udp:").or_else(|| text.strip_prefix("tcp:"));
@@ -122,6 +122,9 @@ fn unique<'a>(name: &str, mut values: impl Iterator<Item = &'a String>) -> Check
 }
 
 /// `host:port`, IPv6 in brackets.
+/// Upstreams a POP may have.
+const OVERLAY_ADDRESSES_MAX: usize = 16;
+
 fn address(name: &str, value: &str) -> Check {
     let parts = value.rsplit_once(':').map(|(h, p)| (h, p.parse::<u16>()));
     let Some((host_part, Ok(1..))) = parts else {
@@ -135,6 +138,14 @@ fn address(name: &str, value: &str) -> Check {
             .map_err(|_| format!("{name} {value:?} has no IPv6 address in its brackets")),
         None => host(name, host_part),
     }
+}
+
+/// One for each upstream of the POP, with commas between.
+fn overlay_addresses(value: &str) -> Check {
+    if value.split(',').count() > OVERLAY_ADDRESSES_MAX {
+        return Err(format!("overlay_address {value:?} has more than {OVERLAY_ADDRESSES_MAX}"));
+    }
+    value.split(',').try_for_each(|one| address("overlay_address", one))
 }
 
 /// An IP address or a DNS name (RFC 1123 §2.1).

@@ -1,23 +1,31 @@
-//! Links: one QUIC connection to each other POP, mutual TLS 1.3, ALPN `voxmesh/1`.
+//! Links: QUIC connections to each other POP, mutual TLS 1.3, ALPN `voxmesh/1`: one from each of our
+//! upstreams to each of the peer's, all kept warm. Each is a path.
 //!
-//! The POP with the lower id dials, the higher one answers and says welcome; only then the link
-//! is up (a client without certificate sees its handshake succeed first). Who the peer is, its
-//! certificate says; it must be the POP dialed, of our mesh. Call signaling: one bidirectional
-//! stream per call ([`stream`]). Media: datagrams, handed to the media thread.
-//! Deliberately absent: several paths per peer, relaying, what a message means (the core).
+//! The POP with the lower id dials, both greet; only then the path is up (a client without
+//! certificate sees its handshake succeed first). Who the peer is, its certificate says; it must be
+//! the POP dialed, of our mesh. Call signaling: one bidirectional stream per call, that moves when
+//! its path fails ([`stream`]). Media: datagrams, handed to the media thread. Probes: to the
+//! [`keeper`], which chooses the paths.
+//! Deliberately absent: what a message means, which path is best (the core).
 
+mod keeper;
 mod peer;
 mod quic;
+mod registry;
 pub mod stream;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pop_core::overlay::{PathsConfig, PeerReport};
 
 use pop_core::pop::{CallStream, StreamEvent};
 use proto::id::PopId;
-use tokio::sync::{mpsc, watch};
+use proto::overlay::{PathId, PopTag};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::clock::Clock;
 use crate::drops::Drops;
 use crate::media;
 use crate::tls::{Credentials, TlsError};
@@ -27,24 +35,30 @@ use crate::tls::{Credentials, TlsError};
 pub struct Peer {
     /// Its name.
     pub id: PopId,
-    /// Where its overlay is: `host:port`.
+    /// Where its overlay is: `host:port` of each upstream, with commas between.
     pub address: String,
 }
 
 /// What links tell the signaling loop.
 #[derive(Debug)]
 pub enum Event {
-    /// A connection is up; an older one to the same peer is replaced.
+    /// A connection is up; an older one of the same path is replaced.
     Up {
         /// The other POP.
         peer: PopId,
-        /// For call streams and datagrams.
+        /// Which path it is.
+        path: PathId,
+        /// For datagrams.
         connection: quinn::Connection,
+        /// The peer is another process than that of the other connections: they are no more.
+        restarted: bool,
     },
     /// A connection is gone.
     Down {
         /// The other POP.
         peer: PopId,
+        /// Which path it was.
+        path: PathId,
         /// `stable_id` of the connection: a newer one may already be up.
         connection: usize,
     },
@@ -67,14 +81,22 @@ pub enum Event {
 /// What all tasks of the links share.
 pub(crate) struct Context {
     own: PopId,
+    own_tag: PopTag,
+    /// This process, to peers.
+    instance: registry::Instance,
     credentials: Credentials,
     /// Of the moment: certificates change.
     client: watch::Sender<quinn::ClientConfig>,
     max_calls: u32,
-    endpoint: quinn::Endpoint,
+    /// One for each upstream.
+    endpoints: Vec<quinn::Endpoint>,
+    registry: Arc<registry::Registry>,
+    keeper: mpsc::Sender<keeper::Input>,
     events: mpsc::Sender<Event>,
     media: media::Handle,
     drops: Drops,
+    /// Call streams of peers that may go on with another QUIC stream.
+    resumable: Mutex<HashMap<stream::Key, mpsc::Sender<stream::Resumed>>>,
     /// Numbers the streams peers open.
     accepted: AtomicU64,
 }
@@ -86,58 +108,105 @@ pub struct Links {
 }
 
 impl Links {
-    /// Answers other POPs at `socket`, and dials those of `peers` with a higher id.
+    /// Answers other POPs at each of `sockets`, our upstreams in their order, and dials those of
+    /// `peers` with a higher id from each.
     pub fn start(
         credentials: Credentials,
-        socket: std::net::UdpSocket,
+        sockets: Vec<std::net::UdpSocket>,
         settings: Settings,
         peers: watch::Receiver<Vec<Peer>>,
     ) -> Result<Self, StartError> {
-        let Settings { own, max_calls, events, media, drops } = settings;
+        let Settings { own, max_calls, events, media, drops, clock } = settings;
         let quic::Configs { server, client } = quic::configs(&credentials, max_calls)?;
-        let endpoint = quic::endpoint(server, socket)?;
-        let client = watch::Sender::new(client);
-        let accepted = AtomicU64::new(0);
+        let endpoints = sockets.into_iter().map(|socket| quic::endpoint(server.clone(), socket));
+        let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
+        let (keeper, inputs) = mpsc::channel(keeper::INPUTS_MAX);
+        let registry = Arc::new(registry::Registry::default());
+        let config =
+            PathsConfig { own: own.clone(), seed: u64::from_ne_bytes(credentials.random()) };
+        let around = (media.clone(), clock, drops.clone());
+        let paths = keeper::Keeper::new(config, registry.clone(), around, inputs);
         let context = Arc::new(Context {
+            own_tag: PopTag::of(&own),
             own,
+            instance: credentials.random(),
             credentials,
-            client,
+            client: watch::Sender::new(client),
             max_calls,
-            endpoint,
+            endpoints,
+            registry,
+            keeper,
             events,
             media,
             drops,
-            accepted,
+            resumable: Mutex::default(),
+            accepted: AtomicU64::new(0),
         });
-        tokio::spawn(peer::answer(context.clone()));
+        tokio::spawn(paths.run());
+        for upstream in 0..context.upstreams() {
+            tokio::spawn(peer::answer(context.clone(), upstream));
+        }
         tokio::spawn(dial_all(context.clone(), peers));
         Ok(Self { context })
     }
 
+    /// Opens a call stream; `Opened` or `Failed` follows as an event.
+    pub fn open(&self, stream: CallStream) -> stream::Outbox {
+        stream::open(self.context.clone(), stream)
+    }
+
+    /// What is known of all paths, as of now; `None` while the process ends.
+    pub async fn paths(&self) -> Option<Vec<PeerReport>> {
+        let (answer, report) = oneshot::channel();
+        self.context.keeper.send(keeper::Input::Report(answer)).await.ok()?;
+        report.await.ok()
+    }
+
     /// A newer process has our name: closes all connections, dials and answers no more.
     pub fn fence(&self) {
-        self.context.endpoint.close(peer::Close::Fenced.code(), b"fenced");
+        for endpoint in &self.context.endpoints {
+            endpoint.close(peer::Close::Fenced.code(), b"fenced");
+        }
     }
 
     /// New links use these certificates; those that are up stay as they are.
     pub fn rotate(&self, credentials: &Credentials) -> Result<(), StartError> {
         let configs = quic::configs(credentials, self.context.max_calls)?;
-        self.context.endpoint.set_server_config(Some(configs.server));
+        for endpoint in &self.context.endpoints {
+            endpoint.set_server_config(Some(configs.server.clone()));
+        }
         self.context.client.send_replace(configs.client);
         Ok(())
     }
 
     /// Closes all connections; peers see it at once.
     pub async fn shutdown(&self) {
-        self.context.endpoint.close(peer::Close::Shutdown.code(), b"shutdown");
+        let endpoints = &self.context.endpoints;
+        endpoints.iter().for_each(|e| e.close(peer::Close::Shutdown.code(), b"shutdown"));
         // Until the last close frame left, but not for a peer that does not answer.
         let grace = std::time::Duration::from_millis(500);
-        let _ = tokio::time::timeout(grace, self.context.endpoint.wait_idle()).await;
+        let idle = async {
+            for endpoint in endpoints {
+                endpoint.wait_idle().await;
+            }
+        };
+        let _ = tokio::time::timeout(grace, idle).await;
     }
 }
 
-/// Closes a connection that a newer one to the same peer replaces.
-pub(crate) fn replace(old: &quinn::Connection) {
+impl Context {
+    fn upstreams(&self) -> u8 {
+        u8::try_from(self.endpoints.len()).unwrap_or(u8::MAX).min(PathId::UPSTREAMS_MAX)
+    }
+
+    fn streams(&self) -> MutexGuard<'_, HashMap<stream::Key, mpsc::Sender<stream::Resumed>>> {
+        // Nothing panics half way.
+        self.resumable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Closes a connection that a newer one replaces.
+fn replace(old: &quinn::Connection) {
     old.close(peer::Close::Replaced.code(), b"replaced");
 }
 
@@ -153,6 +222,8 @@ pub struct Settings {
     pub media: media::Handle,
     /// Counters.
     pub drops: Drops,
+    /// That of the media thread.
+    pub clock: Clock,
 }
 
 /// Why links cannot start.
@@ -169,20 +240,15 @@ pub enum StartError {
     Cipher(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
 }
 
-/// Keeps one dialer per peer with a higher id.
+/// Keeps a dialer for each path to each peer with a higher id.
 async fn dial_all(context: Arc<Context>, mut peers: watch::Receiver<Vec<Peer>>) {
     // Dropping a sender ends its dialer and closes its connection.
-    let mut dialers: BTreeMap<PopId, watch::Sender<String>> = BTreeMap::new();
+    let mut dialers: BTreeMap<(PopId, peer::Upstreams), watch::Sender<String>> = BTreeMap::new();
     loop {
-        let wanted: BTreeMap<PopId, String> = peers
-            .borrow_and_update()
-            .iter()
-            .filter(|peer| peer.id > context.own)
-            .map(|peer| (peer.id.clone(), peer.address.clone()))
-            .collect();
-        dialers.retain(|id, _| wanted.contains_key(id));
-        for (id, address) in wanted {
-            if let Some(dialer) = dialers.get(&id) {
+        let wanted = wanted(&context, &peers.borrow_and_update());
+        dialers.retain(|path, _| wanted.contains_key(path));
+        for (path, address) in wanted {
+            if let Some(dialer) = dialers.get(&path) {
                 dialer.send_if_modified(|old| {
                     let changed = *old != address;
                     *old = address;
@@ -191,11 +257,27 @@ async fn dial_all(context: Arc<Context>, mut peers: watch::Receiver<Vec<Peer>>) 
                 continue;
             }
             let (sender, receiver) = watch::channel(address);
-            tokio::spawn(peer::dial(context.clone(), id.clone(), receiver));
-            dialers.insert(id, sender);
+            tokio::spawn(peer::dial(context.clone(), path.clone(), receiver));
+            dialers.insert(path, sender);
         }
         if peers.changed().await.is_err() {
             return;
         }
     }
+}
+
+/// From each of our upstreams to each address of each peer.
+fn wanted(context: &Context, peers: &[Peer]) -> BTreeMap<(PopId, peer::Upstreams), String> {
+    let higher = peers.iter().filter(|peer| peer.id > context.own);
+    let addresses = higher.flat_map(|peer| {
+        let addresses = peer.address.split(',').take(usize::from(PathId::UPSTREAMS_MAX));
+        (0_u8..)
+            .zip(addresses)
+            .map(|(theirs, address)| (peer.id.clone(), theirs, address.to_owned()))
+    });
+    let paths = addresses.flat_map(|(id, theirs, address)| {
+        (0..context.upstreams())
+            .map(move |ours| ((id.clone(), peer::Upstreams { ours, theirs }), address.clone()))
+    });
+    paths.collect()
 }

@@ -4,20 +4,30 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
+use pop_core::overlay::Hop;
 use pop_core::pop::{CallStream, Initiator};
 use proto::id::PopId;
 use proto::identity::{Kind, pop_dns_name};
+use proto::overlay::{Datagram, PathId};
 use quinn::{Connection, Incoming, VarInt};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::{Semaphore, watch};
 
+use super::keeper::Input;
+use super::registry::{Instance, Up};
 use super::{Context, Event, stream};
 use crate::backoff::Backoff;
 use crate::drops::Reason;
 use crate::tls::{IdentityError, identity_of};
 
-/// The welcome: the version of what follows.
-const WELCOME: [u8; 1] = [1];
+/// First byte of both greetings: the version of what follows.
+const VERSION: u8 = 2;
+/// What the dialer says: version, its upstream, which of ours it dialed (several addresses may lead
+/// to one socket), its process.
+const HELLO_BYTES: usize = 3 + size_of::<Instance>();
+/// What is answered: version, the process.
+const WELCOME_BYTES: usize = 1 + size_of::<Instance>();
 /// Handshakes at once; more are refused before they cost anything.
 const HANDSHAKES_MAX: usize = 64;
 /// From this many on, a peer must first prove its address (RFC 9000 §8.1).
@@ -46,6 +56,11 @@ impl Close {
     }
 }
 
+/// The other end has a newer connection of the same path.
+pub(super) fn is_replacement(code: VarInt) -> bool {
+    code == Close::Replaced.code()
+}
+
 /// Why a connection is no link.
 #[derive(Debug, thiserror::Error)]
 enum LinkError {
@@ -57,7 +72,7 @@ enum LinkError {
     Welcome(#[from] quinn::ReadExactError),
     #[error("took no welcome: {0}")]
     Write(#[from] quinn::WriteError),
-    #[error("speaks version {0}, we speak 1")]
+    #[error("speaks version {0}, we speak {VERSION}")]
     Version(u8),
     #[error("address does not resolve: {0}")]
     Address(#[from] std::io::Error),
@@ -71,19 +86,41 @@ enum LinkError {
     Stranger(String),
     #[error("dialed us, but the lower id dials")]
     Direction,
+    #[error("has upstream {0}: a POP has 16 at most")]
+    Upstream(u8),
 }
 
-/// Dials one peer for as long as the view names it.
-pub(super) async fn dial(context: Arc<Context>, peer: PopId, mut address: watch::Receiver<String>) {
+/// One way to a peer: our upstream, and which of its.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Upstreams {
+    pub(super) ours: u8,
+    pub(super) theirs: u8,
+}
+
+/// A connection that is a link.
+struct Linked {
+    peer: PopId,
+    path: PathId,
+    instance: Instance,
+    connection: Connection,
+}
+
+/// Dials one address of a peer from one upstream, for as long as the view names it.
+pub(super) async fn dial(
+    context: Arc<Context>,
+    (peer, upstreams): (PopId, Upstreams),
+    mut address: watch::Receiver<String>,
+) {
     let seed = u64::from_ne_bytes(context.credentials.random());
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), seed);
     loop {
         let target = address.borrow_and_update().clone();
-        match connect(&context, &peer, &target).await {
-            Ok(connection) => {
+        match connect(&context, (&peer, upstreams), &target).await {
+            Ok(linked) => {
                 backoff.reset();
+                let (path, connection) = (linked.path, linked.connection.clone());
                 tokio::select! {
-                    () = serve(&context, &peer, connection.clone()) => {
+                    () = serve(&context, linked) => {
                         if is_replaced(&connection) {
                             tracing::error!(%peer, "another process speaks for this POP");
                             tokio::time::sleep(REPLACED_PAUSE).await;
@@ -91,7 +128,7 @@ pub(super) async fn dial(context: Arc<Context>, peer: PopId, mut address: watch:
                     }
                     () = gone(&mut address) => {
                         connection.close(Close::Removed.code(), b"removed");
-                        down(&context, &peer, &connection).await;
+                        down(&context, (&peer, path), &connection).await;
                         return;
                     }
                 }
@@ -127,23 +164,40 @@ async fn gone(address: &mut watch::Receiver<String>) {
     while address.changed().await.is_ok() {}
 }
 
-async fn connect(context: &Context, peer: &PopId, address: &str) -> Result<Connection, LinkError> {
+async fn connect(
+    context: &Context,
+    (peer, upstreams): (&PopId, Upstreams),
+    address: &str,
+) -> Result<Linked, LinkError> {
     let address = tokio::net::lookup_host(address).await?.next().ok_or(LinkError::NoAddress)?;
     let name = pop_dns_name(peer.as_str());
     let client = context.client.borrow().clone();
-    let connecting = context.endpoint.connect_with(client, address, &name)?;
+    let endpoint =
+        context.endpoints.get(usize::from(upstreams.ours)).ok_or(LinkError::NoAddress)?;
+    let connecting = endpoint.connect_with(client, address, &name)?;
     let connection = tokio::time::timeout(HANDSHAKE, connecting).await??;
     let welcome = async {
         let shown = identify(context, &connection)?;
         if shown != *peer {
             return Err(LinkError::Stranger(format!("pop/{shown}")));
         }
-        let mut welcome = [0; WELCOME.len()];
+        let Upstreams { ours, theirs } = upstreams;
+        let path = PathId::direct(ours, theirs).ok_or(LinkError::Upstream(ours.max(theirs)))?;
+        let mut hello = connection.open_uni().await?;
+        hello.write_all(&[&[VERSION, ours, theirs], context.instance.as_slice()].concat()).await?;
+        // It was just opened: it cannot be finished already.
+        let _ = hello.finish();
+        let mut welcome = [0; WELCOME_BYTES];
         connection.accept_uni().await?.read_exact(&mut welcome).await?;
-        if welcome == WELCOME { Ok(()) } else { Err(LinkError::Version(welcome[0])) }
+        let [version, instance @ ..] = welcome;
+        if version != VERSION {
+            return Err(LinkError::Version(version));
+        }
+        let (peer, connection) = (peer.clone(), connection.clone());
+        Ok(Linked { peer, path, instance, connection })
     };
     match tokio::time::timeout(HANDSHAKE, welcome).await {
-        Ok(Ok(())) => Ok(connection),
+        Ok(Ok(linked)) => Ok(linked),
         Ok(Err(error)) => {
             context.drops.count(Reason::LinkRefused);
             connection.close(Close::Identity.code(), b"identity");
@@ -153,10 +207,11 @@ async fn connect(context: &Context, peer: &PopId, address: &str) -> Result<Conne
     }
 }
 
-/// Answers every POP that dials.
-pub(super) async fn answer(context: Arc<Context>) {
+/// Answers every POP that dials one of our upstreams.
+pub(super) async fn answer(context: Arc<Context>, upstream: u8) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    while let Some(incoming) = context.endpoint.accept().await {
+    let Some(endpoint) = context.endpoints.get(usize::from(upstream)).cloned() else { return };
+    while let Some(incoming) = endpoint.accept().await {
         let Ok(permit) = handshakes.clone().try_acquire_owned() else {
             context.drops.count(Reason::LinkRefused);
             incoming.refuse();
@@ -174,7 +229,7 @@ pub(super) async fn answer(context: Arc<Context>) {
             let accepted = tokio::time::timeout(HANDSHAKE, accept(&context, incoming)).await;
             drop(permit);
             match accepted.map_err(LinkError::from).flatten() {
-                Ok((peer, connection)) => serve(&context, &peer, connection).await,
+                Ok(linked) => serve(&context, linked).await,
                 Err(error) => {
                     context.drops.count(Reason::LinkRefused);
                     tracing::info!(%remote, "caller {error}");
@@ -184,7 +239,7 @@ pub(super) async fn answer(context: Arc<Context>) {
     }
 }
 
-async fn accept(context: &Context, incoming: Incoming) -> Result<(PopId, Connection), LinkError> {
+async fn accept(context: &Context, incoming: Incoming) -> Result<Linked, LinkError> {
     let connection = incoming.await?;
     let peer = match identify(context, &connection) {
         Ok(peer) => peer,
@@ -198,10 +253,17 @@ async fn accept(context: &Context, incoming: Incoming) -> Result<(PopId, Connect
         return Err(LinkError::Direction);
     }
     let mut welcome = connection.open_uni().await?;
-    welcome.write_all(&WELCOME).await?;
+    welcome.write_all(&[&[VERSION], context.instance.as_slice()].concat()).await?;
     // It was just opened: it cannot be finished already.
     let _ = welcome.finish();
-    Ok((peer, connection))
+    let mut hello = [0; HELLO_BYTES];
+    connection.accept_uni().await?.read_exact(&mut hello).await?;
+    let [version, theirs, ours, instance @ ..] = hello;
+    if version != VERSION {
+        return Err(LinkError::Version(version));
+    }
+    let path = PathId::direct(theirs, ours).ok_or(LinkError::Upstream(theirs.max(ours)))?;
+    Ok(Linked { peer, path, instance, connection })
 }
 
 /// The POP of our mesh that the certificate names. TLS has verified the chain.
@@ -217,27 +279,61 @@ fn identify(context: &Context, connection: &Connection) -> Result<PopId, LinkErr
 }
 
 /// Up, then datagrams and call streams until the connection breaks, then down.
-async fn serve(context: &Arc<Context>, peer: &PopId, connection: Connection) {
-    tracing::info!(%peer, address = %connection.remote_address(), "link up");
-    let up = Event::Up { peer: peer.clone(), connection: connection.clone() };
-    if context.events.send(up).await.is_err() {
+async fn serve(context: &Arc<Context>, linked: Linked) {
+    let Linked { peer, path, instance, connection } = linked;
+    let remote = connection.remote_address();
+    tracing::info!(%peer, path = %Hop::direct(path), address = %remote, "path up");
+    let restarted = match context.registry.up(&peer, (path, &connection), instance) {
+        Up::Path(old) => {
+            old.iter().for_each(super::replace);
+            false
+        }
+        Up::Restarted(old) => {
+            old.iter().for_each(super::replace);
+            true
+        }
+    };
+    let up = Event::Up { peer: peer.clone(), path, connection: connection.clone(), restarted };
+    let known = Input::Up(peer.clone(), path);
+    if context.events.send(up).await.is_err() || context.keeper.send(known).await.is_err() {
         return;
     }
     let streams = tokio::spawn(accept_streams(context.clone(), peer.clone(), connection.clone()));
     let broken = loop {
         match connection.read_datagram().await {
-            Ok(datagram) => context.media.datagram(peer, datagram),
+            Ok(datagram) => context.sort(&peer, datagram),
             Err(error) => break error,
         }
     };
     streams.abort();
-    tracing::info!(%peer, %broken, "link down");
-    down(context, peer, &connection).await;
+    tracing::info!(%peer, path = %Hop::direct(path), %broken, "path down");
+    down(context, (&peer, path), &connection).await;
 }
 
-async fn down(context: &Context, peer: &PopId, connection: &Connection) {
-    let event = Event::Down { peer: peer.clone(), connection: connection.stable_id() };
-    // Nobody listens any more: the process is ending.
+impl Context {
+    /// Probes for us go to the keeper of the paths, all else to the media thread.
+    fn sort(&self, peer: &PopId, datagram: Bytes) {
+        match Datagram::decode(&datagram).map(|datagram| datagram.header) {
+            Ok(header)
+                if header.probe && header.relayed.is_none_or(|ends| ends.to == self.own_tag) =>
+            {
+                if self.keeper.try_send(Input::Probe(peer.clone(), datagram)).is_err() {
+                    self.drops.count(Reason::ProbeQueueFull);
+                }
+            }
+            // What is malformed is counted there.
+            Ok(_) | Err(_) => self.media.datagram(peer, datagram),
+        }
+    }
+}
+
+async fn down(context: &Context, (peer, path): (&PopId, PathId), connection: &Connection) {
+    if context.registry.down(peer, path, connection) {
+        // Nobody listens any more: the process is ending.
+        let _ = context.keeper.send(Input::Down(peer.clone(), path)).await;
+    }
+    let connection = connection.stable_id();
+    let event = Event::Down { peer: peer.clone(), path, connection };
     let _ = context.events.send(event).await;
 }
 
@@ -245,6 +341,6 @@ async fn accept_streams(context: Arc<Context>, peer: PopId, connection: Connecti
     while let Ok(pair) = connection.accept_bi().await {
         let number = context.accepted.fetch_add(1, Ordering::Relaxed);
         let stream = CallStream { peer: peer.clone(), number, initiator: Initiator::Remote };
-        stream::accept(stream, pair, context.events.clone(), context.drops.clone());
+        tokio::spawn(stream::accept(context.clone(), stream, pair));
     }
 }

@@ -1,25 +1,45 @@
-//! A call stream: one QUIC stream that carries length-delimited `CallMessage`s of one call.
+//! A call stream: length-delimited `CallMessage`s of one call, on one QUIC stream after another.
+//!
+//! A call stream outlives its connection. Each side counts what it has of the other; when a path
+//! fails, the POP that opened it opens a QUIC stream on another path, both say how much they have,
+//! and what is missing is sent again. To the calls it looks as if nothing had happened. It fails
+//! when the other process is gone, or no path comes up in time.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use pop_core::pop::{CallStream, StreamEvent};
 use prost::Message;
-use proto::call::CallMessage;
-use quinn::{Connection, RecvStream, SendStream, VarInt};
-use tokio::sync::mpsc;
+use proto::call::call_message::Kind;
+use proto::call::{CallMessage, StreamAck, StreamHello};
+use proto::id::PopId;
+use proto::overlay::PathId;
+use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout};
 
-use super::Event;
-use crate::drops::{Drops, Reason};
+use super::registry::{Connections, Instance};
+use super::{Context, Event};
+use crate::drops::Reason;
 
 /// A longer message is refused: the stream fails.
 pub const MESSAGE_BYTES_MAX: u32 = 64 << 10;
 /// Messages that may wait for the peer's flow control. A call sends about five in its life.
 const OUTBOX_MAX: usize = 64;
-/// The peer must grant a stream, or take what was sent before the end, within this.
+/// Messages the peer has not confirmed: as long as paths fail, all are kept.
+const UNACKED_MAX: usize = 256;
+/// The peer must grant a stream, say hello, or take what was sent before the end, within this.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// So long a call stream waits for another path.
+const RESUME: Duration = Duration::from_secs(10);
+/// And so long while there is none at all.
+const ALONE: Duration = Duration::from_secs(2);
 /// Code of resets and stops; the reason is in the messages.
 const ABANDONED: VarInt = VarInt::from_u32(1);
+
+type Pair = (SendStream, RecvStream);
 
 /// Where our messages of one call stream go. Dropping it finishes the stream after them.
 #[derive(Debug, Clone)]
@@ -33,125 +53,500 @@ impl Outbox {
     }
 }
 
-/// Opens a stream on `connection`; `Opened` or `Failed` follows as an event.
-pub fn open(
-    stream: CallStream,
-    connection: Connection,
-    events: mpsc::Sender<Event>,
-    drops: Drops,
-) -> Outbox {
+/// A call stream in the table of those that may be resumed: peer, its process, its number.
+pub(super) type Key = (PopId, Instance, u64);
+
+/// A QUIC stream that resumes a call stream, for the task that has it.
+pub(super) struct Resumed {
+    pair: Pair,
+    rest: BytesMut,
+    hello: StreamHello,
+}
+
+/// Opens a call stream; `Opened` or `Failed` follows as an event.
+pub(super) fn open(context: Arc<Context>, stream: CallStream) -> Outbox {
     let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
     tokio::spawn(async move {
-        let talk = Talk { stream, messages, events, drops };
-        match tokio::time::timeout(PATIENCE, connection.open_bi()).await {
-            Ok(Ok(pair)) => talk.run(pair).await,
-            Ok(Err(_)) | Err(_) => talk.tell(StreamEvent::Failed).await,
-        }
+        let connections = context.registry.watch(&stream.peer);
+        let end = Talk::new(context, stream, messages, connections).initiate().await;
+        end.close().await;
     });
     Outbox(outbox)
 }
 
-/// Takes a stream the peer opened; `Accepted` follows as an event.
-pub(super) fn accept(
-    stream: CallStream,
-    pair: (SendStream, RecvStream),
-    events: mpsc::Sender<Event>,
-    drops: Drops,
-) {
+/// Takes a QUIC stream the peer opened: a new call stream (`Accepted` follows as an event), or one
+/// that goes on.
+pub(super) async fn accept(context: Arc<Context>, stream: CallStream, mut pair: Pair) {
+    let mut buffer = BytesMut::new();
+    let Ok(Some(hello)) = timeout(PATIENCE, read_hello(&mut pair.1, &mut buffer)).await else {
+        context.drops.count(Reason::CallStreamMalformed);
+        return abandon(&mut pair);
+    };
+    let Ok(session) = Instance::try_from(hello.session.as_slice()) else {
+        context.drops.count(Reason::CallStreamMalformed);
+        return abandon(&mut pair);
+    };
+    let key = (stream.peer.clone(), session, hello.number);
+    let resumed = Resumed { pair, rest: buffer, hello };
+    let known = context.streams().get(&key).cloned();
+    if let Some(known) = known {
+        // Full: a resumption is under way; the next one comes when that failed.
+        let _ = known.try_send(resumed);
+        return;
+    }
+    let Resumed { mut pair, rest, hello } = resumed;
+    if hello.acked > 0 {
+        // Of a process before this one, or of a call that is over.
+        return abandon(&mut pair);
+    }
+    let (resume, resumptions) = mpsc::channel(1);
+    context.streams().insert(key.clone(), resume);
     let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
-    tokio::spawn(async move {
-        let accepted = Event::Accepted { stream: stream.clone(), outbox: Outbox(outbox) };
-        if events.send(accepted).await.is_ok() {
-            Talk { stream, messages, events, drops }.run(pair).await;
-        }
-    });
+    let accepted = Event::Accepted { stream: stream.clone(), outbox: Outbox(outbox) };
+    if context.events.send(accepted).await.is_ok() {
+        let connections = context.registry.watch(&stream.peer);
+        let mut talk = Talk::new(context.clone(), stream, messages, connections);
+        talk.number = hello.number;
+        let end = talk.answer(resumptions, Resumed { pair, rest, hello }).await;
+        // Before the QUIC stream ends: the peer may use its number no more.
+        context.streams().remove(&key);
+        end.close().await;
+    } else {
+        context.streams().remove(&key);
+    }
 }
 
-/// How a stream ended.
-enum End {
-    /// We dropped the outbox: everything was sent.
-    Ours,
-    /// The peer finished.
-    Peers,
-    /// It broke, or carried what is none.
-    Broken,
+fn abandon((send, receive): &mut Pair) {
+    let _ = send.reset(ABANDONED);
+    let _ = receive.stop(ABANDONED);
+}
+
+/// How the call stream ended, to be closed in peace.
+struct Over(Option<Pair>, bool);
+
+impl Over {
+    async fn close(self) {
+        let Some((mut send, mut receive)) = self.0 else { return };
+        if self.1 && send.finish().is_ok() {
+            // Until the peer has everything, or is gone.
+            let _ = timeout(PATIENCE, send.stopped()).await;
+        } else {
+            let _ = send.reset(ABANDONED);
+        }
+        // Nobody here reads any more.
+        let _ = receive.stop(ABANDONED);
+    }
 }
 
 struct Talk {
+    context: Arc<Context>,
     stream: CallStream,
+    number: u64,
     messages: mpsc::Receiver<CallMessage>,
-    events: mpsc::Sender<Event>,
-    drops: Drops,
+    /// The outbox is dropped; what is left is to be sent.
+    ending: bool,
+    connections: watch::Receiver<Connections>,
+    /// The process at the other end.
+    instance: Instance,
+    /// Sent, but for all we know not received.
+    unacked: VecDeque<CallMessage>,
+    acked: u32,
+    received: u32,
 }
 
 impl Talk {
-    async fn run(mut self, (mut send, mut receive): (SendStream, RecvStream)) {
+    fn new(
+        context: Arc<Context>,
+        stream: CallStream,
+        messages: mpsc::Receiver<CallMessage>,
+        connections: watch::Receiver<Connections>,
+    ) -> Self {
+        let instance = connections.borrow().instance();
+        Self {
+            context,
+            number: stream.number,
+            stream,
+            messages,
+            ending: false,
+            connections,
+            instance,
+            unacked: VecDeque::new(),
+            acked: 0,
+            received: 0,
+        }
+    }
+
+    async fn initiate(mut self) -> Over {
+        let mut first = true;
+        let mut deadline = Instant::now() + PATIENCE;
+        loop {
+            let Some((path, mut pair, buffer)) = self.connect(first, deadline).await else {
+                return self.failed(None).await;
+            };
+            if first {
+                self.tell(StreamEvent::Opened).await;
+            }
+            first = false;
+            match self.talk(&mut pair, buffer, Some(path), None).await {
+                Step::Lost => abandon(&mut pair),
+                Step::Handed(_) => {}
+                Step::Ours => {
+                    if self.finished(&mut pair.0).await {
+                        return Over(Some(pair), true);
+                    }
+                }
+                Step::Peers => return self.closed(pair).await,
+                Step::Broken => return self.failed(Some(pair)).await,
+            }
+            deadline = Instant::now() + RESUME;
+        }
+    }
+
+    async fn answer(mut self, mut resumptions: mpsc::Receiver<Resumed>, begun: Resumed) -> Over {
         self.tell(StreamEvent::Opened).await;
-        match self.talk(&mut send, &mut receive).await {
-            End::Ours => {
-                finish(send).await;
-                // Nobody here reads any more.
-                let _ = receive.stop(ABANDONED);
+        let mut next = Some(begun);
+        loop {
+            let resumed = match next.take() {
+                Some(resumed) => resumed,
+                None => match self.wait_for(&mut resumptions).await {
+                    Some(resumed) => resumed,
+                    None => return self.failed(None).await,
+                },
+            };
+            let Resumed { mut pair, rest, hello } = resumed;
+            let fits = self.forget_acked(hello.received);
+            if !fits
+                || self.greet(&mut pair.0).await.is_err()
+                || self.again(&mut pair.0).await.is_err()
+            {
+                abandon(&mut pair);
+                if fits {
+                    continue;
+                }
+                return self.failed(None).await;
             }
-            End::Peers => {
-                self.tell(StreamEvent::Closed).await;
-                finish(send).await;
-            }
-            End::Broken => {
-                let _ = send.reset(ABANDONED);
-                let _ = receive.stop(ABANDONED);
-                self.tell(StreamEvent::Failed).await;
+            match self.talk(&mut pair, rest, None, Some(&mut resumptions)).await {
+                Step::Lost => {}
+                Step::Handed(resumed) => {
+                    abandon(&mut pair);
+                    next = Some(*resumed);
+                }
+                Step::Ours => {
+                    if self.finished(&mut pair.0).await {
+                        return Over(Some(pair), true);
+                    }
+                }
+                Step::Peers => return self.closed(pair).await,
+                Step::Broken => return self.failed(Some(pair)).await,
             }
         }
     }
 
-    /// Until one side is through. Reading a chunk is cancel-safe; writing is never cancelled.
-    async fn talk(&mut self, send: &mut SendStream, receive: &mut RecvStream) -> End {
-        let mut buffer = BytesMut::new();
+    async fn wait_for(&mut self, resumptions: &mut mpsc::Receiver<Resumed>) -> Option<Resumed> {
+        let deadline = Instant::now() + RESUME;
+        let mut alone = None;
         loop {
+            if self.is_gone() {
+                return None;
+            }
+            let until = deadline.min(self.patience(&mut alone));
+            tokio::select! {
+                resumed = resumptions.recv() => return resumed,
+                changed = self.connections.changed() => changed.ok()?,
+                () = tokio::time::sleep_until(until) => return None,
+            }
+        }
+    }
+
+    /// While no path is there at all, less time is given.
+    fn patience(&self, alone: &mut Option<Instant>) -> Instant {
+        let now = Instant::now();
+        if self.connections.borrow().preferred().is_some() {
+            *alone = None;
+            now + RESUME
+        } else {
+            *alone.get_or_insert(now) + ALONE
+        }
+    }
+
+    /// Is the other process another one than that of the call?
+    fn is_gone(&self) -> bool {
+        let connections = self.connections.borrow();
+        connections.preferred().is_some() && connections.instance() != self.instance
+    }
+
+    /// A QUIC stream on the preferred path, with both hellos said.
+    async fn connect(
+        &mut self,
+        first: bool,
+        deadline: Instant,
+    ) -> Option<(PathId, Pair, BytesMut)> {
+        let mut alone = None;
+        loop {
+            let found =
+                self.connections.borrow_and_update().preferred().map(|(p, c)| (p, c.clone()));
+            if self.is_gone() || Instant::now() >= deadline {
+                return None;
+            }
+            if let Some((path, connection)) = found
+                && let Ok(reached) = timeout(PATIENCE, self.reach(first, connection)).await
+            {
+                match reached {
+                    Ok((pair, buffer)) => return Some((path, pair, buffer)),
+                    Err(true) => {}
+                    Err(false) => return None,
+                }
+            }
+            let until = deadline.min(self.patience(&mut alone));
+            if Instant::now() >= until {
+                return None;
+            }
+            // Another path is preferred soon; the same is tried again after a moment.
+            let pause = until.min(Instant::now() + Duration::from_millis(200));
+            let _ = tokio::time::timeout_at(pause, self.connections.changed()).await;
+        }
+    }
+
+    /// Opens and greets. `Err(true)`: worth another try.
+    async fn reach(
+        &mut self,
+        first: bool,
+        connection: Connection,
+    ) -> Result<(Pair, BytesMut), bool> {
+        let mut pair = connection.open_bi().await.map_err(|_| true)?;
+        let mut buffer = BytesMut::new();
+        self.greet(&mut pair.0).await.map_err(|_| true)?;
+        if first {
+            // Nothing to be sent again: no need to wait a round trip.
+            return Ok((pair, buffer));
+        }
+        match read_hello(&mut pair.1, &mut buffer).await {
+            Some(hello) if self.forget_acked(hello.received) => {
+                self.again(&mut pair.0).await.map_err(|_| true)?;
+                Ok((pair, buffer))
+            }
+            // The peer knows no such call stream, or has what we never sent.
+            _ => Err(connection.close_reason().is_some()),
+        }
+    }
+
+    async fn greet(&self, send: &mut SendStream) -> Result<(), WriteError> {
+        let hello = StreamHello {
+            session: self.context.instance.to_vec(),
+            number: self.number,
+            received: self.received,
+            acked: self.acked,
+        };
+        write(send, &CallMessage { kind: Some(Kind::Hello(hello)) }).await
+    }
+
+    /// Sends what the peer does not have.
+    async fn again(&self, send: &mut SendStream) -> Result<(), WriteError> {
+        for message in &self.unacked {
+            write(send, message).await?;
+        }
+        Ok(())
+    }
+
+    /// False if the peer says it has more than was sent, or less than it said before.
+    fn forget_acked(&mut self, received: u32) -> bool {
+        let news = received.wrapping_sub(self.acked);
+        let known = usize::try_from(news).is_ok_and(|news| news <= self.unacked.len());
+        if known {
+            self.unacked.drain(..usize::try_from(news).unwrap_or(0));
+            self.acked = received;
+        }
+        known
+    }
+
+    /// Until one side is through or the QUIC stream is of no use. Reading a chunk is cancel-safe;
+    /// writing is never cancelled.
+    async fn talk(
+        &mut self,
+        (send, receive): &mut Pair,
+        mut buffer: BytesMut,
+        path: Option<PathId>,
+        mut resumptions: Option<&mut mpsc::Receiver<Resumed>>,
+    ) -> Step {
+        // What came with the hello.
+        if let Err(step) = self.take_messages(&mut buffer, send).await {
+            return step;
+        }
+        loop {
+            if self.ending {
+                return Step::Ours;
+            }
             tokio::select! {
                 message = self.messages.recv() => {
-                    let Some(message) = message else { return End::Ours };
-                    if send.write_all(&message.encode_length_delimited_to_vec()).await.is_err() {
-                        return End::Broken;
+                    let Some(message) = message else {
+                        self.ending = true;
+                        continue;
+                    };
+                    if self.unacked.len() >= UNACKED_MAX {
+                        self.context.drops.count(Reason::CallStreamFull);
+                        return Step::Broken;
+                    }
+                    self.unacked.push_back(message.clone());
+                    if let Err(error) = write(send, &message).await {
+                        return write_failed(&error);
                     }
                 }
                 chunk = receive.read_chunk(MESSAGE_BYTES_MAX as usize, true) => match chunk {
                     Ok(Some(chunk)) => {
                         buffer.extend_from_slice(&chunk.bytes);
-                        if !self.take_messages(&mut buffer).await {
-                            self.drops.count(Reason::CallStreamMalformed);
-                            return End::Broken;
+                        if let Err(step) = self.take_messages(&mut buffer, send).await {
+                            return step;
                         }
                     }
-                    Ok(None) if buffer.is_empty() => return End::Peers,
-                    Ok(None) | Err(_) => return End::Broken,
+                    Ok(None) if buffer.is_empty() => return Step::Peers,
+                    Ok(None) => return Step::Broken,
+                    Err(error) => return read_failed(&error),
                 },
+                changed = self.connections.changed(), if path.is_some() => {
+                    let preferred = self.connections.borrow().preferred().map(|(path, _)| path);
+                    if changed.is_err() || self.is_gone() {
+                        return Step::Broken;
+                    }
+                    if preferred.is_some() && preferred != path {
+                        return Step::Lost;
+                    }
+                }
+                Some(resumed) = next(&mut resumptions) => return Step::Handed(Box::new(resumed)),
             }
         }
     }
 
-    /// Tells every whole message; false if the bytes cannot be one.
-    async fn take_messages(&self, buffer: &mut BytesMut) -> bool {
+    /// Tells every whole message and confirms them.
+    async fn take_messages(
+        &mut self,
+        buffer: &mut BytesMut,
+        send: &mut SendStream,
+    ) -> Result<(), Step> {
+        let before = self.received;
         loop {
             match next_message(buffer) {
-                Ok(Some(message)) => self.tell(StreamEvent::Message(message)).await,
-                Ok(None) => return true,
-                Err(Malformed) => return false,
+                Ok(Some(CallMessage { kind: Some(Kind::Ack(ack)) })) => {
+                    if !self.forget_acked(ack.received) {
+                        return Err(self.malformed());
+                    }
+                }
+                // The answer to ours, said when the stream was new.
+                Ok(Some(CallMessage { kind: Some(Kind::Hello(hello)) })) => {
+                    if hello.received != self.acked && !self.forget_acked(hello.received) {
+                        return Err(self.malformed());
+                    }
+                }
+                Ok(Some(message)) => {
+                    self.received = self.received.wrapping_add(1);
+                    self.tell(StreamEvent::Message(message)).await;
+                }
+                Ok(None) if self.received == before => return Ok(()),
+                Ok(None) => {
+                    let ack = StreamAck { received: self.received };
+                    let ack = CallMessage { kind: Some(Kind::Ack(ack)) };
+                    // A peer that finished reads no more: its last words count.
+                    let _ = write(send, &ack).await;
+                    return Ok(());
+                }
+                Err(Malformed) => return Err(self.malformed()),
             }
         }
+    }
+
+    fn malformed(&self) -> Step {
+        self.context.drops.count(Reason::CallStreamMalformed);
+        Step::Broken
+    }
+
+    /// After our last words: false if a path took them with it, and they must be said again.
+    async fn finished(&self, send: &mut SendStream) -> bool {
+        // Fails only if the peer stopped it.
+        let _ = send.finish();
+        match timeout(PATIENCE, send.stopped()).await {
+            Ok(Err(quinn::StoppedError::ConnectionLost(error))) => {
+                self.unacked.is_empty() || !is_path(&error)
+            }
+            Ok(_) | Err(_) => true,
+        }
+    }
+
+    async fn failed(self, pair: Option<Pair>) -> Over {
+        self.tell(StreamEvent::Failed).await;
+        Over(pair, false)
+    }
+
+    async fn closed(self, pair: Pair) -> Over {
+        self.tell(StreamEvent::Closed).await;
+        Over(Some(pair), true)
     }
 
     async fn tell(&self, event: StreamEvent) {
         // Nobody listens any more: the process is ending.
-        let _ = self.events.send(Event::Call { stream: self.stream.clone(), event }).await;
+        let _ = self.context.events.send(Event::Call { stream: self.stream.clone(), event }).await;
     }
 }
 
-async fn finish(mut send: SendStream) {
-    if send.finish().is_ok() {
-        // Until the peer has everything, or is gone.
-        let _ = tokio::time::timeout(PATIENCE, send.stopped()).await;
+/// How a QUIC stream of a call stream ended.
+enum Step {
+    /// We dropped the outbox: everything was sent.
+    Ours,
+    /// The peer finished.
+    Peers,
+    /// It broke for good, or carried what is none.
+    Broken,
+    /// Its connection broke, or another path is preferred.
+    Lost,
+    /// The peer goes on with this one.
+    Handed(Box<Resumed>),
+}
+
+async fn next(resumptions: &mut Option<&mut mpsc::Receiver<Resumed>>) -> Option<Resumed> {
+    match resumptions {
+        Some(resumptions) => resumptions.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn write(send: &mut SendStream, message: &CallMessage) -> Result<(), WriteError> {
+    send.write_all(&message.encode_length_delimited_to_vec()).await
+}
+
+/// A connection that a path took with it; not one that a process closed at its end.
+fn is_path(error: &ConnectionError) -> bool {
+    match error {
+        ConnectionError::TimedOut | ConnectionError::Reset | ConnectionError::LocallyClosed => true,
+        ConnectionError::ApplicationClosed(close) => super::peer::is_replacement(close.error_code),
+        ConnectionError::VersionMismatch
+        | ConnectionError::TransportError(_)
+        | ConnectionError::ConnectionClosed(_)
+        | ConnectionError::CidsExhausted => false,
+    }
+}
+
+fn write_failed(error: &WriteError) -> Step {
+    match error {
+        WriteError::ConnectionLost(error) if is_path(error) => Step::Lost,
+        _ => Step::Broken,
+    }
+}
+
+fn read_failed(error: &ReadError) -> Step {
+    match error {
+        ReadError::ConnectionLost(error) if is_path(error) => Step::Lost,
+        _ => Step::Broken,
+    }
+}
+
+/// The first message, which must be a hello.
+async fn read_hello(receive: &mut RecvStream, buffer: &mut BytesMut) -> Option<StreamHello> {
+    loop {
+        match next_message(buffer) {
+            Ok(Some(CallMessage { kind: Some(Kind::Hello(hello)) })) => return Some(hello),
+            Ok(Some(_)) | Err(Malformed) => return None,
+            Ok(None) => {}
+        }
+        let chunk = receive.read_chunk(MESSAGE_BYTES_MAX as usize, true).await.ok()??;
+        buffer.extend_from_slice(&chunk.bytes);
     }
 }
 

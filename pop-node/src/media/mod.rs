@@ -20,8 +20,10 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use pop_core::media::{Counters, LinkStats, MediaCommand, MediaConfig, MediaEvent};
+use pop_core::media::{Counters, LinkStats, MediaCommand, MediaConfig, MediaEvent, PathCounts};
+use pop_core::overlay::Route;
 use proto::id::PopId;
+use proto::overlay::PathId;
 use tokio::sync::{mpsc, oneshot};
 
 pub use socket_drops::SocketDrops;
@@ -39,10 +41,14 @@ const DATAGRAMS_MAX: usize = 4_096;
 pub enum Order {
     /// From the call machine.
     Command(MediaCommand),
-    /// A link came up.
-    LinkUp(PopId, quinn::Connection),
-    /// A link went down.
-    LinkDown(PopId),
+    /// A path came up.
+    LinkUp(PopId, PathId, quinn::Connection),
+    /// A path went down.
+    LinkDown(PopId, PathId),
+    /// Media for a POP goes this way.
+    Route(PopId, Route),
+    /// Asks what was counted on the paths.
+    Paths(oneshot::Sender<Vec<PathCounts>>),
     /// Asks for figures.
     Status(oneshot::Sender<Status>),
     /// Ends the thread.
@@ -112,6 +118,13 @@ impl Handle {
             Ok(()) => self.wake.wake(),
             Err(_) => self.drops.count(Reason::DatagramQueueFull),
         }
+    }
+
+    /// Asks what was counted on the paths; `None` if the thread is gone or busy.
+    pub fn path_counts(&self) -> Option<oneshot::Receiver<Vec<PathCounts>>> {
+        let (answer, counts) = oneshot::channel();
+        self.order(Order::Paths(answer)).ok()?;
+        Some(counts)
     }
 
     /// Asks for figures; `None` if the thread is gone or busy.

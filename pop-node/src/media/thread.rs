@@ -16,6 +16,7 @@ use pop_core::media::{
     Media, MediaCommand, MediaConfig, MediaEvent, MediaTransmit, Received, Verdict,
 };
 use proto::id::{LegId, PopId};
+use proto::overlay::PathId;
 use proto::time::Instant;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -62,7 +63,7 @@ pub(super) struct Thread {
     dscp: u8,
     /// RTP made here that waits for the others of its turn: only on the shared port.
     made: Vec<(Bytes, SocketAddr)>,
-    links: BTreeMap<PopId, quinn::Connection>,
+    links: BTreeMap<(PopId, PathId), quinn::Connection>,
     /// Sockets with a packet, of this turn.
     ready: Vec<u64>,
     /// An event the calls had no room for.
@@ -178,12 +179,15 @@ impl Thread {
         let now = self.now;
         match order {
             Order::Command(command) => self.command(&command, now),
-            Order::LinkUp(peer, connection) => {
-                self.links.insert(peer, connection);
+            Order::LinkUp(peer, path, connection) => {
+                self.links.insert((peer, path), connection);
             }
-            Order::LinkDown(peer) => {
-                self.links.remove(&peer);
+            Order::LinkDown(peer, path) => {
+                self.links.remove(&(peer, path));
             }
+            Order::Route(peer, route) => self.media.handle_route(&peer, &route),
+            // Nobody waits any more: fine.
+            Order::Paths(answer) => drop(answer.send(self.media.path_counts())),
             Order::Status(answer) => {
                 let links = self.media.links().map(|(peer, stats)| (peer.clone(), stats));
                 // Nobody waits any more: fine.
@@ -323,10 +327,12 @@ impl Thread {
                         None => send(&self.sockets, drops, (leg, port), dst, &bytes),
                     }
                 }
-                MediaTransmit::Datagram { peer, bytes } => match self.links.get(&peer) {
-                    Some(connection) => send_datagram(connection, bytes, drops),
-                    None => drops.count(Reason::NoLink),
-                },
+                MediaTransmit::Datagram { peer, path, bytes } => {
+                    match self.links.get(&(peer, path)) {
+                        Some(connection) => send_datagram(connection, bytes, drops),
+                        None => drops.count(Reason::NoLink),
+                    }
+                }
             }
         }
         if let Some((sockets, batch)) = &mut self.shared {

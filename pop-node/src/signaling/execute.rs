@@ -5,7 +5,6 @@ use pop_core::sip::{Flow, Transport};
 
 use super::{COMMANDS_PER_TURN, Signaling};
 use crate::drops::Reason;
-use crate::link::stream;
 use crate::media;
 use crate::resolve::{Query, Resolver};
 
@@ -72,13 +71,12 @@ impl Signaling {
     }
 
     fn open_stream(&mut self, stream: CallStream) {
-        let Some(connection) = self.links.get(&stream.peer).cloned() else {
+        if !self.links.contains_key(&stream.peer) {
             let now = self.clock.now();
             self.pop.handle_call_stream(stream, StreamEvent::Failed, now);
             return;
-        };
-        let (events, drops) = (self.outputs.link_events.clone(), self.outputs.drops.clone());
-        let outbox = stream::open(stream.clone(), connection, events, drops);
+        }
+        let outbox = self.outputs.links.open(stream.clone());
         self.streams.insert(stream, outbox);
     }
 

@@ -19,6 +19,7 @@ use pop_core::media::MediaEvent;
 use pop_core::pop::{CallStream, CallSummary, LinkState, Pop, PopCounters, StreamEvent};
 use pop_core::sip::{Counters as SipCounters, Flow};
 use proto::id::{Epoch, PopId, Revision};
+use proto::overlay::PathId;
 use proto::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
@@ -118,8 +119,6 @@ pub struct Outputs {
     pub media: media::Handle,
     /// The links, to close them all.
     pub links: link::Links,
-    /// For the events of call streams we open.
-    pub link_events: mpsc::Sender<link::Event>,
     /// Names.
     pub resolver: resolve::Resolver,
     /// Call records.
@@ -147,7 +146,8 @@ pub struct Signaling {
     clock: Clock,
     inputs: Inputs,
     outputs: Outputs,
-    links: BTreeMap<PopId, quinn::Connection>,
+    /// By path: never without one.
+    links: BTreeMap<PopId, BTreeMap<PathId, quinn::Connection>>,
     /// POPs the core was told to have no link to.
     missing: BTreeSet<PopId>,
     streams: BTreeMap<CallStream, Outbox>,
@@ -292,23 +292,35 @@ impl Signaling {
 
     fn link(&mut self, event: link::Event, now: Instant) {
         match event {
-            link::Event::Up { peer, connection } => {
-                if let Some(old) = self.links.insert(peer.clone(), connection.clone()) {
-                    // Its call streams are lost to the core: the peer must not go on using them.
-                    link::replace(&old);
+            link::Event::Up { peer, path, connection, restarted } => {
+                if restarted {
+                    // Its calls are lost with the process that had them.
+                    for path in self.links.remove(&peer).unwrap_or_default().into_keys() {
+                        self.order(media::Order::LinkDown(peer.clone(), path));
+                    }
                     self.pop.handle_link(peer.clone(), LinkState::Down, now);
                 }
-                self.pop.handle_link(peer.clone(), LinkState::Up, now);
-                self.order(media::Order::LinkUp(peer, connection));
+                let paths = self.links.entry(peer.clone()).or_default();
+                let first = paths.is_empty();
+                paths.insert(path, connection.clone());
+                self.order(media::Order::LinkUp(peer.clone(), path, connection));
+                if first {
+                    self.pop.handle_link(peer, LinkState::Up, now);
+                }
             }
-            link::Event::Down { peer, connection } => {
+            link::Event::Down { peer, path, connection } => {
                 // A newer connection may be up already.
-                if self.links.get(&peer).is_none_or(|held| held.stable_id() != connection) {
+                let Some(paths) = self.links.get_mut(&peer) else { return };
+                if paths.get(&path).is_none_or(|held| held.stable_id() != connection) {
                     return;
                 }
-                self.links.remove(&peer);
-                self.order(media::Order::LinkDown(peer.clone()));
-                self.pop.handle_link(peer, LinkState::Down, now);
+                paths.remove(&path);
+                let alone = paths.is_empty();
+                self.order(media::Order::LinkDown(peer.clone(), path));
+                if alone {
+                    self.links.remove(&peer);
+                    self.pop.handle_link(peer, LinkState::Down, now);
+                }
             }
             link::Event::Accepted { stream, outbox } => {
                 self.streams.insert(stream, outbox);
@@ -370,9 +382,15 @@ impl Signaling {
             counters: self.pop.counters().clone(),
             sip: self.pop.sip_counters().clone(),
             tcp_connections: self.outputs.tcp.connections(),
-            links: self.links.iter().map(|(peer, c)| (peer.clone(), c.rtt())).collect(),
+            links: self.links.iter().map(round_trip).collect(),
         }
     }
+}
+
+/// The shortest of a POP's paths.
+fn round_trip((peer, paths): (&PopId, &BTreeMap<PathId, quinn::Connection>)) -> (PopId, Duration) {
+    let shortest = paths.values().map(quinn::Connection::rtt).min();
+    (peer.clone(), shortest.unwrap_or_default())
 }
 
 async fn sleep_until(at: Option<std::time::Instant>) {

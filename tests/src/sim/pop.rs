@@ -57,6 +57,7 @@ impl PopNode {
             secret: pop_core::pop::Secret([seed.to_be_bytes()[7]; 32]),
         };
         let media = MediaConfig {
+            own: proto::overlay::PopTag::of(&id),
             seed: seed ^ 1,
             flush_delay: Duration::from_millis(2),
             datagram_bytes: 1_200,

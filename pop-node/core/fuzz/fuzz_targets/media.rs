@@ -19,6 +19,7 @@ fuzz_target!(|input: (u64, Vec<(u8, u8, &[u8])>)| {
     let (seed, steps) = input;
     let peer = PopId::new("far1").expect("a name");
     let config = MediaConfig {
+        own: proto::overlay::PopTag(1),
         seed,
         flush_delay: Duration::from_millis(2),
         datagram_bytes: 1_160,

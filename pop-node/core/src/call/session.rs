@@ -168,7 +168,12 @@ impl Session {
                 self.inform(info, half, core, now);
                 State::Talking(self)
             }
-            Kind::Setup(_) | Kind::Progress(_) | Kind::Answer(_) | Kind::Reject(_) => {
+            Kind::Setup(_)
+            | Kind::Progress(_)
+            | Kind::Answer(_)
+            | Kind::Reject(_)
+            | Kind::Hello(_)
+            | Kind::Ack(_) => {
                 core.counters.refuse(Refusal::BadPeerMessage);
                 State::Talking(self)
             }

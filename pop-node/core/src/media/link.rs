@@ -4,25 +4,54 @@
 //! Otherwise it waits for the next burst: to wake QUIC costs as much as a hundred datagrams, so all
 //! that gathers within the delay leaves together. The delay is `flush_delay` when there is little to
 //! send and a wake-up is shared by few, and half of it as soon as a burst is several datagrams.
+//!
+//! The [`Route`] says on which path they leave, whether copies go by another one, and whether each
+//! goes again a little later. What comes first counts; copies are known by the lane sequence.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use proto::overlay::{Builder, Frame, Header, PathId, PushError};
-use proto::time::{Duration, Instant};
+use proto::overlay::{Builder, Datagram, Frame, Header, PathId, PopTag, PushError, Relayed};
+use proto::time::{Duration, Instant, earlier};
 
 use super::DropReason;
-use crate::overlay::{LinkStats, PathStats};
+use crate::overlay::{Hop, LaneWindow, LinkStats, PathStats, Route};
 
 /// Datagrams of a burst; when more wait, they leave before the time. Two full sends of the kernel
 /// with segmentation offload.
 const BURST_MAX: usize = 20;
 /// Datagrams of the last burst from which on the delay is halved.
 const BUSY: usize = 3;
+/// Datagrams that wait to be sent again: 20 ms of 1,000 calls, and some.
+const AGAIN_MAX: usize = 256;
+/// Paths and lanes of a peer that are measured; a pair has 32 paths at most.
+const MEASURED_MAX: usize = 512;
+/// Lanes of a peer: its media threads.
+const LANES_MAX: usize = 256;
+
+/// By which path of the route a datagram leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    Primary,
+    Copy,
+}
+
+/// What came with a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// Its frames are new.
+    Fresh,
+    /// They came by another path before.
+    Copy,
+    /// The same datagram on the same path.
+    Twice,
+}
 
 /// The link to one POP.
 #[derive(Debug)]
 pub(super) struct Link {
+    ends: Relayed,
+    lane: u8,
     datagram_bytes: usize,
     builder: Builder,
     /// Full datagrams of the next burst, at most [`BURST_MAX`] and one.
@@ -30,28 +59,45 @@ pub(super) struct Link {
     /// Those of bursts before, to be used again.
     spare: Vec<Builder>,
     flush_delay: Duration,
-    /// Of the lane, and so far of its one path.
-    sequence: u16,
+    pub(super) route: Route,
+    lane_sequence: u16,
+    /// Of each path used so far.
+    sequences: Vec<(PathId, u16)>,
+    again: VecDeque<(Instant, Bytes)>,
     /// When the last burst left.
     flushed: Option<Instant>,
     busy: bool,
     due: Option<Instant>,
-    pub(super) path: PathStats,
+    sent: u64,
+    received: BTreeMap<(PathId, u8), PathStats>,
+    lanes: BTreeMap<u8, LaneWindow>,
 }
 
 impl Link {
-    pub(super) fn new(datagram_bytes: usize, flush_delay: Duration, sequence: u16) -> Self {
+    /// `sequence`: where the lane begins.
+    pub(super) fn new(
+        ends: Relayed,
+        (datagram_bytes, flush_delay): (usize, Duration),
+        (lane, sequence): (u8, u16),
+    ) -> Self {
         Self {
+            ends,
+            lane,
             datagram_bytes,
             builder: Builder::new(datagram_bytes),
             full: VecDeque::new(),
             spare: Vec::new(),
             flush_delay,
-            sequence,
+            route: Route { direct: Some(PathId::default()), ..Route::default() },
+            lane_sequence: sequence,
+            sequences: Vec::new(),
+            again: VecDeque::new(),
             flushed: None,
             busy: false,
             due: None,
-            path: PathStats::default(),
+            sent: 0,
+            received: BTreeMap::new(),
+            lanes: BTreeMap::new(),
         }
     }
 
@@ -71,33 +117,80 @@ impl Link {
         Ok(due <= now || self.full.len() >= BURST_MAX)
     }
 
-    /// All datagrams that wait, to be sent now.
-    pub(super) fn burst(&mut self, now: Instant) -> impl Iterator<Item = Bytes> {
+    /// All datagrams that wait, and those whose time to go again has come.
+    pub(super) fn burst(&mut self, now: Instant, leave: &mut Vec<(By, Bytes)>) {
+        self.repeat(now, leave);
         self.due = None;
         self.flushed = Some(now);
         self.busy = self.full.len() >= BUSY;
         if !self.builder.is_empty() {
             self.next_datagram();
         }
-        #[allow(clippy::cast_possible_truncation, reason = "the send time wraps at 32 bits")]
-        let time = now.as_micros() as u32;
-        let Self { full, spare, sequence, path, .. } = self;
-        full.drain(..).map(move |mut builder| {
-            *sequence = sequence.wrapping_add(1);
-            path.sent();
-            let header = Header {
-                probe: false,
-                lane: 0,
-                path: PathId::default(),
-                path_sequence: *sequence,
-                lane_sequence: *sequence,
-                send_time_us: time,
-                relayed: None,
-            };
+        while let Some(mut builder) = self.full.pop_front() {
+            self.lane_sequence = self.lane_sequence.wrapping_add(1);
+            let header = self.header(By::Primary, self.lane_sequence, now);
             let datagram = builder.finish(&header);
-            spare.push(builder);
-            datagram
-        })
+            self.spare.push(builder);
+            self.copy(&datagram, now, leave);
+            leave.push((By::Primary, datagram));
+        }
+    }
+
+    fn copy(&mut self, datagram: &Bytes, now: Instant, leave: &mut Vec<(By, Bytes)>) {
+        if self.route.copy.is_some()
+            && let Ok(original) = Datagram::decode(datagram)
+        {
+            let header = self.header(By::Copy, original.header.lane_sequence, now);
+            leave.push((By::Copy, header.readdress(&original)));
+        }
+        if let Some(after) = self.route.again
+            && self.again.len() < AGAIN_MAX
+        {
+            self.again.push_back((now + after, datagram.clone()));
+        }
+    }
+
+    fn repeat(&mut self, now: Instant, leave: &mut Vec<(By, Bytes)>) {
+        while let Some((due, datagram)) = self.again.front()
+            && *due <= now
+        {
+            let datagram = datagram.clone();
+            self.again.pop_front();
+            if let Ok(original) = Datagram::decode(&datagram) {
+                let header = self.header(By::Primary, original.header.lane_sequence, now);
+                leave.push((By::Primary, header.readdress(&original)));
+            }
+        }
+    }
+
+    fn header(&mut self, by: By, lane_sequence: u16, now: Instant) -> Header {
+        self.sent += 1;
+        let hop = match by {
+            By::Primary => Some(&self.route.primary),
+            By::Copy => self.route.copy.as_ref(),
+        };
+        let (path, via) = hop.map_or((PathId::default(), false), |h| (h.path, h.via.is_some()));
+        #[allow(clippy::cast_possible_truncation, reason = "the send time wraps at 32 bits")]
+        let send_time_us = now.as_micros() as u32;
+        Header {
+            probe: false,
+            lane: self.lane,
+            path,
+            path_sequence: self.next_sequence(path),
+            lane_sequence,
+            send_time_us,
+            relayed: via.then_some(self.ends),
+        }
+    }
+
+    fn next_sequence(&mut self, path: PathId) -> u16 {
+        if let Some((_, sequence)) = self.sequences.iter_mut().find(|(known, _)| *known == path) {
+            *sequence = sequence.wrapping_add(1);
+            return *sequence;
+        }
+        // As for the lane: not from zero, so that a process that starts anew is told apart.
+        self.sequences.push((path, self.lane_sequence));
+        self.lane_sequence
     }
 
     fn next_datagram(&mut self) {
@@ -105,20 +198,61 @@ impl Link {
         self.full.push_back(std::mem::replace(&mut self.builder, next));
     }
 
-    /// When the waiting frames must leave.
-    pub(super) const fn due(&self) -> Option<Instant> {
-        self.due
+    /// When something must leave.
+    pub(super) fn due(&self) -> Option<Instant> {
+        earlier(self.due, self.again.front().map(|(due, _)| *due))
     }
 
-    pub(super) fn stats(&self) -> LinkStats {
-        self.path.stats()
+    /// A datagram came.
+    pub(super) fn receive(&mut self, header: &Header, now: Instant) -> News {
+        let path = (header.path, header.lane);
+        if self.received.len() < MEASURED_MAX || self.received.contains_key(&path) {
+            let stats = self.received.entry(path).or_default();
+            if !stats.received(header.path_sequence, header.send_time_us, now) {
+                return News::Twice;
+            }
+        }
+        if self.lanes.len() >= LANES_MAX && !self.lanes.contains_key(&header.lane) {
+            return News::Twice;
+        }
+        let fresh = self.lanes.entry(header.lane).or_default().is_new(header.lane_sequence);
+        if fresh { News::Fresh } else { News::Copy }
     }
+
+    /// By which hop something leaves.
+    pub(super) fn hop(&self, by: By) -> Option<&Hop> {
+        match by {
+            By::Primary => Some(&self.route.primary),
+            By::Copy => self.route.copy.as_ref(),
+        }
+    }
+
+    /// Of all paths together.
+    pub(super) fn stats(&self) -> LinkStats {
+        let all = self.received.values().map(PathStats::stats);
+        LinkStats { sent: self.sent, ..all.fold(LinkStats::default(), LinkStats::with) }
+    }
+
+    /// Of each path, and how many datagrams were sent.
+    pub(super) fn paths(&self) -> (u64, Vec<(PathId, LinkStats)>) {
+        let mut paths: BTreeMap<PathId, LinkStats> = BTreeMap::new();
+        for ((path, _), stats) in &self.received {
+            let sum = paths.entry(*path).or_default();
+            *sum = sum.with(stats.stats());
+        }
+        (self.sent, paths.into_iter().collect())
+    }
+}
+
+/// Who sends and who gets.
+pub(super) const fn ends(from: PopTag, to: PopTag) -> Relayed {
+    Relayed { from, to }
 }
 
 #[cfg(test)]
 mod tests {
     use proto::id::StreamId;
-    use proto::overlay::{Datagram, FrameKind};
+    use proto::overlay::FrameKind;
 
     use super::*;
 
@@ -137,10 +271,21 @@ mod tests {
         Instant::from_nanos(us * 1_000)
     }
 
+    fn new() -> Link {
+        let ends = ends(PopTag(1), PopTag(2));
+        Link::new(ends, (1_000, Duration::from_millis(2)), (0, 9))
+    }
+
+    fn leave(link: &mut Link, now: Instant) -> Vec<(By, Bytes)> {
+        let mut left = Vec::new();
+        link.burst(now, &mut left);
+        left
+    }
+
     /// Frames and datagrams of the burst, when it is due now.
     fn burst(link: &mut Link, now: Instant) -> (usize, usize) {
-        let datagrams: Vec<Bytes> = link.burst(now).collect();
-        let frames = datagrams.iter().map(|bytes| {
+        let datagrams = leave(link, now);
+        let frames = datagrams.iter().map(|(_, bytes)| {
             let datagram = Datagram::decode(bytes).unwrap();
             assert_eq!(u128::from(datagram.header.send_time_us), u128::from(now.as_micros()));
             datagram.frames().count()
@@ -150,7 +295,7 @@ mod tests {
 
     #[test]
     fn alone_at_once_together_within_the_delay() {
-        let mut link = Link::new(1_000, Duration::from_millis(2), 9);
+        let mut link = new();
         let voice = [0; 160];
         for at in [0, 20_000] {
             assert_eq!(link.push(&frame(&voice), us(at)), Ok(true));
@@ -167,7 +312,7 @@ mod tests {
 
     #[test]
     fn more_load_means_a_shorter_wait_and_a_burst_has_a_bound() {
-        let mut link = Link::new(1_000, Duration::from_millis(2), 9);
+        let mut link = new();
         let voice = [0; 160];
         assert_eq!(link.push(&frame(&voice), us(0)), Ok(true));
         burst(&mut link, us(0));
@@ -185,5 +330,44 @@ mod tests {
         burst(&mut link, us(9_000));
         link.push(&frame(&voice), us(9_100)).unwrap();
         assert_eq!(link.due(), Some(us(11_000)), "quiet again");
+    }
+
+    fn hop(lower: u8, higher: u8) -> Hop {
+        Hop::direct(PathId::direct(lower, higher).unwrap())
+    }
+
+    #[test]
+    fn copies_and_repeats_differ_in_their_headers_and_count_once() {
+        let (mut link, mut far) = (new(), new());
+        let again = Some(Duration::from_millis(20));
+        let copy = Some(Hop::via("iad1".parse().unwrap()));
+        link.route = Route { primary: hop(0, 1), copy, again, direct: None };
+        link.push(&frame(&[7; 20]), us(0)).unwrap();
+        let mut left = leave(&mut link, us(0));
+        assert_eq!(link.due(), Some(us(20_000)));
+        link.route.again = None;
+        left.extend(leave(&mut link, us(20_000)));
+        assert_eq!((left.len(), link.due(), link.stats().sent), (3, None, 3));
+        let headers: Vec<Header> =
+            left.iter().map(|(_, bytes)| Datagram::decode(bytes).unwrap().header).collect();
+        let relayed: Vec<bool> = headers.iter().map(|header| header.relayed.is_some()).collect();
+        assert_eq!(relayed, [true, false, false]);
+        assert!(headers.iter().all(|header| header.lane_sequence == headers[0].lane_sequence));
+        assert_ne!(headers[1].path_sequence, headers[2].path_sequence);
+        let news: Vec<News> = headers.iter().map(|header| far.receive(header, us(1))).collect();
+        assert_eq!(news, [News::Fresh, News::Copy, News::Copy]);
+        assert_eq!(far.receive(&headers[2], us(1)), News::Twice);
+        assert_eq!(far.paths().1.len(), 2);
+    }
+
+    #[test]
+    fn repeats_are_bounded() {
+        let mut link = new();
+        link.route.again = Some(Duration::from_millis(20));
+        for n in 0..1_000_u64 {
+            link.push(&frame(&[0; 900]), us(n)).unwrap();
+            leave(&mut link, us(n));
+        }
+        assert_eq!(link.again.len(), AGAIN_MAX);
     }
 }

@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use proto::id::{LegId, PopId, StreamId};
 use proto::time::{Duration, Instant, earlier};
 
@@ -24,6 +24,7 @@ mod leg;
 mod link;
 pub mod map;
 mod outgoing;
+mod overlay;
 mod playout;
 pub mod quality;
 mod relay;
@@ -43,12 +44,15 @@ use outgoing::Outgoing;
 
 use crate::codec::complexity::Complexity;
 pub use crate::overlay::LinkStats;
+pub use overlay::PathCounts;
 pub use types::*;
 
 /// Longest a frame may wait for company.
 const FLUSH_DELAY_MAX: Duration = Duration::from_millis(2);
 /// Between reports of a leg: RTCP (RFC 3550 §6.2 says at least 5 s) and `LegQuality`.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// Packets we make are cut from blocks of this size.
+const ARENA_BYTES: usize = 64 * 1_024;
 /// Outputs not yet fetched; more are dropped.
 const TRANSMITS_MAX: usize = 16_384;
 
@@ -99,6 +103,8 @@ pub struct Media {
     timers: BTreeSet<(Instant, LegId, Timer)>,
     connections: u64,
     transmits: VecDeque<MediaTransmit>,
+    /// Of the burst that is leaving; used again.
+    leaving: Vec<(link::By, Bytes)>,
     events: Events,
     /// Packets are cut from it; a block is used again when all cut from it are sent.
     arena: BytesMut,
@@ -121,6 +127,7 @@ impl Media {
             timers: BTreeSet::new(),
             connections: 0,
             transmits: VecDeque::new(),
+            leaving: Vec::new(),
             events: Events::default(),
             arena: BytesMut::new(),
             counters: Counters::default(),
@@ -243,14 +250,6 @@ impl Media {
         }
     }
 
-    fn link(&mut self, peer: &PopId) {
-        if !self.links.contains_key(peer) {
-            let first = u16::try_from(self.random.next() >> 48).unwrap_or(0);
-            let link = Link::new(self.config.datagram_bytes, self.config.flush_delay, first);
-            self.links.insert(peer.clone(), link);
-        }
-    }
-
     /// Time has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         let is_due = |link: &Link| link.due().is_some_and(|due| due <= now);
@@ -322,11 +321,6 @@ impl Media {
     /// Totals.
     pub fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    /// Every peer's link, by POP.
-    pub fn links(&self) -> impl Iterator<Item = (&PopId, LinkStats)> {
-        self.links.iter().map(|(peer, link)| (peer, link.stats()))
     }
 
     /// Open legs.

@@ -3,22 +3,19 @@
 use std::net::SocketAddr;
 
 use proto::id::{LegId, PopId};
-use proto::overlay::{Datagram, Frame, FrameKind};
+use proto::overlay::{Frame, FrameKind};
 use proto::time::Instant;
 
 use super::leg::{Bridge, FarEnd, Kind, Leg};
 use super::outgoing::{Feed, Outgoing, Placed};
 use super::transcode::{Encoded, Transcoder};
 use super::{
-    DropReason, Format, LegParams, Media, MediaTransmit, Received, Side, TRANSMITS_MAX, Timer,
+    ARENA_BYTES, DropReason, Format, LegParams, Media, MediaTransmit, Received, Side, Timer,
     Verdict,
 };
 use crate::codec::Codec;
 use crate::rtp::{HEADER_BYTES, Header, Packet, is_rtcp, telephone_event};
 use crate::srtp::TRAILER_BYTES_MAX;
-
-/// Packets we make are cut from blocks of this size.
-const ARENA_BYTES: usize = 64 * 1_024;
 
 /// What fits an Ethernet frame over IPv6 and UDP. More may have been cut by whoever received it.
 const PACKET_BYTES_MAX: usize = 1_452;
@@ -206,46 +203,7 @@ impl Media {
         Ok(())
     }
 
-    /// All that waits for a POP leaves now.
-    pub(super) fn send_burst(&mut self, peer: &PopId, now: Instant) {
-        let Some(link) = self.links.get_mut(peer) else { return };
-        for bytes in link.burst(now) {
-            self.counters.datagrams_sent += 1;
-            if self.transmits.len() < TRANSMITS_MAX {
-                self.transmits.push_back(MediaTransmit::Datagram { peer: peer.clone(), bytes });
-            } else {
-                self.counters.drop(DropReason::TransmitFull);
-            }
-        }
-    }
-
-    /// A datagram from another POP, whose identity the link proved.
-    pub fn handle_datagram(&mut self, peer: &PopId, datagram: &[u8], now: Instant) {
-        self.counters.datagrams_received += 1;
-        let Ok(datagram) = Datagram::decode(datagram) else {
-            return self.counters.drop(DropReason::MalformedDatagram);
-        };
-        self.link(peer);
-        let path = self.links.get_mut(peer).map(|link| &mut link.path);
-        let (sequence, sent) = (datagram.header.path_sequence, datagram.header.send_time_us);
-        if !path.is_some_and(|path| path.received(sequence, sent, now)) {
-            return self.counters.drop(DropReason::DuplicateDatagram);
-        }
-        for frame in datagram.frames() {
-            let received = match frame {
-                Ok(frame) => {
-                    self.counters.frames_received += 1;
-                    self.receive_frame(peer, &frame, now)
-                }
-                Err(_) => Err(DropReason::MalformedDatagram),
-            };
-            if let Err(reason) = received {
-                self.counters.drop(reason);
-            }
-        }
-    }
-
-    fn receive_frame(
+    pub(super) fn receive_frame(
         &mut self,
         peer: &PopId,
         frame: &Frame<'_>,

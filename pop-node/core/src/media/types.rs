@@ -9,10 +9,13 @@ use proto::time::{Duration, Instant};
 use crate::codec::Codec;
 use crate::srtp::{SrtpError, SrtpKeys};
 use crate::view::Block;
+use proto::overlay::{PathId, PopTag};
 
 /// What the machine needs to know once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MediaConfig {
+    /// This POP.
+    pub own: PopTag,
     /// Seed of SSRCs, first sequence numbers and RTCP intervals (RFC 3550 §5.1 wants them random).
     pub seed: u64,
     /// The longest a frame waits for company in a datagram; taken as 2 ms if longer.
@@ -282,6 +285,8 @@ reasons! {
     UnknownStream = "unknown_stream",
     /// The stream belongs to another POP than the one which sent the datagram.
     WrongPeer = "wrong_peer",
+    /// No path to the POP it is for.
+    NoPath = "no_path",
     /// Not from the address the leg is latched to.
     WrongSource = "wrong_source",
 }
@@ -322,10 +327,12 @@ pub enum MediaTransmit {
         /// The compound packet.
         bytes: Bytes,
     },
-    /// A datagram on the link to a POP.
+    /// A datagram on a connection to a POP.
     Datagram {
         /// The POP.
         peer: PopId,
+        /// The path that the connection is.
+        path: PathId,
         /// The datagram.
         bytes: Bytes,
     },
@@ -418,6 +425,10 @@ pub struct Counters {
     pub datagrams_received: u64,
     /// Overlay datagrams sent.
     pub datagrams_sent: u64,
+    /// Overlay datagrams whose frames another path had brought before.
+    pub copies_received: u64,
+    /// Overlay datagrams passed on from one POP to another.
+    pub datagrams_passed: u64,
     /// Overlay frames received.
     pub frames_received: u64,
     /// Overlay frames sent.

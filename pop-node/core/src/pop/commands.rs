@@ -158,6 +158,8 @@ const fn kind(message: &CallMessage) -> &'static str {
         Some(Kind::Update(_)) => "update",
         Some(Kind::UpdateAnswer(_)) => "update_answer",
         Some(Kind::UpdateReject(_)) => "update_reject",
+        Some(Kind::Hello(_)) => "hello",
+        Some(Kind::Ack(_)) => "ack",
         None => "nothing",
     }
 }

@@ -47,7 +47,10 @@ impl Pop {
                 | Kind::UpdateAnswer(_)
                 | Kind::UpdateReject(_),
             ) => return,
-            None => return core.counters.refuse(Refusal::BadPeerMessage),
+            // The shell's own.
+            Some(Kind::Hello(_) | Kind::Ack(_)) | None => {
+                return core.counters.refuse(Refusal::BadPeerMessage);
+            }
         };
         let Some(call_id) = CallId::from_slice(&setup.call_id) else {
             core.counters.refuse(Refusal::BadPeerMessage);

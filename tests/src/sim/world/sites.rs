@@ -155,7 +155,7 @@ impl World {
                     self.send_udp(source, dst, bytes);
                 }
             }
-            MediaTransmit::Datagram { peer, bytes } => {
+            MediaTransmit::Datagram { peer, bytes, .. } => {
                 let Some(to) = region_of(&peer) else { return };
                 let up = self.links.get(&pair(region, to)).is_some_and(|link| link.up);
                 let lost = self.plan.mutation == Some(Mutation::LoseDatagrams) && self.seventh();

@@ -47,7 +47,7 @@ impl Mesh {
         for here in 0..2 {
             while let Some(transmit) = self.media(here).poll_transmit() {
                 match transmit {
-                    MediaTransmit::Datagram { peer, bytes } => {
+                    MediaTransmit::Datagram { peer, bytes, .. } => {
                         assert_eq!(peer, self.pops[1 - here].0);
                         self.under_way.push_back((now + self.delay, 1 - here, bytes));
                         self.datagrams += 1;
@@ -106,7 +106,7 @@ fn payloads(codec: Codec, seconds: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn rtp(codec: Codec, n: usize, payload: &[u8]) -> Vec<u8> {
+pub(super) fn rtp(codec: Codec, n: usize, payload: &[u8]) -> Vec<u8> {
     let n = n as u32;
     let timestamp = 9_000_u32.wrapping_add(n * codec.clock_rate() / 50);
     packet(Header { timestamp, ..header(codec.offered_payload_type(), n) }, payload)

@@ -6,6 +6,7 @@ mod mesh;
 mod random;
 mod relay;
 mod report;
+mod routes;
 mod secure;
 mod shared;
 
@@ -33,7 +34,14 @@ fn media(seed: u64) -> Media {
     let flush_delay = Duration::from_millis(2);
     let cname = "voice@test".into();
     Media::new(
-        MediaConfig { seed, flush_delay, datagram_bytes: 1_160, cname, opus_complexity: None },
+        MediaConfig {
+            own: proto::overlay::PopTag(1),
+            seed,
+            flush_delay,
+            datagram_bytes: 1_160,
+            cname,
+            opus_complexity: None,
+        },
         at(0),
     )
 }

@@ -8,7 +8,7 @@ fn at(ms: u64) -> Instant {
 
 fn path(lower: u8, higher: u8, rtt_ms: u64) -> Candidate {
     Candidate {
-        hop: Hop::direct(proto::overlay::PathId::direct(lower, higher).unwrap()),
+        hop: Hop::direct(PathId::direct(lower, higher).unwrap()),
         health: Health::Good,
         rtt: Some(Duration::from_millis(rtt_ms)),
         jitter: Duration::from_millis(1),

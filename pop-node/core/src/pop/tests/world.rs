@@ -300,6 +300,7 @@ fn describe_call(kind: &Kind) -> String {
         Kind::UpdateAnswer(u) => format!("update answer{}", media(&u.media)),
         Kind::Info(i) => format!("info {}", String::from_utf8_lossy(&i.body)),
         Kind::UpdateReject(u) => format!("update reject {}", u.status),
+        Kind::Hello(_) | Kind::Ack(_) => unreachable!("the shell's own"),
     }
 }
 

@@ -1,0 +1,167 @@
+//! Datagrams of other POPs: out by their routes, in and apart, or passed on.
+
+use bytes::Bytes;
+use proto::id::PopId;
+use proto::overlay::{Datagram, PathId, PopTag, Relayed};
+use proto::time::Instant;
+
+use super::link::{By, Link, News, ends};
+use super::{ARENA_BYTES, DropReason, Media, MediaTransmit, TRANSMITS_MAX};
+use crate::overlay::{Hop, LinkStats, Route};
+
+/// What was counted about the paths to a POP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathCounts {
+    /// Which POP.
+    pub peer: PopId,
+    /// Datagrams sent to it.
+    pub sent: u64,
+    /// Received from it, by path.
+    pub received: Vec<(PathId, LinkStats)>,
+}
+
+impl Media {
+    /// Media for a POP goes this way from now on.
+    pub fn handle_route(&mut self, peer: &PopId, route: &Route) {
+        self.link(peer);
+        if let Some(link) = self.links.get_mut(peer) {
+            link.route.clone_from(route);
+        }
+    }
+
+    pub(super) fn link(&mut self, peer: &PopId) {
+        if !self.links.contains_key(peer) {
+            let first = u16::try_from(self.random.next() >> 48).unwrap_or(0);
+            let ends = ends(self.config.own, PopTag::of(peer));
+            let size = (self.config.datagram_bytes, self.config.flush_delay);
+            self.links.insert(peer.clone(), Link::new(ends, size, (0, first)));
+        }
+    }
+
+    /// All that waits for a POP leaves now.
+    pub(super) fn send_burst(&mut self, peer: &PopId, now: Instant) {
+        let mut leaving = std::mem::take(&mut self.leaving);
+        let Some(link) = self.links.get_mut(peer) else { return };
+        link.burst(now, &mut leaving);
+        let [primary, copy] = [By::Primary, By::Copy].map(|by| self.connection(peer, by));
+        for (by, bytes) in leaving.drain(..) {
+            let to = match by {
+                By::Primary => &primary,
+                By::Copy => &copy,
+            };
+            match to {
+                Some((to, path)) => self.send_datagram(to.clone(), *path, bytes),
+                None => self.counters.drop(DropReason::NoPath),
+            }
+        }
+        self.leaving = leaving;
+    }
+
+    /// The POP and the path of the connection that a hop begins with.
+    fn connection(&self, peer: &PopId, by: By) -> Option<(PopId, PathId)> {
+        let hop: &Hop = self.links.get(peer)?.hop(by)?;
+        match &hop.via {
+            None => Some((peer.clone(), hop.path)),
+            Some(relay) => Some((relay.clone(), self.links.get(relay)?.route.direct?)),
+        }
+    }
+
+    fn send_datagram(&mut self, peer: PopId, path: PathId, bytes: Bytes) {
+        self.counters.datagrams_sent += 1;
+        if self.transmits.len() < TRANSMITS_MAX {
+            self.transmits.push_back(MediaTransmit::Datagram { peer, path, bytes });
+        } else {
+            self.counters.drop(DropReason::TransmitFull);
+        }
+    }
+
+    /// A datagram on a connection with another POP, whose identity the link proved.
+    pub fn handle_datagram(&mut self, peer: &PopId, bytes: &[u8], now: Instant) {
+        self.counters.datagrams_received += 1;
+        if let Err(reason) = self.receive_datagram(peer, bytes, now) {
+            self.counters.drop(reason);
+        }
+    }
+
+    fn receive_datagram(
+        &mut self,
+        peer: &PopId,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let datagram = Datagram::decode(bytes).map_err(|_| DropReason::MalformedDatagram)?;
+        let from = match datagram.header.relayed {
+            None => peer.clone(),
+            Some(Relayed { to, .. }) if to != self.config.own => {
+                return self.pass_on(peer, &datagram, bytes);
+            }
+            // A POP of the mesh passed it on; who sent it, it says.
+            Some(Relayed { from, .. }) => self.tagged(from).ok_or(DropReason::WrongPeer)?,
+        };
+        self.link(&from);
+        let link = self.links.get_mut(&from).ok_or(DropReason::WrongPeer)?;
+        match link.receive(&datagram.header, now) {
+            News::Fresh => {}
+            News::Copy => {
+                self.counters.copies_received += 1;
+                return Ok(());
+            }
+            News::Twice => return Err(DropReason::DuplicateDatagram),
+        }
+        for frame in datagram.frames() {
+            let received = match frame {
+                Ok(frame) => {
+                    self.counters.frames_received += 1;
+                    self.receive_frame(&from, &frame, now)
+                }
+                Err(_) => Err(DropReason::MalformedDatagram),
+            };
+            if let Err(reason) = received {
+                self.counters.drop(reason);
+            }
+        }
+        Ok(())
+    }
+
+    fn tagged(&self, tag: PopTag) -> Option<PopId> {
+        self.links.keys().find(|pop| PopTag::of(pop) == tag).cloned()
+    }
+
+    /// One hop and no more: only what its own sender gave us, and only on a direct path.
+    fn pass_on(
+        &mut self,
+        peer: &PopId,
+        datagram: &Datagram<'_>,
+        bytes: &[u8],
+    ) -> Result<(), DropReason> {
+        let ends = datagram.header.relayed.ok_or(DropReason::NoPath)?;
+        if ends.from != PopTag::of(peer) {
+            return Err(DropReason::WrongPeer);
+        }
+        let to = self.tagged(ends.to).ok_or(DropReason::NoPath)?;
+        let path = self.links.get(&to).and_then(|link| link.route.direct);
+        let path = path.ok_or(DropReason::NoPath)?;
+        if self.arena.capacity() < bytes.len() {
+            self.arena.reserve(ARENA_BYTES.max(bytes.len()));
+        }
+        self.arena.extend_from_slice(bytes);
+        let copy = self.arena.split().freeze();
+        self.counters.datagrams_passed += 1;
+        self.send_datagram(to, path, copy);
+        Ok(())
+    }
+
+    /// Every peer's link, by POP.
+    pub fn links(&self) -> impl Iterator<Item = (&PopId, LinkStats)> {
+        self.links.iter().map(|(peer, link)| (peer, link.stats()))
+    }
+
+    /// What was counted on each path.
+    pub fn path_counts(&self) -> Vec<PathCounts> {
+        let each = |(peer, link): (&PopId, &Link)| {
+            let (sent, received) = link.paths();
+            PathCounts { peer: peer.clone(), sent, received }
+        };
+        self.links.iter().map(each).collect()
+    }
+}
