@@ -20,7 +20,7 @@ use rtpengine::Rtpengine;
 
 const WARM: Duration = Duration::from_secs(2);
 const WINDOW: Duration = Duration::from_secs(6);
-/// Turns of each measurement.
+/// Turns of each measurement; with `--quick` only one.
 const TURNS: usize = 3;
 
 /// Medians of one system's turns.
@@ -148,13 +148,13 @@ fn add(
 }
 
 /// G.711 relayed by one POP, by rtpengine, and by a bare forwarder of the POP's kind.
-async fn relay(table: &mut Table, calls: usize, way: Way) -> Result<()> {
+async fn relay(table: &mut Table, turns: usize, calls: usize, way: Way) -> Result<()> {
     let (kind, name, share) = match way {
         Way::SharedPort => (Kind::OnePort, "one port", 0.5),
         Way::OnePop | Way::Encrypted | Way::TwoPops => (Kind::PortPerLeg, "port per leg", 0.6),
     };
     let (mut peer, mut bare, mut ours) = (Turns::default(), Turns::default(), Turns::default());
-    for _ in 0..TURNS {
+    for _ in 0..turns {
         rtpengine_turn(calls, false, &mut peer).await?;
         bare_turn(kind, calls, &mut bare).await?;
         pop_turn(calls, way, &mut ours).await?;
@@ -208,9 +208,9 @@ async fn relay(table: &mut Table, calls: usize, way: Way) -> Result<()> {
 }
 
 /// SRTP on the caller's leg, RTP on the callee's.
-async fn srtp(table: &mut Table, calls: usize) -> Result<()> {
+async fn srtp(table: &mut Table, turns: usize, calls: usize) -> Result<()> {
     let (mut peer, mut ours) = (Turns::default(), Turns::default());
-    for _ in 0..TURNS {
+    for _ in 0..turns {
         rtpengine_turn(calls, true, &mut peer).await?;
         pop_turn(calls, Way::Encrypted, &mut ours).await?;
     }
@@ -234,9 +234,9 @@ async fn srtp(table: &mut Table, calls: usize) -> Result<()> {
 }
 
 /// The same between two POPs, over QUIC; both POPs' CPU together.
-async fn overlay(table: &mut Table, calls: usize, target: f64) -> Result<()> {
+async fn overlay(table: &mut Table, turns: usize, calls: usize, target: f64) -> Result<()> {
     let mut ours = Turns::default();
-    for _ in 0..TURNS {
+    for _ in 0..turns {
         pop_turn(calls, Way::TwoPops, &mut ours).await?;
     }
     let what = format!("two POPs over QUIC, {calls} calls");
@@ -275,23 +275,26 @@ const GROUPS: [&str; 8] = [
 ];
 
 /// All groups, or those named.
-pub(super) async fn run(groups: &[String]) -> Result<Table> {
+pub(super) async fn run(arguments: &[String]) -> Result<Table> {
+    let (quick, groups): (Vec<&String>, Vec<_>) =
+        arguments.iter().partition(|argument| *argument == "--quick");
+    let turns = if quick.is_empty() { TURNS } else { 1 };
     if let Some(unknown) = groups.iter().find(|group| !GROUPS.contains(&group.as_str())) {
         bail!("no figures '{unknown}'; there are: {}", GROUPS.join(", "));
     }
     let mut table = Table::new("media");
     for group in GROUPS {
-        if !groups.is_empty() && !groups.iter().any(|wanted| wanted == group) {
+        if !groups.is_empty() && !groups.iter().any(|wanted| *wanted == group) {
             continue;
         }
         match group {
-            "relay-500" => relay(&mut table, 500, Way::OnePop).await?,
-            "relay-900" => relay(&mut table, 900, Way::OnePop).await?,
-            "shared-500" => relay(&mut table, 500, Way::SharedPort).await?,
-            "shared-900" => relay(&mut table, 900, Way::SharedPort).await?,
-            "srtp-800" => srtp(&mut table, 800).await?,
-            "two-pops-100" => overlay(&mut table, 100, 12.0).await?,
-            "two-pops-1000" => overlay(&mut table, 1_000, 8.5).await?,
+            "relay-500" => relay(&mut table, turns, 500, Way::OnePop).await?,
+            "relay-900" => relay(&mut table, turns, 900, Way::OnePop).await?,
+            "shared-500" => relay(&mut table, turns, 500, Way::SharedPort).await?,
+            "shared-900" => relay(&mut table, turns, 900, Way::SharedPort).await?,
+            "srtp-800" => srtp(&mut table, turns, 800).await?,
+            "two-pops-100" => overlay(&mut table, turns, 100, 12.0).await?,
+            "two-pops-1000" => overlay(&mut table, turns, 1_000, 8.5).await?,
             _ => churn(&mut table).await?,
         }
     }
