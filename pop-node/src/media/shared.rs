@@ -69,7 +69,7 @@ pub(super) struct Batch {
     /// To be sent: which buffer, its length, where to.
     pub(super) forward: Vec<(usize, usize, SocketAddr)>,
     headers_in: MultiHeaders<SockaddrStorage>,
-    headers_out: MultiHeaders<SockaddrStorage>,
+    outbox: Outbox,
 }
 
 impl Batch {
@@ -79,26 +79,31 @@ impl Batch {
             received: Vec::with_capacity(BATCH),
             forward: Vec::with_capacity(BATCH),
             headers_in: MultiHeaders::preallocate(BATCH, None),
-            headers_out: MultiHeaders::preallocate(BATCH, None),
+            outbox: Outbox {
+                headers: MultiHeaders::preallocate(BATCH, None),
+                to: Vec::with_capacity(BATCH),
+            },
         }
     }
 
-    /// Fills `received` with what there is, at most a batch. False if there may be more.
-    pub(super) fn receive(&mut self, socket: &UdpSocket) -> bool {
+    /// Fills `received` with what there is, at most a batch.
+    pub(super) fn receive(&mut self, socket: &UdpSocket) {
         self.received.clear();
-        let mut io: Vec<_> = self.buffers.iter_mut().map(|b| [IoSliceMut::new(b)]).collect();
+        let mut buffers = self.buffers.iter_mut();
+        let mut io: [_; BATCH] = std::array::from_fn(|_| {
+            [IoSliceMut::new(buffers.next().map_or(&mut [], |buffer| buffer.as_mut_slice()))]
+        });
         let flags = MsgFlags::MSG_DONTWAIT;
         let fd = socket.as_raw_fd();
         // An error is "empty after all", or an ICMP error, which is taken off the socket by this.
         let Ok(messages) = recvmmsg(fd, &mut self.headers_in, io.iter_mut(), flags, None) else {
-            return true;
+            return;
         };
         let received = messages.enumerate().filter_map(|(buffer, message)| {
             let source = message.address.as_ref().and_then(address)?;
             Some(Received { buffer, length: message.bytes, source })
         });
         self.received.extend(received);
-        self.received.len() < BATCH
     }
 
     /// Sends what `forward` names.
@@ -106,7 +111,7 @@ impl Batch {
         let packets = self.forward.iter().filter_map(|&(buffer, length, to)| {
             Some((self.buffers.get(buffer)?.get(..length)?, to))
         });
-        send(socket, &mut self.headers_out, packets, drops);
+        self.outbox.send(socket, packets, drops);
         self.forward.clear();
     }
 
@@ -117,33 +122,51 @@ impl Batch {
         packets: impl Iterator<Item = (&'a [u8], SocketAddr)>,
         drops: &Drops,
     ) {
-        send(socket, &mut self.headers_out, packets, drops);
+        self.outbox.send(socket, packets, drops);
     }
 }
 
-fn send<'a>(
-    socket: &UdpSocket,
-    headers: &mut MultiHeaders<SockaddrStorage>,
-    packets: impl Iterator<Item = (&'a [u8], SocketAddr)>,
-    drops: &Drops,
-) {
-    let (io, to): (Vec<_>, Vec<_>) = packets
-        .map(|(packet, to)| ([IoSlice::new(packet)], Some(SockaddrStorage::from(to))))
-        .unzip();
-    let mut done = 0;
-    while let (Some(io), Some(to)) = (io.get(done..), to.get(done..))
-        && !io.is_empty()
-    {
-        let flags = MsgFlags::MSG_DONTWAIT;
-        let count = to.len().min(BATCH);
-        let to = to.get(..count).unwrap_or_default();
-        match sendmmsg(socket.as_raw_fd(), headers, io.iter().take(count), to, [], flags) {
-            Ok(sent) => done += sent.count().max(1),
-            Err(Errno::EINTR) => {}
-            // The first one of the rest is refused; the others may go elsewhere.
-            Err(_) => {
-                drops.count(Reason::MediaSendFailed);
-                done += 1;
+/// Room for one call of the kernel that sends.
+struct Outbox {
+    headers: MultiHeaders<SockaddrStorage>,
+    to: Vec<Option<SockaddrStorage>>,
+}
+
+impl Outbox {
+    fn send<'a>(
+        &mut self,
+        socket: &UdpSocket,
+        mut packets: impl Iterator<Item = (&'a [u8], SocketAddr)>,
+        drops: &Drops,
+    ) {
+        loop {
+            let mut io = [[IoSlice::new(&[])]; BATCH];
+            self.to.clear();
+            for ([slot], (packet, to)) in io.iter_mut().zip(packets.by_ref()) {
+                *slot = IoSlice::new(packet);
+                self.to.push(Some(to.into()));
+            }
+            self.send_all(socket, &io, drops);
+            if self.to.len() < BATCH {
+                return;
+            }
+        }
+    }
+
+    fn send_all(&mut self, socket: &UdpSocket, io: &[[IoSlice<'_>; 1]], drops: &Drops) {
+        let mut done = 0;
+        while let (Some(io), Some(to)) = (io.get(done..), self.to.get(done..))
+            && !to.is_empty()
+        {
+            let flags = MsgFlags::MSG_DONTWAIT;
+            match sendmmsg(socket.as_raw_fd(), &mut self.headers, io, to, [], flags) {
+                Ok(sent) => done += sent.count().max(1),
+                Err(Errno::EINTR) => {}
+                // The first one of the rest is refused; the others may go elsewhere.
+                Err(_) => {
+                    drops.count(Reason::MediaSendFailed);
+                    done += 1;
+                }
             }
         }
     }

@@ -61,9 +61,10 @@ pub(super) struct Thread {
     /// Instead of sockets of legs.
     shared: Option<(Shared, Batch)>,
     dscp: u8,
-    /// RTP made here that waits for the others of its turn: only on the shared port.
+    /// RTP and RTCP made here that waits for the others of its turn: only on the shared ports.
     made: Vec<(Bytes, SocketAddr)>,
     links: BTreeMap<(PopId, PathId), quinn::Connection>,
+    reports: Vec<(Bytes, SocketAddr)>,
     /// Sockets with a packet, of this turn.
     ready: Vec<u64>,
     /// An event the calls had no room for.
@@ -90,6 +91,7 @@ impl Thread {
             shared: shared.map(|shared| (shared, Batch::new())),
             dscp,
             made: Vec::new(),
+            reports: Vec::new(),
             inputs,
             output,
             clock,
@@ -247,11 +249,15 @@ impl Thread {
         }
     }
 
-    /// Batches: each is answered before the next is read, into the same buffers.
+    /// Batches: each is answered before the next is read, into the same buffers. While one is
+    /// answered the next gathers, so it is asked for without epoll between them.
     fn read_shared_rtp(&mut self, now: Instant) {
         let Some((sockets, batch)) = &mut self.shared else { return };
         for _ in 0..BATCHES_PER_TURN {
-            let all = batch.receive(sockets.socket(Port::Rtp));
+            batch.receive(sockets.socket(Port::Rtp));
+            if batch.received.is_empty() {
+                return;
+            }
             for &shared::Received { buffer, length, source } in &batch.received {
                 let Some(bytes) = batch.buffers.get_mut(buffer) else { continue };
                 let packet = Received::new(bytes, length);
@@ -261,9 +267,6 @@ impl Thread {
                 }
             }
             batch.flush(sockets.socket(Port::Rtp), &self.output.drops);
-            if all {
-                return;
-            }
         }
     }
 
@@ -317,15 +320,12 @@ impl Thread {
                 MediaTransmit::Rtp { leg, dst, bytes } => {
                     send(&self.sockets, drops, (leg, Port::Rtp), dst, &bytes);
                 }
+                MediaTransmit::Rtcp { dst, mux, bytes, .. } if self.shared.is_some() => {
+                    if mux { &mut self.made } else { &mut self.reports }.push((bytes, dst));
+                }
                 MediaTransmit::Rtcp { leg, dst, mux, bytes } => {
                     let port = if mux { Port::Rtp } else { Port::Rtcp };
-                    match &mut self.shared {
-                        Some((sockets, batch)) => {
-                            let packet = std::iter::once((&*bytes, dst));
-                            batch.send(sockets.socket(port), packet, drops);
-                        }
-                        None => send(&self.sockets, drops, (leg, port), dst, &bytes),
-                    }
+                    send(&self.sockets, drops, (leg, port), dst, &bytes);
                 }
                 MediaTransmit::Datagram { peer, path, bytes } => {
                     match self.links.get(&(peer, path)) {
@@ -335,10 +335,13 @@ impl Thread {
                 }
             }
         }
-        if let Some((sockets, batch)) = &mut self.shared {
-            let packets = self.made.iter().map(|(bytes, dst)| (&**bytes, *dst));
-            batch.send(sockets.socket(Port::Rtp), packets, &self.output.drops);
-            self.made.clear();
+        let Some((sockets, batch)) = &mut self.shared else { return };
+        for (port, packets) in [(Port::Rtp, &mut self.made), (Port::Rtcp, &mut self.reports)] {
+            if !packets.is_empty() {
+                let all = packets.iter().map(|(bytes, dst)| (&**bytes, *dst));
+                batch.send(sockets.socket(port), all, &self.output.drops);
+                packets.clear();
+            }
         }
     }
 

@@ -129,6 +129,9 @@ pub struct Outputs {
     pub drops: Drops,
 }
 
+/// Heartbeats are told news after this.
+const PUBLISH_DELAY: Duration = Duration::from_millis(50);
+
 enum Event {
     Stop,
     Timer,
@@ -157,6 +160,8 @@ pub struct Signaling {
     more: bool,
     /// Set while the process ends: the latest time for it.
     ending: Option<Instant>,
+    /// When heartbeats are told what is news to them.
+    publish: Option<Instant>,
 }
 
 impl Signaling {
@@ -173,6 +178,7 @@ impl Signaling {
             held: VecDeque::new(),
             more: false,
             ending: None,
+            publish: None,
         }
     }
 
@@ -222,7 +228,8 @@ impl Signaling {
         let now = self.clock.now();
         let retry = (!self.held.is_empty()).then(|| now + MEDIA_RETRY);
         let core = proto::time::earlier(self.pop.poll_timeout(), self.ending);
-        proto::time::earlier(core, retry).map(|at| self.clock.deadline(at))
+        proto::time::earlier(proto::time::earlier(core, self.publish), retry)
+            .map(|at| self.clock.deadline(at))
     }
 
     fn apply(&mut self, event: Event) {
@@ -352,8 +359,13 @@ impl Signaling {
         }
     }
 
-    /// What heartbeats tell.
-    fn publish(&self) {
+    /// What heartbeats tell. Calls are counted one by one, so not after each event.
+    fn publish(&mut self) {
+        let now = self.clock.now();
+        if now < *self.publish.get_or_insert(now + PUBLISH_DELAY) {
+            return;
+        }
+        self.publish = None;
         let calls = u32::try_from(self.pop.active_calls()).unwrap_or(u32::MAX);
         self.outputs.control.calls.store(calls, Ordering::Relaxed);
         self.outputs.control.revision.store(self.pop.view().revision().0, Ordering::Relaxed);

@@ -86,11 +86,19 @@ struct Known {
     heard: Option<StreamKey>,
 }
 
+/// Whose a stream is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owner {
+    pub(super) leg: LegId,
+    /// The leg took a packet of it; else it was announced only.
+    pub(super) heard: bool,
+}
+
 /// Finds legs by what is in a packet.
 #[derive(Debug)]
 pub(super) struct Demux {
     legs: Map<LegId, Known>,
-    streams: Map<StreamKey, LegId>,
+    streams: Map<StreamKey, Owner>,
     ssrcs: Holders<u32>,
     /// Heard there, or named by SDP and trusted.
     at: Holders<SocketAddr>,
@@ -190,13 +198,13 @@ impl Demux {
         if let Some(ssrc) = now.ssrc {
             self.ssrcs.add(ssrc, leg);
             now.rtp.into_iter().for_each(|address| {
-                self.streams.get_or_insert((address, ssrc), leg);
+                self.streams.get_or_insert((address, ssrc), Owner { leg, heard: false });
             });
         }
         if let Some((address, ssrc)) = now.heard {
             self.at.add(address, leg);
             self.ssrcs.add(ssrc, leg);
-            self.streams.insert((address, ssrc), leg);
+            self.streams.insert((address, ssrc), Owner { leg, heard: true });
         }
     }
 
@@ -211,14 +219,14 @@ impl Demux {
             self.ssrcs.remove(&ssrc, leg);
         }
         for stream in known.rtp.zip(known.ssrc).into_iter().chain(known.heard) {
-            if self.streams.get(&stream) == Some(&leg) {
+            if self.streams.get(&stream).is_some_and(|owner| owner.leg == leg) {
                 self.streams.remove(&stream);
             }
         }
     }
 
     /// The leg of a stream that was heard or announced before.
-    pub(super) fn known(&self, source: SocketAddr, ssrc: u32) -> Option<LegId> {
+    pub(super) fn known(&self, source: SocketAddr, ssrc: u32) -> Option<Owner> {
         self.streams.get(&(source, ssrc)).copied()
     }
 
@@ -251,8 +259,8 @@ impl Demux {
 
     /// The leg of an RTCP packet, whose sender is `ssrc`.
     pub(super) fn rtcp(&self, source: SocketAddr, ssrc: u32) -> Result<LegId, DropReason> {
-        if let Some(leg) = self.known(source, ssrc) {
-            return Ok(leg);
+        if let Some(owner) = self.known(source, ssrc) {
+            return Ok(owner.leg);
         }
         // A peer that only listens is known by its address alone.
         match self.rtcp.only(&source)? {

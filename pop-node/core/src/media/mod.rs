@@ -53,6 +53,8 @@ const FLUSH_DELAY_MAX: Duration = Duration::from_millis(2);
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// Packets we make are cut from blocks of this size.
 const ARENA_BYTES: usize = 64 * 1_024;
+/// Reports fall on multiples of this: those of many legs leave together, and wake the calls once.
+const REPORT_GRID: Duration = Duration::from_millis(50);
 /// Outputs not yet fetched; more are dropped.
 const TRANSMITS_MAX: usize = 16_384;
 
@@ -156,7 +158,7 @@ impl Media {
         }
         // The clock rate is SetLeg's to say.
         let outgoing = Outgoing::new(8_000, || self.random.next());
-        let report = now + self.random.around(REPORT_INTERVAL);
+        let report = self.next_report(now);
         self.timers.insert((report, id, Timer::Report));
         self.legs.insert(id, Box::new(Leg::new(outgoing, report)));
         self.events.push(MediaEvent::Opened { leg: id });
@@ -268,8 +270,14 @@ impl Media {
         }
     }
 
+    fn next_report(&mut self, now: Instant) -> Instant {
+        let (next, grid) = (now + self.random.around(REPORT_INTERVAL), REPORT_GRID.as_nanos());
+        let grid = u64::try_from(grid).unwrap_or(1);
+        Instant::from_nanos(next.as_nanos().next_multiple_of(grid))
+    }
+
     fn report(&mut self, id: LegId, now: Instant) {
-        let next = now + self.random.around(REPORT_INTERVAL);
+        let next = self.next_report(now);
         let Some(leg) = self.legs.get_mut(&id) else { return };
         leg.report = next;
         self.timers.insert((next, id, Timer::Report));

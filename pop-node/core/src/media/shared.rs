@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use proto::id::LegId;
 use proto::time::Instant;
 
+use super::demux::Owner;
 use super::{DropReason, Media, Received, Verdict};
 use crate::rtp::is_rtcp;
 
@@ -30,10 +31,9 @@ impl Media {
         let Some(ssrc) = ssrc(packet.packet(), 8) else {
             return self.refuse(DropReason::MalformedRtp);
         };
-        if let Some(leg) = self.demux.known(source, ssrc) {
+        if let Some(Owner { leg, heard }) = self.demux.known(source, ssrc) {
             let verdict = self.handle_rtp(leg, source, packet, now);
-            // Announced, but not heard until now.
-            if self.legs.get(&leg).is_some_and(|leg| leg.reception.received() == 1) {
+            if !heard {
                 self.hear(leg, source, ssrc);
             }
             return verdict;
