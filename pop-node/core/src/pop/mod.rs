@@ -45,7 +45,8 @@ use crate::view::{Gap, View, ViewUpdate};
 #[derive(Debug)]
 pub struct Pop {
     core: Core,
-    calls: BTreeMap<CallKey, Call>,
+    /// Boxed: a map's nodes are half empty.
+    calls: BTreeMap<CallKey, Box<Call>>,
     deadlines: BTreeSet<(Instant, CallKey)>,
 }
 
@@ -260,7 +261,7 @@ impl Pop {
     }
 
     fn halves(&self) -> impl Iterator<Item = &Call> {
-        self.calls.values().filter(|call| call.half.counts())
+        self.calls.values().map(|call| &**call).filter(|call| call.half.counts())
     }
 
     // ------------------------------------------------------------ passing events
@@ -334,7 +335,7 @@ impl Pop {
             Method::Invite => {
                 if let Some((key, call)) = admission::admit(&mut self.core, tx, flow, request, now)
                 {
-                    self.keep(key, call);
+                    self.keep(key, Box::new(call));
                 }
             }
             Method::Bye | Method::Info | Method::Prack | Method::Update => {
@@ -355,7 +356,7 @@ impl Pop {
             Mail::Begin(begin) => {
                 let key = begin.key;
                 if let Some(call) = Call::egress(*begin, &mut self.core, now) {
-                    self.keep(key, call);
+                    self.keep(key, Box::new(call));
                 }
             }
             Mail::Message(key, kind) => self.deliver(key, Input::Far(kind), now),
@@ -377,7 +378,7 @@ impl Pop {
         self.keep(key, call);
     }
 
-    fn keep(&mut self, key: CallKey, call: Call) {
+    fn keep(&mut self, key: CallKey, call: Box<Call>) {
         if call.is_over() {
             self.core.index.forget(key);
             return;

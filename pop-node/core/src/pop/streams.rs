@@ -62,7 +62,7 @@ impl Pop {
         let back = Link::Remote(stream);
         let begin = Begin { key, back, leg, peer_leg: None, call_id, setup };
         match Call::egress(begin, core, now) {
-            Some(call) => self.keep(key, call),
+            Some(call) => self.keep(key, Box::new(call)),
             None => core.index.forget(key),
         }
     }

@@ -42,7 +42,10 @@ impl Params {
     pub fn set(&mut self, name: &str, value: Option<Text>) {
         match self.0.iter_mut().find(|(key, _)| key.eq_ignore_ascii_case(name)) {
             Some((_, old)) => *old = value,
-            None => self.0.push((Text::from(name), value)),
+            None => {
+                self.0.reserve_exact(1);
+                self.0.push((Text::from(name), value));
+            }
         }
     }
 
@@ -74,6 +77,8 @@ impl Params {
             if params.len() == MAX_PARAMS {
                 return Err(Malformed::TooManyParameters);
             }
+            // Mostly one, and dialogs keep it.
+            params.reserve_exact(1);
             params.push(parse_one(whole, item)?);
         }
         Ok(Self(params))

@@ -4,9 +4,8 @@ use std::fmt;
 
 use aes::cipher::{Array, BlockCipherEncrypt as _, KeyInit as _};
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use hmac::{Hmac, Mac as _};
-use sha1::Sha1;
 
+use super::hmac::HmacSha1;
 use super::{MasterKey, SrtpError};
 
 type Block = Array<u8, aes::cipher::consts::U16>;
@@ -61,7 +60,7 @@ pub(super) fn counter_mode(aes: &Aes, mut iv: [u8; 16], data: &mut [u8]) {
 
 /// Session keys of RTP or of RTCP.
 pub(super) enum Cipher {
-    Counter { aes: Aes, salt: [u8; 14], mac: Box<Hmac<Sha1>>, tag_bytes: usize },
+    Counter { aes: Aes, salt: [u8; 14], mac: HmacSha1, tag_bytes: usize },
     Galois { key: Box<LessSafeKey>, salt: [u8; 12] },
 }
 
@@ -123,10 +122,7 @@ impl Cipher {
     }
 
     pub(super) fn counter(aes: Aes, salt: [u8; 14], auth: &[u8; 20], tag_bytes: usize) -> Self {
-        // A MAC takes keys of any length.
-        #[allow(clippy::expect_used, reason = "HMAC takes a key of any length")]
-        let mac = Hmac::new_from_slice(auth).expect("a key of any length");
-        Self::Counter { aes, salt, mac: Box::new(mac), tag_bytes }
+        Self::Counter { aes, salt, mac: HmacSha1::new(auth), tag_bytes }
     }
 
     pub(super) fn galois(key: &[u8; 32], length: usize, salt: [u8; 12]) -> Self {
@@ -155,7 +151,7 @@ impl Cipher {
         match self {
             Self::Counter { aes, salt, mac, .. } => {
                 counter_mode(aes, place.counter_iv(salt), body);
-                tag = authenticate(mac, header, body, extra);
+                tag = mac.tag([header, body, &extra]);
             }
             Self::Galois { key, salt } => {
                 let nonce = place.nonce(salt);
@@ -179,7 +175,7 @@ impl Cipher {
     ) -> Result<(), SrtpError> {
         match self {
             Self::Counter { aes, salt, mac, tag_bytes } => {
-                let right = authenticate(mac, header, body, extra);
+                let right = mac.tag([header, body, &extra]);
                 if !same(right.get(..*tag_bytes).unwrap_or_default(), tag) {
                     return Err(SrtpError::Tag);
                 }
@@ -194,14 +190,6 @@ impl Cipher {
             }
         }
     }
-}
-
-fn authenticate(mac: &Hmac<Sha1>, header: &[u8], body: &[u8], extra: [u8; 4]) -> [u8; 20] {
-    let mut mac = mac.clone();
-    mac.update(header);
-    mac.update(body);
-    mac.update(&extra);
-    mac.finalize().into_bytes().into()
 }
 
 /// In a time that does not depend on where they differ.

@@ -11,6 +11,7 @@
 //! a description that asks for one of them is passed over.
 
 mod cipher;
+mod hmac;
 mod inbound;
 mod keys;
 mod outbound;

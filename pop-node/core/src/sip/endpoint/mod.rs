@@ -215,7 +215,8 @@ pub struct Endpoint {
     numbered: u64,
     clients: BTreeMap<ClientTx, ClientEntry>,
     client_keys: BTreeMap<ClientKey, ClientTx>,
-    servers: BTreeMap<ServerTx, ServerEntry>,
+    /// Boxed: a map's nodes are half empty.
+    servers: BTreeMap<ServerTx, Box<ServerEntry>>,
     server_keys: BTreeMap<ServerKey, ServerTx>,
     merges: BTreeMap<MergeKey, ServerTx>,
     acks: BTreeMap<AckKey, ServerTx>,
@@ -422,7 +423,8 @@ impl Endpoint {
         let Some(mut response) = self.complete(tx, response) else { return false };
         response.headers.push(HeaderName::Require, "100rel");
         response.headers.push(HeaderName::RSeq, rseq);
-        let Some(ServerEntry { machine: Server::Invite(invite), .. }) = self.servers.get_mut(&tx)
+        let Some(ServerEntry { machine: Server::Invite(invite), .. }) =
+            self.servers.get_mut(&tx).map(Box::as_mut)
         else {
             return false;
         };
@@ -434,7 +436,8 @@ impl Endpoint {
     /// A PRACK for `rseq` of the INVITE of `tx` came: true if that response waits for it. Answer
     /// the PRACK 200, else 481.
     pub fn acknowledge(&mut self, tx: ServerTx, rseq: u32) -> bool {
-        let Some(ServerEntry { machine: Server::Invite(invite), .. }) = self.servers.get_mut(&tx)
+        let Some(ServerEntry { machine: Server::Invite(invite), .. }) =
+            self.servers.get_mut(&tx).map(Box::as_mut)
         else {
             return false;
         };

@@ -174,7 +174,7 @@ impl Endpoint {
             self.merges.insert(merge.clone(), tx);
         }
         let entry = ServerEntry { machine, key, merge, ack: None, local_tag: None, armed: None };
-        self.servers.insert(tx, entry);
+        self.servers.insert(tx, Box::new(entry));
         self.settle_server(tx);
         self.out.counters.requests_received += 1;
         self.events.push_back(Event::Request { tx, flow, request });

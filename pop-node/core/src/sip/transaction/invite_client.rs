@@ -125,6 +125,8 @@ impl InviteClient {
             }
             None if forks.len() == MAX_FORKS => Heard::Repeat,
             None => {
+                // Nearly always the only one.
+                forks.reserve_exact(1);
                 forks.push(Fork { tag, ack: None });
                 Heard::News
             }
