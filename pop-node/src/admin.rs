@@ -1,5 +1,5 @@
 //! The admin page, plain HTTP/1.1: `/metrics` for Prometheus, `/healthz` for whoever starts and
-//! watches the process, `/status` for people and tools (JSON).
+//! watches the process, `/status` for people and tools (JSON), `/calls/ID` for how a call sounds.
 //!
 //! Read-only. Figures are read from the cores at each request, so an idle POP does nothing.
 //! Deliberately absent: TLS and users. Listen on loopback or a management network.
@@ -18,9 +18,9 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
-use pop_core::media::DropReason;
+use pop_core::media::{DropReason, Rated, Rating, SilenceCause};
 use pop_core::pop::{CallSummary, Phase, Refusal};
-use proto::id::{PopId, TrunkId};
+use proto::id::{CallId, PopId, TrunkId};
 use proto::time::Instant;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -29,6 +29,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::cdr::role;
 use crate::clock::Clock;
 use crate::drops::{Drops, Reason};
+use crate::quality;
 use crate::signaling::{Status, StatusRequest};
 use crate::{control, media, telemetry as t};
 
@@ -102,8 +103,11 @@ async fn answer(
         return Ok(plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into()));
     }
     let path = request.uri().path();
+    if let Some(call) = path.strip_prefix("/calls/") {
+        return Ok(page.call(call).await);
+    }
     if !["/metrics", "/healthz", "/status"].contains(&path) {
-        let text = "try /metrics, /healthz or /status\n";
+        let text = "try /metrics, /healthz, /status or /calls/ID\n";
         return Ok(plain(StatusCode::NOT_FOUND, text.into()));
     }
     let Some(figures) = page.figures().await else {
@@ -145,11 +149,36 @@ impl Page {
     async fn figures(&self) -> Option<Figures> {
         let (answer, status) = oneshot::channel();
         let asked = async {
-            self.signaling.send(StatusRequest(answer)).await.ok()?;
+            self.signaling.send(StatusRequest::Figures(answer)).await.ok()?;
             let status = status.await.ok()?;
             Some(Figures { status, media: self.media.status().await? })
         };
         tokio::time::timeout(ANSWER, asked).await.ok().flatten()
+    }
+
+    /// What the legs of a call received, over time.
+    async fn call(&self, id: &str) -> Response<Full<Bytes>> {
+        let Some(id) = CallId::parse(id) else {
+            let text = "a call id has 32 hexadecimal digits: see /status\n";
+            return plain(StatusCode::NOT_FOUND, text.into());
+        };
+        let (answer, timelines) = oneshot::channel();
+        let asked = async {
+            self.signaling.send(StatusRequest::Call(id, answer)).await.ok()?;
+            timelines.await.ok()
+        };
+        match tokio::time::timeout(ANSWER, asked).await.ok().flatten() {
+            None => plain(StatusCode::SERVICE_UNAVAILABLE, "the signaling loop is busy\n".into()),
+            Some(legs) if legs.is_empty() => {
+                plain(StatusCode::NOT_FOUND, "no such call here, or it is over\n".into())
+            }
+            Some(legs) => {
+                let legs: Vec<Value> =
+                    legs.iter().map(|leg| quality::timeline(leg, &self.clock)).collect();
+                let body = json!({ "call_id": id.to_string(), "legs": legs });
+                respond(StatusCode::OK, "application/json", body.to_string())
+            }
+        }
     }
 
     fn status(&self, figures: &Figures) -> Value {
@@ -288,6 +317,16 @@ fn media_metrics(media: &media::Status) {
     t::RTCP_SENT.total(counters.rtcp_sent);
     t::TRANSCODED.total(counters.transcoded);
     t::CONCEALED.total(counters.concealed);
+    t::RTP_LOST.total(counters.lost);
+    for cause in SilenceCause::ALL {
+        t::SILENCES.total_of("cause", cause.name(), counters.silences(cause));
+    }
+    for of in Rated::ALL {
+        for rating in Rating::ALL {
+            let labels = [("of", of.name()), ("rating", rating.name())];
+            metrics::counter!(t::RATINGS.name, &labels).absolute(counters.ratings(of, rating));
+        }
+    }
     t::REPAIRED.total(counters.repaired);
     t::SRTP_OPENED.total(counters.srtp_opened);
     t::SRTP_PROTECTED.total(counters.srtp_protected);
@@ -327,6 +366,7 @@ fn call((call, age): &(CallSummary, Duration)) -> Value {
         "trunk_out": call.trunk_out.as_ref().map(TrunkId::as_str),
         "peer": call.peer.as_ref().map(PopId::as_str),
         "age_seconds": seconds(*age),
+        "mos": call.mos,
     })
 }
 

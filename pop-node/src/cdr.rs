@@ -13,13 +13,13 @@ use std::thread::JoinHandle;
 
 use pop_core::call::{Cdr, CdrRole};
 use pop_core::codec::Codec;
-use pop_core::media::QualityReport;
 use proto::e164::E164;
 use proto::id::{PopId, TrunkId};
 use serde_json::{Value, json};
 
 use crate::clock::{Clock, rfc3339};
 use crate::drops::{Drops, Reason};
+use crate::quality;
 
 /// Records that may wait for the disk: ten seconds of the busiest POP.
 const QUEUE_MAX: usize = 4_096;
@@ -100,6 +100,7 @@ fn append(path: &Path, lines: &[u8]) -> io::Result<()> {
 
 fn to_json(cdr: &Cdr, clock: &Clock) -> Value {
     let wall = |at| rfc3339(clock.wall(at));
+    let quality = |report| quality::report(report, clock);
     json!({
         "call_id": cdr.call_id.to_string(),
         "pop": cdr.pop.as_str(),
@@ -133,28 +134,10 @@ pub const fn role(role: CdrRole) -> &'static str {
     }
 }
 
-/// What a leg received, in JSON.
-fn quality(report: &QualityReport) -> Value {
-    let millis = |duration: std::time::Duration| duration.as_secs_f64() * 1000.0;
-    json!({
-        "codec": report.codec.map(Codec::name),
-        "received": report.received,
-        "sent": report.sent,
-        "lost": report.lost,
-        "late": report.late,
-        "jitter_ms": millis(report.jitter),
-        "remote_lost": report.remote_lost,
-        "remote_jitter_ms": report.remote_jitter.map(millis),
-        "round_trip_ms": report.round_trip.map(millis),
-        "playout_ms": millis(report.playout_delay),
-        "r_factor": report.r_factor,
-        "mos": report.mos,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use pop_core::call::EndCause;
+    use pop_core::media::QualityReport;
     use proto::id::CallId;
     use proto::time::Instant;
 
@@ -202,6 +185,7 @@ mod tests {
         assert_eq!(line["cause"], "caller_hung_up");
         assert_eq!(line["talk_seconds"], 2.5);
         assert_eq!(line["quality_in"]["mos"], 4.25);
+        assert_eq!(line["quality_in"]["mos_min"], Value::Null, "no 5 s of it");
         std::fs::rename(&path, directory.path().join("cdr.jsonl.1")).unwrap();
         let second = writer();
         second.write(&cdr());

@@ -15,6 +15,7 @@ pub mod drops;
 pub mod join;
 pub mod link;
 pub mod media;
+pub mod quality;
 pub mod resolve;
 pub mod run;
 pub mod signaling;

@@ -109,6 +109,11 @@ table! {
     OPUS_COMPLEXITY = Gauge "pop_opus_complexity" Count
         "libopus complexity in use, 0 to 10: falls when the media thread is busy";
     CONCEALED = Counter "pop_concealed_frames_total" Count "Frames made up for missing ones";
+    RTP_LOST = Counter "pop_rtp_lost_packets_total" Count "RTP packets of legs that never came";
+    SILENCES = Counter "pop_silent_legs_total" Count
+        "Legs that were silent for 10 s though their peers may send {cause}";
+    RATINGS = Counter "pop_rated_intervals_total" Count
+        "5 s of a leg, a stream from another POP, or a peer's ear, by MOS (good: 4.2 and more, fair: 4.0, poor: 3.6, bad: 2.6) {of, rating}";
     DATAGRAMS_RECEIVED = Counter "pop_overlay_received_datagrams_total" Count
         "Overlay datagrams received";
     DATAGRAMS_SENT = Counter "pop_overlay_sent_datagrams_total" Count "Overlay datagrams sent";

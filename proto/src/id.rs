@@ -139,6 +139,13 @@ impl CallId {
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
+
+    /// From its 32 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let value = u128::from_str_radix(text, 16).ok().filter(|_| is_hex)?;
+        Some(Self(value.to_be_bytes()))
+    }
 }
 
 impl fmt::Display for CallId {
@@ -156,6 +163,15 @@ impl fmt::Debug for CallId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn call_ids_are_read_as_they_are_shown() {
+        let id = CallId([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
+        assert_eq!(CallId::parse(&id.to_string()), Some(id));
+        for text in ["", "00", "+00102030405060708090a0b0c0d0eff", &"0".repeat(33)] {
+            assert_eq!(CallId::parse(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn labels_are_dns_labels() {

@@ -16,9 +16,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pop_core::media::MediaEvent;
-use pop_core::pop::{CallStream, CallSummary, LinkState, Pop, PopCounters, StreamEvent};
+use pop_core::pop::{
+    CallStream, CallSummary, LegTimeline, LinkState, Pop, PopCounters, StreamEvent,
+};
 use pop_core::sip::{Counters as SipCounters, Flow};
-use proto::id::{Epoch, PopId, Revision};
+use proto::id::{CallId, Epoch, PopId, Revision};
 use proto::overlay::PathId;
 use proto::time::Instant;
 use tokio::sync::{mpsc, oneshot};
@@ -66,7 +68,12 @@ pub enum SipEvent {
 
 /// A question of the admin page.
 #[derive(Debug)]
-pub struct StatusRequest(pub oneshot::Sender<Status>);
+pub enum StatusRequest {
+    /// All figures.
+    Figures(oneshot::Sender<Status>),
+    /// What the legs of a call received; none if it is not here.
+    Call(CallId, oneshot::Sender<Vec<LegTimeline>>),
+}
 
 /// What the calls look like now.
 #[derive(Debug)]
@@ -247,9 +254,10 @@ impl Signaling {
             Event::Resolved(answer) => {
                 self.pop.handle_resolved(answer.number, answer.result, now);
             }
-            Event::Status(StatusRequest(answer)) => {
-                // Nobody waits any more: fine.
-                let _ = answer.send(self.status(now));
+            // Nobody waits any more: fine.
+            Event::Status(StatusRequest::Figures(answer)) => drop(answer.send(self.status(now))),
+            Event::Status(StatusRequest::Call(call, answer)) => {
+                drop(answer.send(self.pop.timelines(call)));
             }
             Event::Sip(event) => self.sip(event, now),
         }

@@ -216,7 +216,8 @@ impl Half {
         core.records.add(cdr, missing, now);
     }
 
-    fn which(&self) -> Which {
+    /// Which leg of the record ours is.
+    pub(crate) fn which(&self) -> Which {
         match self.side {
             Side::Egress => Which::Out,
             Side::Ingress => Which::In,

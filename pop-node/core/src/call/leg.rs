@@ -10,7 +10,9 @@ use proto::time::Instant;
 use super::media::{self, PTIME_MS};
 use super::{CallKey, Link};
 use crate::codec::Codec;
-use crate::media::{Direction, Far, Format, LegParams, MediaCommand, QualityReport, Stream};
+use crate::media::{
+    Direction, Far, Format, LegParams, MediaCommand, QualityReport, Stream, Timeline,
+};
 use crate::pop::core::Core;
 use crate::pop::index::Handle;
 use crate::sdp::SessionDescription;
@@ -55,6 +57,8 @@ pub(crate) struct Leg {
     pub(crate) remote: Option<RemoteMedia>,
     /// The latest report, until the last one comes.
     pub(crate) quality: Option<QualityReport>,
+    /// What it received over time.
+    pub(crate) timeline: Timeline,
     session: LocalSession,
     /// What our last offer or answer said.
     described: Option<Description>,
@@ -84,6 +88,14 @@ impl Leg {
     /// Must media of this leg be encrypted?
     pub(crate) const fn insists_on_srtp(&self) -> bool {
         self.session.security().insists()
+    }
+
+    /// The regular report.
+    pub(crate) fn measured(&mut self, report: QualityReport) {
+        if let Some(point) = report.point {
+            self.timeline.push(point);
+        }
+        self.quality = Some(report);
     }
 
     /// Takes a media port and opens it; `None` if there is none left or the trunk is gone.
@@ -121,6 +133,7 @@ impl Leg {
             agreed: None,
             remote: None,
             quality: None,
+            timeline: Timeline::default(),
             session,
             described: None,
             credentials,

@@ -6,16 +6,15 @@ use proto::id::LegId;
 use proto::time::{Duration, Instant};
 
 use super::latch::{Latch, Source};
+use super::measure::SilenceCause;
+use super::monitor::{Monitor, Surroundings, loss};
 use super::outgoing::Outgoing;
-use super::quality::PathQuality;
+use super::quality::Band;
 use super::secure::Secure;
 use super::transcode::Transcoder;
 use super::{DropReason, Events, Format, LegParams, MediaEvent, QualityReport, Stream};
 use crate::codec::Codec;
 use crate::rtp::{Header, Reception};
-
-/// Silence worth telling.
-const SILENT: Duration = Duration::from_secs(10);
 
 /// What the payload type says a packet is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +38,9 @@ pub(super) struct StreamEnd {
     /// What we encode for it.
     pub(super) format: Format,
     pub(super) outgoing: Outgoing,
+    /// What comes from there.
+    pub(super) reception: Reception,
+    pub(super) monitor: Monitor,
 }
 
 /// A transcoder and the time it is armed for.
@@ -89,11 +91,9 @@ pub(super) struct Leg {
     pub(super) outward: Bridge,
     pub(super) feedback: Feedback,
     pub(super) secure: Option<Box<Secure>>,
-    /// Packets of this leg that came too late to be played.
-    pub(super) late: u64,
+    pub(super) monitor: Monitor,
     /// When the last packet came, or the peer was first allowed to send.
     heard: Option<Instant>,
-    silent: bool,
     /// Packets sent at the last sender report.
     pub(super) reported_packets: u64,
     /// When the next report is due.
@@ -101,7 +101,7 @@ pub(super) struct Leg {
 }
 
 impl Leg {
-    pub(super) fn new(outgoing: Outgoing, report: Instant) -> Self {
+    pub(super) fn new(outgoing: Outgoing, report: Instant, now: Instant) -> Self {
         Self {
             params: None,
             latch: Latch::default(),
@@ -113,9 +113,8 @@ impl Leg {
             outward: Bridge::default(),
             feedback: Feedback::default(),
             secure: None,
-            late: 0,
+            monitor: Monitor::begin(now),
             heard: None,
-            silent: false,
             reported_packets: 0,
             report,
         }
@@ -125,7 +124,6 @@ impl Leg {
         let received = self.params.as_ref().is_some_and(|p| p.direction.receives());
         if !received && params.direction.receives() {
             self.heard = Some(now);
-            self.silent = false;
         }
         self.latch.signal(params.remote_rtp, &params.trusted);
         self.outgoing.set_clock_rate(params.codec.codec.clock_rate());
@@ -157,7 +155,10 @@ impl Leg {
             _ if header.payload_type == params.codec.payload_type => Kind::Audio,
             Some(event) if is_event(event.payload_type) => Kind::Event(event.clock_rate),
             _ if header.payload_type == params.codec.codec.offered_payload_type() => Kind::Audio,
-            _ => return Err(DropReason::UnknownPayloadType),
+            _ => {
+                self.monitor.codec_mismatch = Some(now);
+                return Err(DropReason::UnknownPayloadType);
+            }
         };
         if !params.direction.receives() {
             return Err(DropReason::NotReceiving);
@@ -165,13 +166,15 @@ impl Leg {
         match self.latch.packet(source, now) {
             Source::Known => {}
             Source::Moved => events.push(MediaEvent::Latched { leg: id, remote: source }),
-            Source::Refused => return Err(DropReason::WrongSource),
+            Source::Refused => {
+                self.monitor.wrong_source = Some(now);
+                return Err(DropReason::WrongSource);
+            }
         }
         if self.reception.received() == 0 {
             events.push(MediaEvent::FirstPacket { leg: id });
         }
         self.heard = Some(now);
-        self.silent = false;
         let same = self.reception.packet(header.ssrc, header.sequence);
         if kind == Kind::Audio {
             self.reception.arrival(header.timestamp, params.codec.codec.clock_rate(), now);
@@ -227,38 +230,52 @@ impl Leg {
         Some((self.feedback.address.or(signaled).unwrap_or(next), false))
     }
 
-    /// Silent for long though allowed to send? Told once per silence.
-    pub(super) fn silence(&mut self, now: Instant) -> Option<Instant> {
+    /// Since when and why nothing is heard from the peer, if for long.
+    pub(super) fn silence(&self, now: Instant) -> Option<(Instant, SilenceCause)> {
         let receives = self.params.as_ref().is_some_and(|p| p.direction.receives());
-        let since = self.heard.filter(|&heard| receives && now - heard >= SILENT)?;
-        (!std::mem::replace(&mut self.silent, true)).then_some(since)
+        self.monitor.silence(self.heard.filter(|_| receives)?, now)
+    }
+
+    /// What the rating of what the leg receives depends on.
+    pub(super) fn surroundings(&self) -> Surroundings {
+        let codec = self.codec().unwrap_or(Codec::Pcmu);
+        let transcoder = self.inward.transcoder.as_ref();
+        Surroundings {
+            codec,
+            band: transcoder.map_or(Band::of(codec), |transcoder| transcoder.band()),
+            round_trip: self.feedback.round_trip,
+            playout: transcoder.map_or(Duration::ZERO, |transcoder| transcoder.delay()),
+        }
     }
 
     pub(super) fn quality(&self) -> QualityReport {
-        let codec = self.codec();
-        let expected = self.reception.expected();
-        let (lost, jitter) = (self.reception.lost(), self.reception.jitter());
-        let playout_delay = self.inward.transcoder.as_ref().map_or(Duration::ZERO, |t| t.delay());
-        #[allow(clippy::cast_precision_loss, reason = "a ratio")]
-        let loss = (lost + self.late) as f64 / expected.max(1) as f64;
-        // What is not measured: a packet's length, and two jitters of playout where we relay.
-        let playout = if playout_delay.is_zero() { jitter * 2 } else { playout_delay };
-        let delay =
-            self.feedback.round_trip.unwrap_or_default() / 2 + Duration::from_millis(20) + playout;
-        let path = PathQuality::new(codec.unwrap_or(Codec::Pcmu), delay, loss);
+        let (totals, jitter, around) =
+            (self.reception.totals(), self.reception.jitter(), self.surroundings());
+        let late = self.monitor.late;
+        let path = around.rate(loss(totals, late), totals.burst_ratio(), jitter);
         QualityReport {
-            codec,
-            received: self.reception.received(),
+            codec: self.codec(),
+            received: totals.received,
             sent: self.outgoing.packets,
-            lost,
-            late: self.late,
+            lost: totals.lost(),
+            late,
+            burst_ratio: totals.burst_ratio(),
             jitter,
             remote_lost: self.feedback.lost,
             remote_jitter: self.feedback.jitter,
             round_trip: self.feedback.round_trip,
-            playout_delay,
+            playout_delay: around.playout,
+            played: self.monitor.frames.played,
+            concealed: self.monitor.frames.concealed,
+            repaired: self.monitor.frames.repaired,
+            level: self.monitor.level(),
+            band: around.band,
             r_factor: path.r_factor(),
             mos: path.mos(),
+            point: self.monitor.point,
+            summary: self.monitor.summary.clone(),
+            stream: None,
+            heard: None,
         }
     }
 }

@@ -23,6 +23,9 @@ mod latch;
 mod leg;
 mod link;
 pub mod map;
+mod measure;
+mod meter;
+mod monitor;
 mod outgoing;
 mod overlay;
 mod playout;
@@ -40,10 +43,14 @@ use demux::Demux;
 use leg::{FarEnd, Leg, StreamEnd};
 use link::Link;
 use map::Map;
+use monitor::Monitor;
 use outgoing::Outgoing;
 
 use crate::codec::complexity::Complexity;
 pub use crate::overlay::LinkStats;
+use crate::rtp::Reception;
+pub use measure::{Point, Rated, Rating, SilenceCause, Summary, Timeline};
+pub use meter::Level;
 pub use overlay::PathCounts;
 pub use types::*;
 
@@ -146,7 +153,7 @@ impl Media {
                     self.demux.expect(*leg, params);
                 }
             }
-            MediaCommand::Connect { leg, to } => self.connect(*leg, to),
+            MediaCommand::Connect { leg, to } => self.connect(*leg, to, now),
             MediaCommand::Disconnect { leg } => self.disconnect(*leg),
             MediaCommand::CloseLeg { leg } => self.close(*leg, now),
         }
@@ -160,11 +167,11 @@ impl Media {
         let outgoing = Outgoing::new(8_000, || self.random.next());
         let report = self.next_report(now);
         self.timers.insert((report, id, Timer::Report));
-        self.legs.insert(id, Box::new(Leg::new(outgoing, report)));
+        self.legs.insert(id, Box::new(Leg::new(outgoing, report, now)));
         self.events.push(MediaEvent::Opened { leg: id });
     }
 
-    fn connect(&mut self, id: LegId, to: &Far) {
+    fn connect(&mut self, id: LegId, to: &Far, now: Instant) {
         if !self.legs.contains_key(&id) {
             return;
         }
@@ -177,7 +184,7 @@ impl Media {
                     self.join(*other, FarEnd::Leg(id));
                 }
             }
-            Far::Stream(stream) => self.connect_stream(id, stream),
+            Far::Stream(stream) => self.connect_stream(id, stream, now),
         }
     }
 
@@ -187,7 +194,7 @@ impl Media {
             && matches!(far(other), Some(FarEnd::Leg(b)) if *b == id)
     }
 
-    fn connect_stream(&mut self, id: LegId, stream: &Stream) {
+    fn connect_stream(&mut self, id: LegId, stream: &Stream, now: Instant) {
         let format = Format { codec: stream.codec, payload_type: 0, ptime_ms: 0, fmtp: None };
         let clock_rate = stream.codec.clock_rate();
         // The same streams with another codec: what we send goes on.
@@ -206,7 +213,13 @@ impl Media {
             self.streams.insert(stream.receive, id);
         }
         let outgoing = Outgoing::new(clock_rate, || self.random.next());
-        let end = StreamEnd { stream: stream.clone(), format, outgoing };
+        let end = StreamEnd {
+            stream: stream.clone(),
+            format,
+            outgoing,
+            reception: Reception::default(),
+            monitor: Monitor::begin(now),
+        };
         self.link(&stream.peer);
         self.join(id, FarEnd::Stream(Box::new(end)));
     }
@@ -242,12 +255,12 @@ impl Media {
     }
 
     fn close(&mut self, id: LegId, now: Instant) {
+        let report = self.end_point(id, now).unwrap_or_default();
         self.disconnect(id);
         self.send_rtcp(id, true, now);
         self.demux.forget(id, now);
         if let Some(leg) = self.legs.remove(&id) {
             self.timers.remove(&(leg.report, id, Timer::Report));
-            let report = leg.quality();
             self.events.push(MediaEvent::LegQuality { leg: id, report, last: true });
         }
     }
@@ -281,11 +294,9 @@ impl Media {
         let Some(leg) = self.legs.get_mut(&id) else { return };
         leg.report = next;
         self.timers.insert((next, id, Timer::Report));
-        if let Some(since) = leg.silence(now) {
-            self.events.push(MediaEvent::Silent { leg: id, since });
-        }
-        if leg.params.is_some() {
-            let report = leg.quality();
+        if leg.params.is_some()
+            && let Some(report) = self.end_point(id, now)
+        {
             self.events.push(MediaEvent::LegQuality { leg: id, report, last: false });
             self.send_rtcp(id, false, now);
         }
@@ -338,7 +349,8 @@ impl Media {
 
     /// The quality of a leg so far.
     pub fn quality(&self, leg: LegId) -> Option<QualityReport> {
-        self.legs.get(&leg).map(|leg| leg.quality())
+        let report = self.legs.get(&leg).map(|leg| leg.quality());
+        report.map(|report| QualityReport { heard: self.heard(leg), ..report })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The E-model (ITU-T G.107): what a path does to a conversation, as a rating R and a MOS.
 //!
-//! Everything but delay, loss and codec is at the standard's default (table 3). Wideband
-//! (G.107.1) is not modelled: G.722 and Opus are rated as narrow-band speech would be.
+//! Everything but delay, loss and codec is at the standard's default (table 3). Speech of 16 kHz
+//! and more is rated by the wideband model (G.107.1), whose R goes up to 129; MOS is on one scale.
 
 use proto::time::Duration;
 
@@ -20,24 +20,79 @@ pub struct PathQuality {
     pub ie: f64,
     /// Packet-loss robustness of the codec (G.113 appendix I).
     pub bpl: f64,
+    /// The band of the speech, from mouth to ear.
+    pub band: Band,
 }
 
-impl PathQuality {
-    /// A path with random loss.
-    pub fn new(codec: Codec, delay: Duration, loss: f64) -> Self {
-        let (ie, bpl) = impairment(codec);
-        Self { delay, loss, burst_ratio: 1.0, ie, bpl }
+/// How much of the voice is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Band {
+    /// 300 to 3400 Hz (G.107).
+    #[default]
+    Narrow,
+    /// 50 to 7000 Hz (G.107.1).
+    Wide,
+}
+
+impl Band {
+    /// The name in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Narrow => "narrow",
+            Self::Wide => "wide",
+        }
     }
 
-    /// R, the rating of transmission quality (G.107 §3.1).
+    /// What a codec carries by itself.
+    pub const fn of(codec: Codec) -> Self {
+        match codec {
+            Codec::Pcmu | Codec::Pcma => Self::Narrow,
+            Codec::G722 | Codec::Opus => Self::Wide,
+        }
+    }
+}
+
+/// G.107.1 §7: a perfect wideband path, and how much longer its scale is.
+const RO_WIDE: f64 = 129.0;
+const SCALE_WIDE: f64 = 1.29;
+
+impl PathQuality {
+    /// A narrow-band path with random loss, whatever the codec could carry.
+    pub fn new(codec: Codec, delay: Duration, loss: f64) -> Self {
+        Self::of(codec, Band::Narrow, delay, loss)
+    }
+
+    /// A path of a band with random loss.
+    pub fn of(codec: Codec, band: Band, delay: Duration, loss: f64) -> Self {
+        let (ie, bpl) = match band {
+            Band::Narrow => impairment(codec),
+            Band::Wide => impairment_wide(codec),
+        };
+        Self { delay, loss, burst_ratio: 1.0, ie, bpl, band }
+    }
+
+    /// R, the rating of transmission quality (G.107 §3.1, G.107.1 §7.1).
     pub fn r_factor(&self) -> f64 {
         let signal = Signal::default();
-        signal.ro - signal.simultaneous() - signal.delay(self.delay) - self.equipment()
+        match self.band {
+            Band::Narrow => {
+                let delay = signal.echo(self.delay) + absolute(self.delay);
+                signal.ro - signal.simultaneous() - delay - self.equipment()
+            }
+            Band::Wide => {
+                let signal = Signal { ro: RO_WIDE, ..signal };
+                let delay = signal.echo(self.delay) + SCALE_WIDE * absolute(self.delay);
+                signal.ro - delay - self.equipment()
+            }
+        }
     }
 
     /// MOS estimated from R.
     pub fn mos(&self) -> f64 {
-        mos(self.r_factor())
+        match self.band {
+            Band::Narrow => mos(self.r_factor()),
+            Band::Wide => mos(self.r_factor() / SCALE_WIDE),
+        }
     }
 
     /// Ie,eff (G.107 §3.5).
@@ -55,6 +110,17 @@ const fn impairment(codec: Codec) -> (f64, f64) {
         Codec::Pcmu | Codec::Pcma => (0.0, 25.1),
         Codec::G722 => (0.0, 20.0),
         Codec::Opus => (1.0, 25.1),
+    }
+}
+
+/// Ie,wb and Bpl,wb. G.722 at 64 kb/s: G.113 table IV.1; Opus is in no table, its values are
+/// provisional. Bpl of both with our concealment, and G.711, for completeness, at the rating that
+/// narrow-band speech has among wideband.
+const fn impairment_wide(codec: Codec) -> (f64, f64) {
+    match codec {
+        Codec::Pcmu | Codec::Pcma => (36.0, 25.1),
+        Codec::G722 => (13.0, 15.0),
+        Codec::Opus => (5.0, 15.0),
     }
 }
 
@@ -124,8 +190,8 @@ impl Signal {
             + 29.0
     }
 
-    /// Id: echo of talker and listener, and absolute delay (G.107 §3.4).
-    fn delay(&self, delay: Duration) -> f64 {
+    /// Idte and Idle: echo of talker and listener (G.107 §3.4).
+    fn echo(&self, delay: Duration) -> f64 {
         let t = delay.as_secs_f64() * 1_000.0;
         let talker = if t < 1.0 {
             0.0
@@ -139,16 +205,19 @@ impl Signal {
         };
         let rle = 10.5 * (WEPL + 7.0) * (2.0 * t + 1.0).powf(-0.25);
         let half = (self.ro - rle) / 2.0;
-        let listener = half + (half * half + 169.0).sqrt();
-        let absolute = if t <= 100.0 {
-            0.0
-        } else {
-            let x = (t / 100.0).log2();
-            let sixth = |x: f64| (1.0 + x.powi(6)).powf(1.0 / 6.0);
-            25.0 * (sixth(x) - 3.0 * sixth(x / 3.0) + 2.0)
-        };
-        talker + listener + absolute
+        talker + half + (half * half + 169.0).sqrt()
     }
+}
+
+/// Idd: too long a delay, echo or not (G.107 §3.4).
+fn absolute(delay: Duration) -> f64 {
+    let t = delay.as_secs_f64() * 1_000.0;
+    if t <= 100.0 {
+        return 0.0;
+    }
+    let x = (t / 100.0).log2();
+    let sixth = |x: f64| (1.0 + x.powi(6)).powf(1.0 / 6.0);
+    25.0 * (sixth(x) - 3.0 * sixth(x / 3.0) + 2.0)
 }
 
 #[cfg(test)]
@@ -182,6 +251,24 @@ mod tests {
         let g729a = PathQuality { ie: 11.0, bpl: 19.0, ..g711(0, 0.02) };
         assert_near(g729a.r_factor(), 74.2062);
         assert_near(g729a.mos(), 3.7876);
+    }
+
+    #[test]
+    fn golden_values_of_wideband() {
+        let opus = |delay_ms, loss| {
+            PathQuality::of(Codec::Opus, Band::Wide, Duration::from_millis(delay_ms), loss)
+        };
+        assert_near(opus(0, 0.0).r_factor(), 123.8463);
+        assert_near(opus(0, 0.0).mos(), 4.4568);
+        // Beyond 100 ms delay costs as much of the longer scale.
+        let cost = |delay_ms| absolute(Duration::from_millis(delay_ms));
+        assert_near(cost(250), 8.9167);
+        let signal = Signal { ro: RO_WIDE, ..Signal::default() };
+        let echo = signal.echo(Duration::from_millis(250));
+        assert_near(opus(250, 0.0).r_factor(), 129.0 - echo - 1.29 * cost(250) - 5.0);
+        assert_near(opus(0, 0.03).equipment(), 5.0 + 90.0 * 3.0 / 18.0);
+        let g722 = PathQuality::of(Codec::G722, Band::Wide, Duration::ZERO, 0.0);
+        assert!(g722.mos() < opus(0, 0.0).mos() && g722.mos() > g711(0, 0.0).mos() - 0.1);
     }
 
     #[test]

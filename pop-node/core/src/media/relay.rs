@@ -20,6 +20,9 @@ use crate::srtp::TRAILER_BYTES_MAX;
 /// What fits an Ethernet frame over IPv6 and UDP. More may have been cut by whoever received it.
 const PACKET_BYTES_MAX: usize = 1_452;
 
+/// Of so many relayed packets the level of one is read.
+const METERED: u16 = 64;
+
 /// A received packet or frame, checked.
 #[derive(Debug, Clone, Copy)]
 struct Arrival {
@@ -93,6 +96,10 @@ impl Media {
         };
         if !same && let Some(transcoder) = &mut leg.inward.transcoder {
             transcoder.restart();
+        }
+        if header.sequence % METERED == 0 && kind == Kind::Audio && leg.inward.transcoder.is_none()
+        {
+            leg.monitor.sample(arrival.codec, parsed.payload, now);
         }
         match &leg.far {
             None => Err(DropReason::NotConnected),
@@ -211,11 +218,17 @@ impl Media {
     ) -> Result<(), DropReason> {
         let id = *self.streams.get(&frame.stream).ok_or(DropReason::UnknownStream)?;
         let leg = self.legs.get_mut(&id).ok_or(DropReason::UnknownStream)?;
-        let Some(FarEnd::Stream(end)) = &leg.far else { return Err(DropReason::UnknownStream) };
+        let Some(FarEnd::Stream(end)) = &mut leg.far else {
+            return Err(DropReason::UnknownStream);
+        };
         if &end.stream.peer != peer {
             return Err(DropReason::WrongPeer);
         }
         let codec = end.stream.codec;
+        end.reception.packet(0, frame.sequence);
+        if frame.kind == FrameKind::Audio {
+            end.reception.arrival(frame.timestamp, codec.clock_rate(), now);
+        }
         let arrival = Arrival {
             feed: Feed::Overlay(leg.connection),
             kind: match frame.kind {
@@ -303,7 +316,7 @@ impl Media {
         if pushed == Err(DropReason::PlayoutLate)
             && let Some(leg) = self.legs.get_mut(&from)
         {
-            leg.late += 1;
+            leg.monitor.late += 1;
         }
         self.keep_bridge(from, Side::Inward, bridge);
         pushed
@@ -358,10 +371,15 @@ impl Media {
         {
             self.counters.drop_many(reason, count);
         }
-        if side == Side::Inward
-            && let Some(leg) = self.legs.get_mut(&id)
-        {
-            leg.late += stats.late;
+        let leg = self.legs.get_mut(&id);
+        match (side, leg) {
+            (Side::Inward, Some(leg)) => leg.monitor.transcoded(&stats, now),
+            (Side::Outward, Some(leg)) => {
+                if let Some(FarEnd::Stream(end)) = &mut leg.far {
+                    end.monitor.transcoded(&stats, now);
+                }
+            }
+            (_, None) => {}
         }
         self.keep_bridge(id, side, Some(transcoder));
     }

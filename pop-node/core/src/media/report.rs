@@ -6,8 +6,12 @@ use bytes::BytesMut;
 use proto::id::LegId;
 use proto::time::{Duration, Instant};
 
-use super::leg::{FarEnd, Leg};
-use super::{DropReason, Media, MediaTransmit};
+use super::leg::{FarEnd, Leg, StreamEnd};
+use super::monitor::{self, Surroundings};
+use super::quality::{Band, PathQuality};
+use super::{
+    DropReason, HeardReport, Media, MediaEvent, MediaTransmit, QualityReport, Rated, StreamReport,
+};
 use crate::rtp::rtcp::{self, ReportBlock, Rtcp, SenderInfo};
 use crate::srtp::SrtpError;
 
@@ -104,6 +108,68 @@ impl Media {
         }
     }
 
+    /// Ends the 5 s of a leg and of its stream, and says what all came to so far.
+    pub(super) fn end_point(&mut self, id: LegId, now: Instant) -> Option<Box<QualityReport>> {
+        let leg = self.legs.get_mut(&id)?;
+        let silence = leg.silence(now);
+        let cause = silence.map(|(_, cause)| cause);
+        let around = leg.surroundings();
+        leg.monitor.end_point(&mut leg.reception, &around, cause, now);
+        if leg.monitor.is_news(cause)
+            && let Some((since, cause)) = silence
+        {
+            self.counters.silence(cause);
+            self.events.push(MediaEvent::Silent { leg: id, since, cause });
+        }
+        let mut report = leg.quality();
+        report.stream = end_stream_point(leg, now);
+        report.heard = self.heard(id);
+        let points = [
+            (Rated::Leg, report.point),
+            (Rated::Stream, report.stream.as_ref().and_then(|s| s.point)),
+        ];
+        for (of, point) in points {
+            if let Some(mos) = point.and_then(|point| point.mos) {
+                self.counters.rate(of, mos);
+            }
+        }
+        self.counters.lost += report.point.map_or(0, |point| point.lost);
+        if let Some(heard) = report.heard.filter(|_| report.point.is_some_and(|p| p.received > 0)) {
+            self.counters.rate(Rated::Call, heard.mos);
+        }
+        Some(Box::new(report))
+    }
+
+    /// What the peer of a leg hears: what the leg's far side received and we sent on, less what the
+    /// peer says it lost of it.
+    pub(super) fn heard(&self, id: LegId) -> Option<HeardReport> {
+        let leg = self.legs.get(&id)?;
+        let (remote_lost, sent) = (leg.feedback.lost?, leg.outgoing.packets);
+        let (around, totals, late, jitter) = match leg.far.as_ref()? {
+            FarEnd::Leg(far) => {
+                let far = self.legs.get(far)?;
+                let (totals, jitter) = (far.reception.totals(), far.reception.jitter());
+                (far.surroundings(), totals, far.monitor.late, jitter)
+            }
+            FarEnd::Stream(end) => {
+                let (totals, jitter) = (end.reception.totals(), end.reception.jitter());
+                (stream_surroundings(leg, end), totals, end.monitor.late, jitter)
+            }
+        };
+        #[allow(clippy::cast_precision_loss, reason = "a ratio")]
+        let lost_after = (remote_lost as f64 / sent.max(1) as f64).min(1.0);
+        let loss = 1.0 - (1.0 - monitor::loss(totals, late)) * (1.0 - lost_after);
+        let onward = leg.feedback.round_trip.unwrap_or_default() / 2;
+        let jitter = jitter.max(leg.feedback.jitter.unwrap_or_default());
+        let playout = PLAYOUT_MIN.max(jitter * 2);
+        let narrow = leg.codec().map_or(Band::Narrow, Band::of);
+        let band = if narrow == Band::Narrow { narrow } else { around.band };
+        let delay = around.delay() + onward + playout;
+        let path = PathQuality::of(around.codec, band, delay, loss);
+        let path = PathQuality { burst_ratio: totals.burst_ratio(), ..path };
+        Some(HeardReport { loss, delay, r_factor: path.r_factor(), mos: path.mos() })
+    }
+
     /// The regular report, or the last one with BYE.
     pub(super) fn send_rtcp(&mut self, id: LegId, bye: bool, now: Instant) {
         let Some(leg) = self.legs.get_mut(&id) else { return };
@@ -117,6 +183,45 @@ impl Media {
         self.counters.rtcp_sent += 1;
         self.transmit(MediaTransmit::Rtcp { leg: id, dst, mux, bytes: bytes.freeze() });
     }
+}
+
+/// What a phone's playout buffer is taken to hold at least.
+const PLAYOUT_MIN: Duration = Duration::from_millis(20);
+
+fn stream_surroundings(leg: &Leg, end: &StreamEnd) -> Surroundings {
+    let transcoder = leg.outward.transcoder.as_ref();
+    let codec = end.stream.codec;
+    Surroundings {
+        codec,
+        band: transcoder.map_or(Band::of(codec), |transcoder| transcoder.band()),
+        // The hop's is not known here.
+        round_trip: None,
+        playout: transcoder.map_or(Duration::ZERO, |transcoder| transcoder.delay()),
+    }
+}
+
+fn end_stream_point(leg: &mut Leg, now: Instant) -> Option<StreamReport> {
+    let Some(FarEnd::Stream(end)) = &leg.far else { return None };
+    let around = stream_surroundings(leg, end);
+    let Some(FarEnd::Stream(end)) = &mut leg.far else { return None };
+    let StreamEnd { reception, monitor, stream, .. } = &mut **end;
+    monitor.end_point(reception, &around, None, now);
+    let (totals, jitter) = (reception.totals(), reception.jitter());
+    let path = around.rate(monitor::loss(totals, monitor.late), totals.burst_ratio(), jitter);
+    Some(StreamReport {
+        peer: stream.peer.clone(),
+        received: totals.received,
+        lost: totals.lost(),
+        late: monitor.late,
+        burst_ratio: totals.burst_ratio(),
+        jitter,
+        played: monitor.frames.played,
+        concealed: monitor.frames.concealed,
+        r_factor: path.r_factor(),
+        mos: path.mos(),
+        point: monitor.point,
+        summary: monitor.summary.clone(),
+    })
 }
 
 /// What the peer says of what we send.

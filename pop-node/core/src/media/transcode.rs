@@ -16,7 +16,9 @@
 
 use proto::time::{Duration, Instant};
 
+use super::meter::Meter;
 use super::playout::{Due, Playout};
+use super::quality::Band;
 use super::{DropReason, Format};
 use crate::codec::resample::{Down, Up};
 use crate::codec::{
@@ -38,6 +40,8 @@ const SETTLE_PACKETS: u32 = 8;
 /// What the transcoder did, for the counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct TranscodeStats {
+    /// Frames played from their packets.
+    pub(super) played: u64,
     /// Frames made up.
     pub(super) concealed: u64,
     /// Lost frames played from their copy in the next packet.
@@ -46,6 +50,8 @@ pub(super) struct TranscodeStats {
     pub(super) late: u64,
     /// Packets the codec refused.
     pub(super) failed: u64,
+    /// Level of what was decoded.
+    pub(super) meter: Meter,
 }
 
 /// A packet that leaves.
@@ -189,6 +195,15 @@ impl Transcoder {
         Duration::from_millis(u64::from(self.playout.target_ms() + wait_ms))
     }
 
+    /// The band it decodes: Opus at 8 kHz is heard as any narrow-band codec.
+    pub(super) const fn band(&self) -> Band {
+        if self.decoder.rate() < 16_000 || self.encoder.rate() < 16_000 {
+            Band::Narrow
+        } else {
+            Band::Wide
+        }
+    }
+
     fn frame_ms(&self) -> u32 {
         self.frame as u32 * 1_000 / self.decoder.rate()
     }
@@ -283,6 +298,8 @@ impl Transcoder {
                     self.stats.failed += 1;
                     self.decoder.conceal(samples, None, &mut self.decoded);
                 }
+                self.stats.played += u64::from(decoded.is_ok());
+                self.stats.meter.decoded(&self.decoded);
                 self.frame = samples;
                 self.made_up_ms = 0;
                 self.playout.played(self.units(samples));

@@ -6,6 +6,9 @@ use bytes::Bytes;
 use proto::id::{LegId, PopId, StreamId};
 use proto::time::{Duration, Instant};
 
+use super::measure::{Point, Rated, Rating, SilenceCause, Summary};
+use super::meter::Level;
+use super::quality::Band;
 use crate::codec::Codec;
 use crate::srtp::{SrtpError, SrtpKeys};
 use crate::view::Block;
@@ -368,16 +371,18 @@ pub enum MediaEvent {
         /// The leg.
         leg: LegId,
         /// Totals so far.
-        report: QualityReport,
+        report: Box<QualityReport>,
         /// The leg is closed.
         last: bool,
     },
-    /// Nothing arrived for 10 s though the peer may send; told once per silence.
+    /// Nothing was heard for 10 s though the peer may send; told once per silence and cause.
     Silent {
         /// The leg.
         leg: LegId,
-        /// When the last packet came, or the leg could first receive.
+        /// When the last packet came, the leg could first receive, or the audio fell silent.
         since: Instant,
+        /// Why.
+        cause: SilenceCause,
     },
 }
 
@@ -394,6 +399,8 @@ pub struct QualityReport {
     pub lost: u64,
     /// Packets that came too late to be played, when this POP decodes.
     pub late: u64,
+    /// BurstR of the losses (G.107 §3.5): 1 by chance, more when they come together.
+    pub burst_ratio: f64,
     /// Interarrival jitter (RFC 3550 A.8).
     pub jitter: Duration,
     /// Packets the peer says it lost of ours, if it sends RTCP.
@@ -404,9 +411,69 @@ pub struct QualityReport {
     pub round_trip: Option<Duration>,
     /// Playout delay at this POP, when it decodes.
     pub playout_delay: Duration,
-    /// E-model rating (ITU-T G.107) of what the leg receives.
+    /// Frames played from their packets, when this POP decodes.
+    pub played: u64,
+    /// Frames made up for missing ones.
+    pub concealed: u64,
+    /// Lost frames played from a copy in a later packet.
+    pub repaired: u64,
+    /// Level of the voice, where this POP can hear it (not in relayed G.722 and Opus).
+    pub level: Option<Level>,
+    /// The band it is rated in.
+    pub band: Band,
+    /// E-model rating (ITU-T G.107, G.107.1) of what the leg receives.
     pub r_factor: f64,
     /// Mean opinion score estimated from it (G.107 annex B).
+    pub mos: f64,
+    /// The last 5 s; at the end, what was left of them.
+    pub point: Option<Point>,
+    /// What all such points came to.
+    pub summary: Summary,
+    /// What the leg's stream from another POP brings.
+    pub stream: Option<StreamReport>,
+    /// What the peer of the leg hears, if it says by RTCP what it loses.
+    pub heard: Option<HeardReport>,
+}
+
+/// What comes over the stream from another POP, from its beginning: that POP's leg and the hop.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamReport {
+    /// The other POP.
+    pub peer: PopId,
+    /// Frames received.
+    pub received: u64,
+    /// Frames missing: lost on the hop, or before it.
+    pub lost: u64,
+    /// Frames that came too late to be played, when this POP decodes.
+    pub late: u64,
+    /// BurstR of the losses.
+    pub burst_ratio: f64,
+    /// Interarrival jitter.
+    pub jitter: Duration,
+    /// Frames played, when this POP decodes.
+    pub played: u64,
+    /// Frames made up for missing ones.
+    pub concealed: u64,
+    /// E-model rating, without the delay of the hop.
+    pub r_factor: f64,
+    /// MOS estimated from it.
+    pub mos: f64,
+    /// The last 5 s.
+    pub point: Option<Point>,
+    /// What all such points came to.
+    pub summary: Summary,
+}
+
+/// What the peer of a leg hears: all hops this POP knows of, together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeardReport {
+    /// Share of the packets lost on the whole way, 0 to 1.
+    pub loss: f64,
+    /// Mouth to ear, as far as this POP knows: without the delay between POPs.
+    pub delay: Duration,
+    /// E-model rating of the whole way.
+    pub r_factor: f64,
+    /// MOS estimated from it.
     pub mos: f64,
 }
 
@@ -443,6 +510,10 @@ pub struct Counters {
     pub srtp_opened: u64,
     /// RTP packets sent protected.
     pub srtp_protected: u64,
+    /// Packets legs did not receive, as their 5 s ended.
+    pub lost: u64,
+    pub(super) silences: [u64; SilenceCause::ALL.len()],
+    pub(super) ratings: [[u64; Rating::ALL.len()]; Rated::ALL.len()],
     pub(super) dropped: [u64; DropReason::ALL.len()],
 }
 
@@ -450,6 +521,30 @@ impl Counters {
     /// How many were dropped for `reason`.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.dropped.get(reason as usize).copied().unwrap_or(0)
+    }
+
+    /// How many silences of a cause were told.
+    pub fn silences(&self, cause: SilenceCause) -> u64 {
+        self.silences.get(cause as usize).copied().unwrap_or(0)
+    }
+
+    /// How many times 5 s of something were so good.
+    pub fn ratings(&self, of: Rated, rating: Rating) -> u64 {
+        let row = self.ratings.get(of as usize);
+        row.and_then(|row| row.get(rating as usize)).copied().unwrap_or(0)
+    }
+
+    pub(super) fn rate(&mut self, of: Rated, mos: f64) {
+        let row = self.ratings.get_mut(of as usize);
+        if let Some(count) = row.and_then(|row| row.get_mut(Rating::of(mos) as usize)) {
+            *count += 1;
+        }
+    }
+
+    pub(super) fn silence(&mut self, cause: SilenceCause) {
+        if let Some(count) = self.silences.get_mut(cause as usize) {
+            *count += 1;
+        }
     }
 
     pub(super) fn drop(&mut self, reason: DropReason) {

@@ -8,8 +8,9 @@ use proto::call::call_message::Kind;
 use proto::id::{CallId, PopId, TrunkId};
 use proto::time::Instant;
 
+use super::records::Which;
 use crate::call::{Cdr, CdrRole};
-use crate::media::MediaCommand;
+use crate::media::{MediaCommand, QualityReport, Timeline};
 use crate::sip::{Flow, Transport};
 
 /// Which end opened a call stream.
@@ -114,7 +115,7 @@ pub enum PopCommand {
 }
 
 /// A call as operators see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CallSummary {
     /// The call.
     pub call_id: CallId,
@@ -132,6 +133,19 @@ pub struct CallSummary {
     pub started: Instant,
     /// Since when there is an answer.
     pub answered: Option<Instant>,
+    /// MOS of what the half's leg received in its last 5 s.
+    pub mos: Option<f64>,
+}
+
+/// What a leg of a call received, from its beginning until now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LegTimeline {
+    /// Which leg.
+    pub which: Which,
+    /// Points of 5 s and more.
+    pub timeline: Timeline,
+    /// The latest report.
+    pub quality: Option<QualityReport>,
 }
 
 /// How far a call is.

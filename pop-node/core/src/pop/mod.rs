@@ -25,19 +25,21 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use proto::id::{Epoch, PopId, Revision};
+use proto::id::{CallId, Epoch, PopId, Revision};
 use proto::time::{Instant, earlier};
 
 pub use commands::{
-    CallStream, CallSummary, Initiator, LinkState, Phase, PopCommand, ResolveError, StreamEvent,
+    CallStream, CallSummary, Initiator, LegTimeline, LinkState, Phase, PopCommand, ResolveError,
+    StreamEvent,
 };
 pub use config::{Limits, PopConfig, Secret, Timing};
 pub use counters::{PopCounters, Refusal};
+pub use records::Which;
 
 use self::core::{Core, Mail};
 use self::index::Handle;
 use crate::call::{Call, CallKey, Input, other_request, plain};
-use crate::media::MediaEvent;
+use crate::media::{MediaEvent, SilenceCause};
 use crate::sip::{self, Event, Flow, Method, Request, ServerTx};
 use crate::view::{Gap, View, ViewUpdate};
 
@@ -117,14 +119,16 @@ impl Pop {
     pub fn handle_media_event(&mut self, event: MediaEvent, now: Instant) {
         match event {
             MediaEvent::LegQuality { leg, report, last: true } => {
-                self.core.records.report(leg, report);
+                self.core.records.report(leg, *report);
             }
             MediaEvent::LegQuality { leg, report, last: false } => {
                 let key = self.core.index.find(&Handle::Leg(leg));
                 if let Some(call) = key.and_then(|key| self.calls.get_mut(&key)) {
-                    call.half.leg.quality = Some(report);
+                    call.half.leg.measured(*report);
                 }
             }
+            // Whoever is muted is there.
+            MediaEvent::Silent { cause: SilenceCause::Muted, .. } => return,
             MediaEvent::Silent { leg, .. } => {
                 self.deliver_to(&Handle::Leg(leg), Input::Silent, now);
             }
@@ -227,6 +231,19 @@ impl Pop {
     /// All calls, oldest first; a local call once.
     pub fn calls(&self) -> Vec<CallSummary> {
         self.halves().map(summary).collect()
+    }
+
+    /// What the legs of a call at this POP received over time: that of the caller first.
+    pub fn timelines(&self, call: CallId) -> Vec<LegTimeline> {
+        let halves = self.calls.values().filter(|half| half.half.call_id == call);
+        let timeline = |call: &Call| LegTimeline {
+            which: call.half.which(),
+            timeline: call.half.leg.timeline.clone(),
+            quality: call.half.leg.quality.clone(),
+        };
+        let mut legs: Vec<_> = halves.map(timeline).collect();
+        legs.sort_by_key(|leg| leg.which);
+        legs
     }
 
     /// Calls not yet over for their users.
@@ -401,5 +418,6 @@ fn summary(call: &Call) -> CallSummary {
         peer: record.peer.clone(),
         started: record.started,
         answered: record.answered,
+        mos: call.half.leg.quality.as_ref().and_then(|quality| quality.point?.mos),
     }
 }

@@ -10,8 +10,10 @@ use crate::media::QualityReport;
 
 /// Which leg of the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Which {
+pub enum Which {
+    /// Towards the caller.
     In,
+    /// Towards the callee.
     Out,
 }
 

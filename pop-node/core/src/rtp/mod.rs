@@ -9,4 +9,4 @@ mod statistics;
 pub mod telephone_event;
 
 pub use packet::{HEADER_BYTES, Header, Packet, RtpError, is_rtcp};
-pub use statistics::{Interval, Reception};
+pub use statistics::{Interval, Reception, Totals};

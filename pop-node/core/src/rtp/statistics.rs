@@ -27,6 +27,48 @@ impl Interval {
     }
 }
 
+/// What was received, and how what was not came in runs: from the beginning, or between two times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Packets received.
+    pub received: u64,
+    /// Packets expected.
+    pub expected: u64,
+    /// Runs of packets lost.
+    pub runs: u64,
+    /// Packets in these runs.
+    pub missed: u64,
+}
+
+impl Totals {
+    /// What came after `earlier`. A packet that came late may have filled a gap of before.
+    pub const fn since(self, earlier: Self) -> Self {
+        Self {
+            received: self.received.saturating_sub(earlier.received),
+            expected: self.expected.saturating_sub(earlier.expected),
+            runs: self.runs.saturating_sub(earlier.runs),
+            missed: self.missed.saturating_sub(earlier.missed),
+        }
+    }
+
+    /// Packets lost; duplicates make it too small, never negative.
+    pub const fn lost(self) -> u64 {
+        self.expected.saturating_sub(self.received)
+    }
+
+    /// BurstR (G.107 §3.5): the mean length of the runs over what it were if each packet was lost
+    /// by chance, 1/(1 − loss). 1 without losses; below 1 they are spread more evenly than chance.
+    #[allow(clippy::cast_precision_loss, reason = "a ratio")]
+    pub fn burst_ratio(self) -> f64 {
+        if self.runs == 0 || self.missed == 0 || self.expected == 0 {
+            return 1.0;
+        }
+        let mean = self.missed as f64 / self.runs as f64;
+        let loss = (self.missed as f64 / self.expected as f64).min(1.0);
+        mean * (1.0 - loss)
+    }
+}
+
 /// Reception statistics of one source; survives its restarts, keeping totals.
 #[derive(Debug, Clone, Default)]
 pub struct Reception {
@@ -40,6 +82,13 @@ pub struct Reception {
     /// In clock units, times 16 (A.8).
     jitter: u32,
     transit: Option<u32>,
+    /// Runs of packets not received, the packets in them, and in the latest.
+    runs: u64,
+    missed: u64,
+    run: u16,
+    /// Least transit since it was asked for, and of the source's first such time.
+    least: Option<u32>,
+    first: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,18 +115,34 @@ impl Reception {
         {
             let ahead = sequence.wrapping_sub(source.highest);
             if ahead < MAX_DROPOUT {
+                if ahead > 1 {
+                    self.run = ahead - 1;
+                    self.runs += 1;
+                    self.missed += u64::from(self.run);
+                }
                 source.cycles += u32::from(sequence < source.highest);
                 source.highest = sequence;
                 return true;
             }
             if ahead > u16::MAX - MAX_MISORDER {
+                self.filled();
                 return true;
             }
         }
         self.expected_before = self.expected();
         self.source = Some(Source { ssrc, base: sequence, highest: sequence, cycles: 0 });
-        self.transit = None;
+        (self.transit, self.run) = (None, 0);
+        (self.least, self.first) = (None, None);
         false
+    }
+
+    /// A packet of the latest run came after all.
+    fn filled(&mut self) {
+        if self.run > 0 {
+            self.run -= 1;
+            self.missed -= 1;
+            self.runs -= u64::from(self.run == 0);
+        }
     }
 
     /// Measures jitter with a packet that carries new audio (not an event's repetition: those
@@ -87,6 +152,7 @@ impl Reception {
             self.clock_rate = clock_rate;
             self.jitter = 0;
             self.transit = None;
+            (self.least, self.first) = (None, None);
         }
         let (nanos, rate) = (now.as_nanos(), u64::from(clock_rate));
         // In two steps, because it is done for each packet and a division of 128 bits is slow.
@@ -103,6 +169,25 @@ impl Reception {
             }
         }
         self.transit = Some(transit);
+        let least = self.least.unwrap_or(transit);
+        let is_less = transit.wrapping_sub(least).cast_signed() < 0;
+        self.least = Some(if is_less { transit } else { least });
+    }
+
+    /// How much longer the way takes than in the source's first interval, in µs, by the fastest
+    /// packet of each: what a route or a queue added. The drift of the sender's clock is in it.
+    /// Ends the interval; `None` when nothing came in it.
+    pub fn delay_change(&mut self) -> Option<i64> {
+        let least = self.least.take()?;
+        let first = *self.first.get_or_insert(least);
+        let units = i64::from(least.wrapping_sub(first).cast_signed());
+        Some(units * 1_000_000 / i64::from(self.clock_rate.max(1)))
+    }
+
+    /// Everything since the beginning.
+    pub fn totals(&self) -> Totals {
+        let (received, expected) = (self.received, self.expected());
+        Totals { received, expected, runs: self.runs, missed: self.missed }
     }
 
     /// Packets received.
@@ -197,6 +282,58 @@ mod tests {
         }
         let jitter = reception.jitter().as_micros();
         assert!((4_600..=5_000).contains(&jitter), "{jitter}");
+    }
+
+    #[test]
+    fn losses_in_runs_are_told_from_losses_by_chance() {
+        let ratio = |is_lost: &dyn Fn(u32) -> bool| {
+            let mut reception = Reception::default();
+            for n in (0..10_000_u32).filter(|&n| !is_lost(n)) {
+                reception.packet(1, n as u16);
+            }
+            reception.totals().burst_ratio()
+        };
+        assert_eq!(ratio(&|_| false), 1.0);
+        let by_chance = ratio(&|n| n.wrapping_mul(2_654_435_761) >> 8 & 0xff < 13);
+        assert!((0.9..1.1).contains(&by_chance), "{by_chance}");
+        // 5 %, five at a time: 5 × 0.95.
+        let runs = ratio(&|n| n % 100 >= 95);
+        assert!((4.7..4.8).contains(&runs), "{runs}");
+    }
+
+    #[test]
+    fn a_gap_that_is_filled_was_no_run() {
+        let mut reception = Reception::default();
+        for sequence in [1, 2, 5, 4, 3, 6, 9, 8] {
+            reception.packet(1, sequence);
+        }
+        let totals = reception.totals();
+        assert_eq!((totals.runs, totals.missed, totals.lost()), (1, 1, 1));
+        reception.packet(1, 7);
+        assert_eq!(reception.totals().burst_ratio(), 1.0);
+        let before = reception.totals();
+        reception.packet(1, 12);
+        let part = reception.totals().since(before);
+        assert_eq!((part.received, part.expected, part.runs, part.missed), (1, 3, 1, 2));
+    }
+
+    #[test]
+    fn a_longer_way_is_seen_by_the_fastest_packets() {
+        let mut reception = Reception::default();
+        let mut hear = |from: u32, longer: u64, slow: u64| {
+            for n in from..from + 10 {
+                let late = longer + if n % 10 == 7 { 0 } else { slow };
+                let now = Instant::from_millis(u64::from(n) * 20 + late);
+                reception.packet(1, n as u16);
+                reception.arrival(n * 160, 8_000, now);
+            }
+            reception.delay_change()
+        };
+        assert_eq!(hear(0, 50, 9), Some(0));
+        assert_eq!(hear(10, 50, 3), Some(0));
+        assert_eq!(hear(20, 75, 9), Some(25_000));
+        assert_eq!(hear(30, 45, 0), Some(-5_000));
+        assert_eq!(reception.delay_change(), None);
     }
 
     proptest! {

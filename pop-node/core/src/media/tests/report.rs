@@ -50,23 +50,138 @@ fn rtcp_ends_here_and_measures_the_round_trip() {
     assert_eq!(media.counters().dropped(DropReason::MalformedRtcp), 1);
 }
 
+/// What silences are told about a leg, from `from` to `to`.
+fn told(media: &mut Media, to: u64) -> Vec<(Instant, SilenceCause)> {
+    let mut told = Vec::new();
+    while let Some(due) = media.poll_timeout().filter(|&due| due < at(to)) {
+        media.handle_timeout(due);
+        while media.poll_transmit().is_some() {}
+        while let Some(event) = media.poll_event() {
+            if let MediaEvent::Silent { since, cause, .. } = event {
+                told.push((since, cause));
+            }
+        }
+    }
+    told
+}
+
 #[test]
 fn silence_is_told_once_and_closing_says_goodbye() {
     let mut media = media(6);
     let a = open(&mut media, 10, Codec::Pcmu);
-    let mut silences = 0;
-    while let Some(due) = media.poll_timeout().filter(|&due| due < at(60_000)) {
-        media.handle_timeout(due);
-        while let Some(event) = media.poll_event() {
-            silences += u32::from(event == MediaEvent::Silent { leg: a, since: at(0) });
-        }
-    }
-    assert_eq!(silences, 1);
-    while media.poll_transmit().is_some() {}
+    assert_eq!(told(&mut media, 60_000), [(at(0), SilenceCause::NoPackets)]);
+    assert_eq!(media.counters().silences(SilenceCause::NoPackets), 1);
     media.handle_command(&MediaCommand::CloseLeg { leg: a }, at(60_000));
     let Some(MediaTransmit::Rtcp { bytes, .. }) = media.poll_transmit() else { panic!("no BYE") };
     let packets = rtcp::parse(&bytes).unwrap();
     assert!(matches!(packets.last(), Some(Rtcp::Bye { .. })));
     assert!(matches!(media.poll_event(), Some(MediaEvent::LegQuality { last: true, .. })));
     assert_eq!((media.poll_timeout(), media.legs()), (None, 0));
+}
+
+#[test]
+fn each_silence_has_its_cause() {
+    let stranger = SocketAddr::from(([127, 0, 9, 66], 10));
+    // Payload type, payload and source of what comes.
+    let cases: [(u8, [u8; 160], SocketAddr, Option<SilenceCause>); 5] = [
+        (0, [0x42; 160], address(10), None),
+        (0, [0xff; 160], address(10), Some(SilenceCause::Muted)),
+        (0, [0x42; 160], stranger, Some(SilenceCause::WrongSource)),
+        (3, [0x42; 160], address(10), Some(SilenceCause::CodecMismatch)),
+        // Whoever is on hold may be silent.
+        (0, [0x42; 160], address(10), None),
+    ];
+    for (n, (payload_type, payload, source, cause)) in cases.into_iter().enumerate() {
+        let mut media = media(6);
+        let (a, b) = (open(&mut media, 10, Codec::Pcmu), open(&mut media, 20, Codec::Pcmu));
+        connect(&mut media, a, Far::Leg(b));
+        let hold = LegParams { direction: Direction::SendOnly, ..params(Codec::Pcmu, 20) };
+        media.handle_command(&MediaCommand::SetLeg { leg: b, params: hold.clone() }, at(0));
+        if n == 4 {
+            let params = LegParams { remote_rtp: Some(address(10)), ..hold };
+            media.handle_command(&MediaCommand::SetLeg { leg: a, params }, at(0));
+        }
+        let mut causes = Vec::new();
+        for n in 0..1_500_u32 {
+            let now = u64::from(n) * 20;
+            media.handle_rtp(a, source, &mut packet(header(payload_type, n), &payload), at(now));
+            causes.extend(told(&mut media, now).into_iter().map(|(_, cause)| cause));
+        }
+        assert_eq!(causes, Vec::from_iter(cause), "case {n}");
+    }
+}
+
+/// Sends 20 ms packets of some numbers, each `late` ms, to a leg; runs the timers.
+fn speak(media: &mut Media, leg: LegId, numbers: impl Iterator<Item = u32>, late: u64) {
+    for n in numbers {
+        let now = at(u64::from(n) * 20 + late);
+        while media.poll_timeout().is_some_and(|due| due <= now) {
+            media.handle_timeout(now);
+        }
+        let mut packet = packet(header(0, n), &[(n % 90) as u8; 160]);
+        media.handle_rtp(leg, address(leg.0 as u16), &mut packet, now);
+    }
+}
+
+#[test]
+fn every_five_seconds_become_a_point_and_the_worst_is_remembered() {
+    let mut media = media(7);
+    let (a, b) = (open(&mut media, 10, Codec::Pcmu), open(&mut media, 20, Codec::Pcmu));
+    connect(&mut media, a, Far::Leg(b));
+    speak(&mut media, a, 0..500, 0);
+    // Runs of four: much burstier than chance.
+    speak(&mut media, a, (500..1_000).filter(|n| n % 40 >= 4), 0);
+    // The way becomes 30 ms longer.
+    speak(&mut media, a, 1_000..2_000, 30);
+    media.handle_command(&MediaCommand::CloseLeg { leg: a }, at(40_100));
+    let mut points = Vec::new();
+    let mut last_report = None;
+    while let Some(event) = media.poll_event() {
+        if let MediaEvent::LegQuality { leg, report, last } = event
+            && leg == a
+        {
+            points.extend(report.point);
+            last_report = last.then_some(report).or(last_report);
+        }
+    }
+    assert!((8..=10).contains(&points.len()), "{}", points.len());
+    assert_eq!(points.iter().map(|p| p.received).sum::<u64>(), 2_000 - 12 * 4);
+    let worst = points.iter().max_by_key(|p| p.lost).unwrap();
+    assert!(worst.burst_ratio > 3.0 && worst.mos.unwrap() < 4.0, "{worst:?}");
+    assert_eq!(points[0].delay_change, Some(0));
+    assert_eq!(points.last().unwrap().delay_change, Some(30_000));
+    assert!(points[0].level.unwrap().rms_dbov > -30.0);
+    let report = last_report.unwrap();
+    assert_eq!((report.lost, report.burst_ratio > 3.0), (48, true));
+    let (least, median) = (report.summary.worst().unwrap(), report.summary.median_mos().unwrap());
+    assert!(least.mos.unwrap() < 4.0 && (4.3..4.5).contains(&median), "{least:?} {median}");
+    assert_eq!(media.counters().ratings(Rated::Leg, Rating::Good), points.len() as u64 - 2);
+    assert_eq!(media.counters().lost, 48);
+}
+
+#[test]
+fn what_the_peer_hears_is_the_whole_way() {
+    let mut media = media(8);
+    let (a, b) = (open(&mut media, 10, Codec::Pcmu), open(&mut media, 20, Codec::Pcmu));
+    connect(&mut media, a, Far::Leg(b));
+    // A tenth is lost before us, and B says that it lost a fifth of the rest.
+    speak(&mut media, a, (0..240).filter(|n| n % 10 != 5), 0);
+    assert_eq!(media.quality(b).unwrap().heard, None);
+    let ssrc = (0..200).find_map(|n| {
+        let mut bytes = packet(header(0, 240 + n), &[0; 160]);
+        match media.handle_rtp(a, address(10), &mut bytes, at(4_800)) {
+            Verdict::Forward { .. } => Some(Packet::parse(&bytes).unwrap().header.ssrc),
+            _ => None,
+        }
+    });
+    let block =
+        rtcp::ReportBlock { ssrc: ssrc.unwrap(), cumulative_lost: 43, ..Default::default() };
+    let mut answer = Vec::new();
+    rtcp::write_report(&mut answer, 88, None, Some(block));
+    media.handle_rtcp(b, address(21), &answer, at(4_810));
+    let heard = media.quality(b).unwrap().heard.unwrap();
+    assert!((0.27..0.29).contains(&heard.loss), "{heard:?}");
+    let alone = media.quality(a).unwrap();
+    assert!(heard.mos < alone.mos - 0.3, "{} {}", heard.mos, alone.mos);
+    assert_eq!(media.quality(a).unwrap().heard, None, "A says nothing");
 }

@@ -4,7 +4,7 @@ use proto::id::{LegId, PopId};
 use proto::time::Duration;
 
 use super::world::{World, known};
-use crate::media::MediaEvent;
+use crate::media::{MediaEvent, SilenceCause};
 use crate::pop::LinkState;
 use crate::sip::{HeaderName, Method};
 
@@ -57,7 +57,7 @@ pub(super) fn act(world: &mut World, words: &[&str]) -> Option<()> {
         ["fence", pop] => world.pop(&PopId::new(pop).ok()?).fence(),
         ["silent", pop, leg] => {
             let (leg, now) = (LegId(leg.parse().ok()?), world.now);
-            let event = MediaEvent::Silent { leg, since: now };
+            let event = MediaEvent::Silent { leg, since: now, cause: SilenceCause::NoPackets };
             world.pop(&PopId::new(pop).ok()?).handle_media_event(event, now);
             world.drain();
         }

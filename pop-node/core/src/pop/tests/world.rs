@@ -189,7 +189,7 @@ impl World {
             MediaCommand::Disconnect { leg } => format!("part {leg}"),
             MediaCommand::CloseLeg { leg } => {
                 let report = QualityReport { received: leg.0, ..QualityReport::default() };
-                let event = MediaEvent::LegQuality { leg, report, last: true };
+                let event = MediaEvent::LegQuality { leg, report: Box::new(report), last: true };
                 self.pop(id).handle_media_event(event, now);
                 format!("close {leg}")
             }
