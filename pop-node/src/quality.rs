@@ -5,6 +5,7 @@ use std::time::Duration;
 use pop_core::codec::Codec;
 use pop_core::media::{HeardReport, Level, Point, QualityReport, StreamReport, Summary};
 use pop_core::pop::{LegTimeline, Which};
+use pop_core::rtp::xr::VoipMetrics;
 use serde_json::{Map, Value, json};
 
 use crate::clock::{Clock, rfc3339};
@@ -23,6 +24,7 @@ pub fn report(report: &QualityReport, clock: &Clock) -> Value {
         "remote_lost": report.remote_lost,
         "remote_jitter_ms": report.remote_jitter.map(millis),
         "round_trip_ms": report.round_trip.map(millis),
+        "remote": report.remote.map(remote),
         "playout_ms": millis(report.playout_delay),
         "played": report.played,
         "concealed": report.concealed,
@@ -39,6 +41,22 @@ pub fn report(report: &QualityReport, clock: &Clock) -> Value {
     });
     summarize(&mut value, &report.summary, clock);
     value
+}
+
+/// What the peer says in RTCP XR.
+fn remote(voip: VoipMetrics) -> Value {
+    let share = |byte: u8| rounded(f64::from(byte) / 256.0);
+    let mos = |tenths: u8| f64::from(tenths) / 10.0;
+    json!({
+        "loss": share(voip.loss_rate),
+        "discarded": share(voip.discard_rate),
+        "burst_density": share(voip.burst_density),
+        "burst_ms": voip.burst_ms,
+        "playout_ms": voip.playout_ms,
+        "r_factor": voip.r_factor,
+        "mos_listening": voip.mos_lq.map(mos),
+        "mos_conversation": voip.mos_cq.map(mos),
+    })
 }
 
 fn stream(report: &StreamReport, clock: &Clock) -> Value {

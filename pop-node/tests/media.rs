@@ -51,6 +51,7 @@ fn params(remote: SocketAddr) -> LegParams {
         remote_ssrc: None,
         trusted: Vec::new(),
         rtcp_mux: false,
+        rtcp_xr: false,
         codec: Format { codec: Codec::Pcmu, payload_type: 0, ptime_ms: 20, fmtp: None },
         telephone_event: None,
         offered_telephone_event: None,

@@ -104,6 +104,7 @@ fn params(codec: Codec, which: u8, bytes: &[u8]) -> LegParams {
         remote_ssrc: (which & 16 == 0).then(|| which.into()),
         trusted: Vec::new(),
         rtcp_mux: which & 4 == 0,
+        rtcp_xr: which & 2 == 0,
         codec: Format {
             codec,
             payload_type: codec.offered_payload_type(),

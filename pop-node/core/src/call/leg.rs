@@ -304,6 +304,7 @@ impl Leg {
             remote_ssrc: remote.ssrc,
             trusted,
             rtcp_mux: remote.rtcp_mux,
+            rtcp_xr: remote.rtcp_xr,
             codec: Format {
                 codec,
                 payload_type: format.payload_type,

@@ -9,11 +9,12 @@ use super::latch::{Latch, Source};
 use super::measure::SilenceCause;
 use super::monitor::{Monitor, Surroundings, loss};
 use super::outgoing::Outgoing;
-use super::quality::Band;
+use super::quality::{Band, PathQuality};
 use super::secure::Secure;
 use super::transcode::Transcoder;
 use super::{DropReason, Events, Format, LegParams, MediaEvent, QualityReport, Stream};
 use crate::codec::Codec;
+use crate::rtp::xr::VoipMetrics;
 use crate::rtp::{Header, Reception};
 
 /// What the payload type says a packet is.
@@ -59,6 +60,8 @@ pub(super) struct Feedback {
     pub(super) lost: Option<u64>,
     pub(super) jitter: Option<Duration>,
     pub(super) round_trip: Option<Duration>,
+    /// What the peer says of our voice (RFC 3611).
+    pub(super) voip: Option<VoipMetrics>,
     /// The present second's begin and the packets taken in it.
     second: Option<(Instant, u32)>,
 }
@@ -248,11 +251,18 @@ impl Leg {
         }
     }
 
+    /// How what the leg received rates, from the beginning.
+    pub(super) fn path(&self) -> PathQuality {
+        let (totals, jitter) = (self.reception.totals(), self.reception.jitter());
+        let loss = loss(totals, self.monitor.late);
+        self.surroundings().rate(loss, totals.burst_ratio(), jitter)
+    }
+
     pub(super) fn quality(&self) -> QualityReport {
         let (totals, jitter, around) =
             (self.reception.totals(), self.reception.jitter(), self.surroundings());
         let late = self.monitor.late;
-        let path = around.rate(loss(totals, late), totals.burst_ratio(), jitter);
+        let path = self.path();
         QualityReport {
             codec: self.codec(),
             received: totals.received,
@@ -264,6 +274,7 @@ impl Leg {
             remote_lost: self.feedback.lost,
             remote_jitter: self.feedback.jitter,
             round_trip: self.feedback.round_trip,
+            remote: self.feedback.voip,
             playout_delay: around.playout,
             played: self.monitor.frames.played,
             concealed: self.monitor.frames.concealed,

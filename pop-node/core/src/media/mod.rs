@@ -35,7 +35,7 @@ mod report;
 mod secure;
 mod shared;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transcode;
 mod types;
 

@@ -54,7 +54,7 @@ impl Band {
 
 /// G.107.1 §7: a perfect wideband path, and how much longer its scale is.
 const RO_WIDE: f64 = 129.0;
-const SCALE_WIDE: f64 = 1.29;
+pub(super) const SCALE_WIDE: f64 = 1.29;
 
 impl PathQuality {
     /// A narrow-band path with random loss, whatever the codec could carry.

@@ -8,11 +8,12 @@ use proto::time::{Duration, Instant};
 
 use super::leg::{FarEnd, Leg, StreamEnd};
 use super::monitor::{self, Surroundings};
-use super::quality::{Band, PathQuality};
+use super::quality::{Band, PathQuality, SCALE_WIDE};
 use super::{
     DropReason, HeardReport, Media, MediaEvent, MediaTransmit, QualityReport, Rated, StreamReport,
 };
 use crate::rtp::rtcp::{self, ReportBlock, Rtcp, SenderInfo};
+use crate::rtp::xr::{self, VoipMetrics};
 use crate::srtp::SrtpError;
 
 /// NTP format of a time (RFC 3550 §4). We have no wall clock; any steady one will do there.
@@ -70,16 +71,22 @@ impl Media {
         leg.feedback.address = Some(source);
         let mut lost = None;
         for packet in packets {
-            if let Rtcp::Report { ssrc, sender, blocks } = packet {
-                let is_peer = leg.reception.source().is_none_or(|(source, _)| source == ssrc);
-                if let Some(sender) = sender.filter(|_| is_peer) {
-                    leg.feedback.sender_report = Some((middle(sender.ntp), now));
+            let ours = leg.outgoing.ssrc;
+            match packet {
+                Rtcp::Report { ssrc, sender, blocks } => {
+                    let is_peer = leg.reception.source().is_none_or(|(source, _)| source == ssrc);
+                    if let Some(sender) = sender.filter(|_| is_peer) {
+                        leg.feedback.sender_report = Some((middle(sender.ntp), now));
+                    }
+                    for block in blocks.iter().filter(|block| block.ssrc == ours) {
+                        feedback(leg, block, now);
+                        lost = Some(block.fraction_lost);
+                    }
                 }
-                let ours = leg.outgoing.ssrc;
-                for block in blocks.iter().filter(|block| block.ssrc == ours) {
-                    feedback(leg, block, now);
-                    lost = Some(block.fraction_lost);
+                Rtcp::Extended { voip: Some(voip), .. } if voip.ssrc == ours => {
+                    leg.feedback.voip = Some(*voip);
                 }
+                Rtcp::Extended { .. } | Rtcp::Bye { .. } | Rtcp::Other(_) => {}
             }
         }
         if let Some(fraction) = lost {
@@ -157,7 +164,12 @@ impl Media {
             }
         };
         #[allow(clippy::cast_precision_loss, reason = "a ratio")]
-        let lost_after = (remote_lost as f64 / sent.max(1) as f64).min(1.0);
+        let lost_after = match leg.feedback.voip {
+            // Discarded is as good as lost.
+            Some(voip) => f64::from(voip.loss_rate) / 256.0 + f64::from(voip.discard_rate) / 256.0,
+            None => remote_lost as f64 / sent.max(1) as f64,
+        };
+        let lost_after = lost_after.min(1.0);
         let loss = 1.0 - (1.0 - monitor::loss(totals, late)) * (1.0 - lost_after);
         let onward = leg.feedback.round_trip.unwrap_or_default() / 2;
         let jitter = jitter.max(leg.feedback.jitter.unwrap_or_default());
@@ -184,6 +196,9 @@ impl Media {
         self.transmit(MediaTransmit::Rtcp { leg: id, dst, mux, bytes: bytes.freeze() });
     }
 }
+
+/// What our playout buffer waits at most.
+const PLAYOUT_MAX_MS: u16 = 200;
 
 /// What a phone's playout buffer is taken to hold at least.
 const PLAYOUT_MIN: Duration = Duration::from_millis(20);
@@ -242,6 +257,47 @@ fn feedback(leg: &mut Leg, block: &ReportBlock, now: Instant) {
     }
 }
 
+/// What we say of the peer's voice.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "scaled to the fields of the block"
+)]
+fn voip_metrics(leg: &Leg, ssrc: u32) -> VoipMetrics {
+    let report = leg.quality();
+    let bursts = leg.reception.bursts();
+    let expected = leg.reception.expected().max(1) as f64;
+    let share = |part: u64| (part as f64 / expected * 256.0).min(255.0) as u8;
+    let ms = |time: Duration| u16::try_from(time.as_millis()).unwrap_or(u16::MAX);
+    // 20 ms each, as nearly all packets are.
+    let packets = |n: u64| u16::try_from(n.saturating_mul(20)).unwrap_or(u16::MAX);
+    let narrow = match report.band {
+        Band::Narrow => report.r_factor,
+        Band::Wide => report.r_factor / SCALE_WIDE,
+    };
+    let listening = PathQuality { delay: Duration::ZERO, ..leg.path() };
+    let tenths = |mos: f64| (mos * 10.0).round().clamp(10.0, 50.0) as u8;
+    VoipMetrics {
+        ssrc,
+        loss_rate: share(report.lost),
+        discard_rate: share(report.late),
+        burst_density: bursts.burst_density,
+        gap_density: bursts.gap_density,
+        burst_ms: packets(bursts.burst_packets),
+        gap_ms: packets(bursts.gap_packets),
+        round_trip_ms: report.round_trip.map_or(0, ms),
+        end_system_ms: ms(report.playout_delay),
+        // 0 dBm0 is 3.14 dB below a sine of full scale, and that 3 dB below full scale.
+        signal_dbm0: report.level.map(|level| (level.rms_dbov + 6.15).clamp(-100.0, 0.0) as i8),
+        r_factor: Some(narrow.clamp(0.0, 100.0) as u8),
+        mos_lq: Some(tenths(listening.mos())),
+        mos_cq: Some(tenths(report.mos)),
+        playout_ms: ms(report.playout_delay),
+        playout_max_ms: PLAYOUT_MAX_MS,
+    }
+}
+
 fn compound(leg: &mut Leg, cname: &str, bye: bool, now: Instant) -> BytesMut {
     let sent = leg.outgoing.packets;
     #[allow(clippy::cast_possible_truncation, reason = "the counts wrap at 32 bits")]
@@ -271,6 +327,10 @@ fn compound(leg: &mut Leg, cname: &str, bye: bool, now: Instant) -> BytesMut {
     let mut bytes = BytesMut::with_capacity(160);
     rtcp::write_report(&mut bytes, leg.outgoing.ssrc, sender, block);
     rtcp::write_cname(&mut bytes, leg.outgoing.ssrc, cname);
+    if let (true, Some(block)) = (leg.params.as_ref().is_some_and(|p| p.rtcp_xr), block) {
+        let voip = voip_metrics(leg, block.ssrc);
+        xr::write_voip_metrics(&mut bytes, leg.outgoing.ssrc, &voip);
+    }
     if bye {
         rtcp::write_bye(&mut bytes, leg.outgoing.ssrc);
     }

@@ -10,6 +10,7 @@ use super::measure::{Point, Rated, Rating, SilenceCause, Summary};
 use super::meter::Level;
 use super::quality::Band;
 use crate::codec::Codec;
+use crate::rtp::xr::VoipMetrics;
 use crate::srtp::{SrtpError, SrtpKeys};
 use crate::view::Block;
 use proto::overlay::{PathId, PopTag};
@@ -130,6 +131,8 @@ pub struct LegParams {
     pub trusted: Vec<Block>,
     /// RTCP shares the RTP port (RFC 5761).
     pub rtcp_mux: bool,
+    /// The peer wants VoIP metrics in RTCP XR (`a=rtcp-xr`, RFC 3611 §5).
+    pub rtcp_xr: bool,
     /// The audio format.
     pub codec: Format,
     /// The DTMF format, if the peer has one.
@@ -409,6 +412,8 @@ pub struct QualityReport {
     pub remote_jitter: Option<Duration>,
     /// Round trip to the peer by RTCP (RFC 3550 §6.4.1), if it answers.
     pub round_trip: Option<Duration>,
+    /// What the peer says of the voice it hears, if it sends RTCP XR.
+    pub remote: Option<VoipMetrics>,
     /// Playout delay at this POP, when it decodes.
     pub playout_delay: Duration,
     /// Frames played from their packets, when this POP decodes.

@@ -1,8 +1,10 @@
-//! RTCP (RFC 3550 §6): sender and receiver reports, CNAME, BYE.
+//! RTCP (RFC 3550 §6): sender and receiver reports, CNAME, BYE, extended reports (`xr`).
 //!
 //! Reduced-size packets (RFC 5506) are accepted. Other packet types are skipped.
 
 use bytes::BufMut;
+
+use super::xr::{EXTENDED_REPORT, VoipMetrics, voip_metrics};
 
 /// Why bytes are no RTCP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +68,13 @@ pub enum Rtcp {
     Bye {
         /// The source that leaves, if named.
         ssrc: Option<u32>,
+    },
+    /// An extended report (RFC 3611).
+    Extended {
+        /// The reporter.
+        ssrc: u32,
+        /// Its VoIP metrics block, if it has one.
+        voip: Option<Box<VoipMetrics>>,
     },
     /// Any other, by packet type.
     Other(u8),
@@ -135,6 +144,10 @@ pub fn parse(mut bytes: &[u8]) -> Result<Vec<Rtcp>, RtcpError> {
             SENDER_REPORT => reader.report(true, count).ok_or(RtcpError::Truncated)?,
             RECEIVER_REPORT => reader.report(false, count).ok_or(RtcpError::Truncated)?,
             BYE => Rtcp::Bye { ssrc: reader.u32().filter(|_| count > 0) },
+            EXTENDED_REPORT => {
+                let ssrc = reader.u32().ok_or(RtcpError::Truncated)?;
+                Rtcp::Extended { ssrc, voip: voip_metrics(reader.0).map(Box::new) }
+            }
             other => Rtcp::Other(other),
         });
         bytes = after;
@@ -240,7 +253,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_parse_or_fail(mut bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 200..205_u8) {
+        fn any_bytes_parse_or_fail(mut bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 200..208_u8) {
             let _ = parse(&bytes);
             if let [flags, packet_type, high, low, ..] = bytes.as_mut_slice() {
                 *flags = *flags & 0x3f | 0x80;

@@ -2,6 +2,8 @@
 
 use proto::time::{Duration, Instant};
 
+use super::bursts::{BurstMetrics, Bursts};
+
 /// Sequence numbers may jump this far before it counts as a restart (RFC 3550 A.1).
 const MAX_DROPOUT: u16 = 3_000;
 /// And this far back (RFC 3550 A.1).
@@ -86,6 +88,7 @@ pub struct Reception {
     runs: u64,
     missed: u64,
     run: u16,
+    bursts: Bursts,
     /// Least transit since it was asked for, and of the source's first such time.
     least: Option<u32>,
     first: Option<u32>,
@@ -119,6 +122,7 @@ impl Reception {
                     self.run = ahead - 1;
                     self.runs += 1;
                     self.missed += u64::from(self.run);
+                    self.bursts.lost(self.run, self.expected_before + source.expected());
                 }
                 source.cycles += u32::from(sequence < source.highest);
                 source.highest = sequence;
@@ -182,6 +186,11 @@ impl Reception {
         let first = *self.first.get_or_insert(least);
         let units = i64::from(least.wrapping_sub(first).cast_signed());
         Some(units * 1_000_000 / i64::from(self.clock_rate.max(1)))
+    }
+
+    /// How losses come in bursts, from the beginning. Packets that came out of order count as lost.
+    pub fn bursts(&self) -> BurstMetrics {
+        self.bursts.metrics(self.expected())
     }
 
     /// Everything since the beginning.

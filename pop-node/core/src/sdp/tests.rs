@@ -297,3 +297,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn extended_reports_are_agreed_on_when_offered() {
+    for (line, wanted) in [
+        ("", false),
+        ("a=rtcp-xr:rcvr-rtt=all voip-metrics\n", true),
+        ("a=rtcp-xr:rcvr-rtt=all\n", false),
+    ] {
+        let offer = offer(&format!("m=audio 4000 RTP/AVP 0\n{line}"));
+        let remote = RemoteMedia::from_offer(&offer, false).unwrap();
+        assert_eq!(remote.rtcp_xr, wanted, "{line}");
+        let what = Description { codecs: vec![Codec::Pcmu], ..all(Direction::SendRecv) };
+        let answer = session().answer(&offer, &remote, &what);
+        let answer = String::from_utf8(answer.to_vec()).unwrap();
+        assert_eq!(answer.contains("a=rtcp-xr:voip-metrics\r\n"), wanted, "{answer}");
+    }
+}

@@ -112,6 +112,41 @@ pub(super) fn rtp(codec: Codec, n: usize, payload: &[u8]) -> Vec<u8> {
     packet(Header { timestamp, ..header(codec.offered_payload_type(), n) }, payload)
 }
 
+/// B hears what A lost, and what the hop lost; each POP knows its part.
+#[test]
+fn a_stream_is_measured_where_it_arrives() {
+    let mut mesh = Mesh::new(Duration::from_millis(40));
+    mesh.call(7, [Codec::Pcmu, Codec::Pcmu], Codec::Pcmu);
+    for (n, payload) in payloads(Codec::Pcmu, 8).iter().enumerate() {
+        if n % 10 != 3 {
+            mesh.rtp(0, 7, rtp(Codec::Pcmu, n, payload), at(n as u64 * 20));
+        }
+        if n % 20 == 15 {
+            mesh.under_way.pop_back().unwrap();
+        }
+    }
+    mesh.run(at(8_500));
+    let reports = |media: &mut Media| {
+        std::iter::from_fn(|| media.poll_event())
+            .filter_map(|event| match event {
+                MediaEvent::LegQuality { report, .. } => Some(report),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+    };
+    let [a, b] = [0, 1].map(|n| {
+        let media = mesh.media(n);
+        media.handle_command(&MediaCommand::CloseLeg { leg: LegId(7) }, at(8_500));
+        reports(media)
+    });
+    let (a, b) = (a.last().unwrap(), b.last().unwrap());
+    let stream = b.stream.as_ref().unwrap();
+    assert_eq!((a.lost, stream.lost, b.lost), (40, 60, 0));
+    assert_eq!((stream.peer.as_str(), stream.received), ("aaa1", 340));
+    assert!(stream.mos < a.mos && a.mos < 4.0, "{} {}", stream.mos, a.mos);
+    assert!(stream.summary.worst().unwrap().mos.unwrap() < 3.9);
+}
+
 #[test]
 fn speech_crosses_two_pops_untouched_and_at_once() {
     let mut mesh = Mesh::new(Duration::from_millis(40));

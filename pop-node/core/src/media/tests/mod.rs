@@ -12,6 +12,7 @@ mod shared;
 
 use std::net::SocketAddr;
 
+pub(crate) use super::measure::tests::point;
 use super::*;
 use crate::codec::Codec;
 use crate::rtp::{Header, Packet};
@@ -53,6 +54,7 @@ fn params(codec: Codec, port: u16) -> LegParams {
         remote_ssrc: None,
         trusted: Vec::new(),
         rtcp_mux: false,
+        rtcp_xr: false,
         codec: Format {
             codec,
             payload_type: codec.offered_payload_type(),

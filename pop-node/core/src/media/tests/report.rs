@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::rtp::rtcp::{self, Rtcp};
+use crate::rtp::xr::{self, VoipMetrics};
 
 #[test]
 fn rtcp_ends_here_and_measures_the_round_trip() {
@@ -184,4 +185,43 @@ fn what_the_peer_hears_is_the_whole_way() {
     let alone = media.quality(a).unwrap();
     assert!(heard.mos < alone.mos - 0.3, "{} {}", heard.mos, alone.mos);
     assert_eq!(media.quality(a).unwrap().heard, None, "A says nothing");
+}
+
+#[test]
+fn who_offers_extended_reports_gets_them_and_is_heard() {
+    let mut media = media(9);
+    let (a, b) = (open(&mut media, 10, Codec::Pcmu), open(&mut media, 20, Codec::Pcmu));
+    connect(&mut media, a, Far::Leg(b));
+    let params = LegParams { rtcp_xr: true, ..params(Codec::Pcmu, 10) };
+    media.handle_command(&MediaCommand::SetLeg { leg: a, params }, at(0));
+    for leg in [a, b] {
+        speak(&mut media, leg, (0..300).filter(|n| n % 100 < 90), 0);
+    }
+    let mut voip = None;
+    while let Some(transmit) = media.poll_transmit() {
+        let MediaTransmit::Rtcp { leg, bytes, .. } = transmit else { continue };
+        for packet in rtcp::parse(&bytes).unwrap() {
+            if let Rtcp::Extended { ssrc, voip: Some(block) } = packet {
+                assert_eq!((leg, block.ssrc), (a, 77), "B did not ask for any");
+                voip = Some((ssrc, *block));
+            }
+        }
+    }
+    let (ours, block) = voip.expect("an extended report in 6 s");
+    assert!((20..=30).contains(&block.loss_rate) && block.burst_density > 200, "{block:?}");
+    assert!(block.mos_lq.unwrap() < 40 && block.r_factor.unwrap() < 80, "{block:?}");
+    assert!(block.signal_dbm0.is_some_and(|level| level > -30), "{block:?}");
+    // And what the peer says of us is kept, if it is of us.
+    for (ssrc, discard_rate) in [(ours + 1, 99), (ours, 64)] {
+        let theirs = VoipMetrics { ssrc, discard_rate, loss_rate: 0, ..block };
+        let mut bytes = Vec::new();
+        let block = rtcp::ReportBlock { ssrc, ..Default::default() };
+        rtcp::write_report(&mut bytes, 77, None, Some(block));
+        xr::write_voip_metrics(&mut bytes, 77, &theirs);
+        media.handle_rtcp(a, address(11), &bytes, at(6_000));
+    }
+    let quality = media.quality(a).unwrap();
+    assert_eq!(quality.remote.unwrap().discard_rate, 64);
+    let heard = quality.heard.unwrap();
+    assert!((0.30..0.31).contains(&heard.loss), "20 of 290 before us, a quarter after: {heard:?}");
 }

@@ -12,7 +12,12 @@ mod world;
 
 use std::path::Path;
 
+use proto::id::{CallId, LegId};
+
 use self::script::play;
+use super::Which;
+use crate::media::tests::point;
+use crate::media::{MediaEvent, QualityReport};
 
 #[test]
 fn scripts() {
@@ -48,4 +53,35 @@ fn equal_inputs_give_equal_traces() {
     let script = "alice calls +6561234567 pcmu,dtmf\nwait 50ms\ncarol rings\ncarol answers pcma\n\
                   wait 50ms\nalice acks\nwait 1s\nalice hangs up\nwait 50ms\ncarol oks\n";
     assert_eq!(play("first", script), play("second", script));
+}
+
+#[test]
+fn a_call_keeps_its_timeline_until_it_is_over() {
+    let mut world = world::World::new();
+    let act = |world: &mut world::World, line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        script::act(world, &words).unwrap();
+    };
+    for line in
+        ["alice calls +4930901820 pcmu", "wait 50ms", "bob answers pcmu", "wait 50ms", "alice acks"]
+    {
+        act(&mut world, line);
+    }
+    let (id, now) = (world.pops.keys().next().unwrap().clone(), world.now);
+    let pop = world.pop(&id);
+    let call = pop.calls()[0].call_id;
+    let legs: Vec<_> = pop.timelines(call).into_iter().map(|leg| leg.which).collect();
+    assert_eq!(legs, [Which::In, Which::Out]);
+    for (second, mos) in [(5, 4.4), (10, 3.0)] {
+        let point = Some(point(second, mos));
+        let report = QualityReport { point, received: second, ..QualityReport::default() };
+        let event = MediaEvent::LegQuality { leg: LegId(2), report: report.into(), last: false };
+        pop.handle_media_event(event, now);
+    }
+    assert_eq!(pop.calls()[0].mos, Some(3.0));
+    let caller = &pop.timelines(call)[0];
+    let mos: Vec<_> = caller.timeline.points().map(|point| point.mos).collect();
+    assert_eq!(mos, [Some(4.4), Some(3.0)]);
+    assert_eq!(caller.quality.as_ref().map(|quality| quality.received), Some(10));
+    assert!(pop.timelines(CallId([9; 16])).is_empty());
 }

@@ -128,6 +128,9 @@ impl LocalSession {
             let event = what.codecs.first().and_then(|codec| remote.telephone_event(*codec));
             let clocks = event.map(|event| event.clock_rate).into_iter().collect();
             *section = self.audio(section.protocol.clone(), what, clocks, remote.rtcp_mux);
+            if remote.rtcp_xr {
+                section.attributes.push(Attribute::with("rtcp-xr", "voip-metrics".to_owned()));
+            }
             section.attributes.extend(self.security.answer(remote).iter().map(crypto));
         }
         self.send(sections)

@@ -34,6 +34,8 @@ pub struct RemoteMedia {
     pub rtcp: Option<SocketAddr>,
     /// The peer takes RTCP on the RTP port (RFC 5761).
     pub rtcp_mux: bool,
+    /// The peer wants VoIP metrics (`a=rtcp-xr`, RFC 3611 §5.2).
+    pub rtcp_xr: bool,
     /// The one SSRC the peer says it sends (`a=ssrc`, RFC 5576 §4.1); `None` if it names several.
     pub ssrc: Option<u32>,
     /// As the **peer** sees it (RFC 3264 §5.1).
@@ -140,6 +142,7 @@ impl RemoteMedia {
             rtp,
             rtcp: rtp.and_then(|rtp| rtcp_address(media, rtp, rtcp_mux)),
             rtcp_mux,
+            rtcp_xr: wants_voip_metrics(description, media),
             ssrc: ssrc(media),
             direction: peer_direction(description, media, silent),
             ptime_ms: ptime(description, media),
@@ -165,6 +168,12 @@ impl RemoteMedia {
 fn ptime(description: &SessionDescription, media: &MediaDescription) -> Option<u32> {
     let text = media.attribute("ptime").or_else(|| value(&description.attributes, "ptime"))?;
     text.split('.').next()?.parse().ok().filter(|ms| (5..=120).contains(ms))
+}
+
+/// `a=rtcp-xr:voip-metrics …` of the section, else of the session.
+fn wants_voip_metrics(description: &SessionDescription, media: &MediaDescription) -> bool {
+    let said = media.attribute("rtcp-xr").or_else(|| value(&description.attributes, "rtcp-xr"));
+    said.is_some_and(|formats| formats.split_ascii_whitespace().any(|f| f == "voip-metrics"))
 }
 
 /// The SSRC of `a=ssrc:1234 cname:…` lines, when they all name the same one.
