@@ -215,7 +215,7 @@ impl Page {
         let Figures { status, media } = figures;
         let up = status.links.iter().map(|(peer, rtt)| {
             let measured = media.links.iter().find(|(measured, _)| measured == peer);
-            let stats = measured.map(|(_, stats)| stats.clone()).unwrap_or_default();
+            let stats = measured.map(|(_, stats)| *stats).unwrap_or_default();
             json!({
                 "peer": peer.as_str(),
                 "up": true,
