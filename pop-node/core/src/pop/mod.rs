@@ -241,7 +241,7 @@ impl Pop {
             timeline: call.half.leg.timeline.clone(),
             quality: call.half.leg.quality.clone(),
         };
-        let mut legs: Vec<_> = halves.map(timeline).collect();
+        let mut legs: Vec<_> = halves.map(|call| timeline(call)).collect();
         legs.sort_by_key(|leg| leg.which);
         legs
     }
