@@ -128,6 +128,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         signaling: status,
         media: media.clone(),
         control: control.shared.clone(),
+        links: links.clone(),
         drops,
         socket_drops: socket_drops(&config),
     };

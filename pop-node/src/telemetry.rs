@@ -50,6 +50,25 @@ impl Metric {
     }
 }
 
+/// Labels of one series.
+type Labels<'a> = [(&'static str, &'a str)];
+
+fn owned(labels: &Labels<'_>) -> Vec<metrics::Label> {
+    labels.iter().map(|(name, value)| metrics::Label::new(*name, (*value).to_owned())).collect()
+}
+
+impl Metric {
+    /// Sets one series, with several labels, of a gauge.
+    pub fn set_with(&self, labels: &Labels<'_>, value: f64) {
+        metrics::gauge!(self.name, owned(labels)).set(value);
+    }
+
+    /// Sets one series, with several labels, of a counter to its total.
+    pub fn total_with(&self, labels: &Labels<'_>, value: u64) {
+        metrics::counter!(self.name, owned(labels)).absolute(value);
+    }
+}
+
 macro_rules! table {
     ($($const:ident = $kind:ident $name:literal $unit:ident $help:literal;)+) => {
         $(
@@ -127,6 +146,22 @@ table! {
         "Datagrams from the peer {peer}";
     LINK_LOST = Gauge "pop_link_lost_datagrams" Count
         "Datagrams from the peer that did not arrive {peer}";
+    COPIES_RECEIVED = Counter "pop_overlay_received_copies_total" Count
+        "Overlay datagrams whose frames another path had brought before";
+    DATAGRAMS_PASSED = Counter "pop_overlay_passed_datagrams_total" Count
+        "Overlay datagrams passed on from one POP to another";
+    PATH_GOOD = Gauge "pop_path_good" Count "1 if the path to the peer carries, else 0 {peer, path}";
+    PATH_R = Gauge "pop_path_r_factor" Count
+        "E-model R (G.107) of a G.711 call by this path {peer, path}";
+    PATH_RTT = Gauge "pop_path_rtt_seconds" Seconds "Round trip by probes {peer, path}";
+    PATH_LOSS = Gauge "pop_path_loss_ratio" Count
+        "Share lost towards the peer in the last seconds {peer, path}";
+    PATH_JITTER = Gauge "pop_path_jitter_seconds" Seconds
+        "Interarrival jitter at the peer {peer, path}";
+    PATH_QUEUEING = Gauge "pop_path_queueing_seconds" Seconds
+        "One-way delay to the peer above the shortest of late {peer, path}";
+    PATH_CHANGES = Counter "pop_path_changes_total" Count
+        "Changes of the route to the peer {peer, reason}";
     LINK_JITTER = Gauge "pop_link_jitter_seconds" Seconds "Interarrival jitter {peer}";
 }
 

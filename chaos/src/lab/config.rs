@@ -92,8 +92,8 @@ pub(super) struct Pop<'a> {
     pub(super) data_dir: &'a Path,
     pub(super) sip: SocketAddr,
     pub(super) media: IpAddr,
-    pub(super) overlay: SocketAddr,
-    pub(super) advertise: SocketAddr,
+    pub(super) overlay: Vec<SocketAddr>,
+    pub(super) advertise: Vec<SocketAddr>,
     pub(super) control: &'a [SocketAddr],
     pub(super) admin: SocketAddr,
     pub(super) tls: &'a Files,
@@ -126,9 +126,9 @@ impl Pop<'_> {
             shared_port: Option<u16>,
         }
         #[derive(Serialize)]
-        struct Overlay {
-            listen: SocketAddr,
-            advertise: SocketAddr,
+        struct Overlay<'a> {
+            listen: &'a [SocketAddr],
+            advertise: &'a [SocketAddr],
         }
         #[derive(Serialize)]
         struct Endpoints<'a> {
@@ -143,7 +143,7 @@ impl Pop<'_> {
             pop: Identity<'a>,
             sip: Sip,
             media: Media,
-            overlay: Overlay,
+            overlay: Overlay<'a>,
             control: Endpoints<'a>,
             tls: Tls<'a>,
             admin: Admin,
@@ -161,7 +161,7 @@ impl Pop<'_> {
                     ports: (!self.shared_media).then_some("20000-29999"),
                     shared_port: self.shared_media.then_some(20_000),
                 },
-                overlay: Overlay { listen: self.overlay, advertise: self.advertise },
+                overlay: Overlay { listen: &self.overlay, advertise: &self.advertise },
                 control: Endpoints { endpoints: self.control },
                 tls: self.tls.into(),
                 admin: Admin { listen: self.admin },

@@ -42,6 +42,8 @@ pub struct Topology {
     pub pops: Vec<(String, String)>,
     /// What lies between POPs; `None`: they dial each other directly.
     pub wan: Option<Profile>,
+    /// Upstreams of each POP: each is a port of the overlay and a way of its own through the WAN.
+    pub upstreams: u8,
     /// For the WAN's losses.
     pub seed: u64,
     /// Calls a POP accepts at once.
@@ -67,6 +69,7 @@ impl Topology {
             control: regions.iter().map(|(region, _)| (*region).to_owned()).collect(),
             pops: regions.iter().map(|(r, p)| ((*p).to_owned(), (*r).to_owned())).collect(),
             wan: None,
+            upstreams: 1,
             seed: 1,
             max_calls: 1_000,
             opus_complexity: None,

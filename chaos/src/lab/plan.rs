@@ -35,12 +35,14 @@ impl<'a> Plan<'a> {
                 carrier: block.carrier(i),
             })
             .collect();
-        let front = |(i, site): (usize, &Site)| Front {
-            pop: site.id.clone(),
-            listen: SocketAddr::new(block.front(i), OVERLAY_PORT),
-            target: site.overlay,
-        };
-        let fronts = sites.iter().enumerate().map(front).collect();
+        let fronts = sites.iter().enumerate().flat_map(|(i, site)| {
+            (0..topology.upstreams.max(1)).map(move |upstream| Front {
+                pop: upstream_name(&site.id, upstream),
+                listen: SocketAddr::new(block.front(i), OVERLAY_PORT + u16::from(upstream)),
+                target: upstream_of(site.overlay, upstream),
+            })
+        });
+        let fronts = fronts.collect();
         let api = (0..topology.control.len())
             .map(|i| SocketAddr::new(block.control(i), API_PORT))
             .collect();
@@ -78,7 +80,11 @@ impl<'a> Plan<'a> {
     }
 
     pub(super) fn pops(&self, authority: &pki::Authority) -> Result<Vec<Member>> {
-        let pop = |(site, front): (&Site, &Front)| {
+        let reached_at = |front: &Front| match self.topology.wan {
+            Some(_) => front.listen,
+            None => front.target,
+        };
+        let pop = |(site, fronts): (&Site, &[Front])| {
             let node = Node::pop(&site.id);
             let tls = self.issue(authority, &node, &site.region, site.sip.ip())?;
             let path = self.dir.join(format!("{node}.toml"));
@@ -89,8 +95,8 @@ impl<'a> Plan<'a> {
                 data_dir: &self.data_dir(&node)?,
                 sip: site.sip,
                 media: site.sip.ip(),
-                overlay: site.overlay,
-                advertise: self.topology.wan.map_or(site.overlay, |_| front.listen),
+                overlay: fronts.iter().map(|front| front.target).collect(),
+                advertise: fronts.iter().map(reached_at).collect(),
                 control: &self.api,
                 admin: site.admin,
                 tls: &tls,
@@ -101,7 +107,8 @@ impl<'a> Plan<'a> {
             .write(&path)?;
             Ok(self.member(node, site.admin, "pop-node", &path))
         };
-        self.sites.iter().zip(&self.fronts).map(pop).collect()
+        let upstreams = usize::from(self.topology.upstreams.max(1));
+        self.sites.iter().zip(self.fronts.chunks(upstreams)).map(pop).collect()
     }
 
     fn issue(
@@ -139,4 +146,13 @@ impl<'a> Plan<'a> {
         };
         Member { node, admin, process: None, recipe }
     }
+}
+
+/// Its name in the WAN: that of the POP, and `/1`, `/2`, … from the second on.
+fn upstream_name(pop: &str, upstream: u8) -> String {
+    if upstream == 0 { pop.to_owned() } else { format!("{pop}/{upstream}") }
+}
+
+fn upstream_of(first: SocketAddr, upstream: u8) -> SocketAddr {
+    SocketAddr::new(first.ip(), first.port() + u16::from(upstream))
 }

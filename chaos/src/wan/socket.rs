@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -17,10 +17,10 @@ use proto::time::{Duration, Instant};
 use super::{Counters, Link, Profile};
 use crate::rng::Rng;
 
-/// What stands before one POP.
+/// What stands before one upstream of a POP.
 #[derive(Debug, Clone)]
 pub struct Front {
-    /// The POP.
+    /// The POP: `fra1`; its further upstreams are `fra1/1`, `fra1/2`, …
     pub pop: String,
     /// Where other POPs dial.
     pub listen: SocketAddr,
@@ -163,8 +163,8 @@ struct Shell {
     ports: BTreeMap<Token, Port>,
     sessions: BTreeMap<(Token, SocketAddr), Token>,
     targets: BTreeMap<Token, SocketAddr>,
-    /// Which POP owns an address.
-    pops: BTreeMap<IpAddr, String>,
+    /// Which upstream of which POP has an address.
+    pops: BTreeMap<SocketAddr, String>,
     next_token: usize,
     shared: Arc<Shared>,
     origin: std::time::Instant,
@@ -178,7 +178,7 @@ impl Shell {
             ports: BTreeMap::new(),
             sessions: BTreeMap::new(),
             targets: BTreeMap::new(),
-            pops: fronts.iter().map(|f| (f.target.ip(), f.pop.clone())).collect(),
+            pops: fronts.iter().map(|f| (f.target, f.pop.clone())).collect(),
             next_token: 0,
             shared,
             origin: std::time::Instant::now(),
@@ -272,7 +272,7 @@ impl Shell {
             }
             Role::Front => {
                 let to = port.pop.clone();
-                let Some(from) = self.pops.get(&source.ip()).cloned() else {
+                let Some(from) = self.pops.get(&source).cloned() else {
                     self.shared.lock().refused += 1;
                     return;
                 };

@@ -7,6 +7,7 @@ mod calls;
 mod check;
 mod faults;
 mod garbage;
+mod paths;
 mod peers_alone;
 mod shutdown;
 mod signaling;

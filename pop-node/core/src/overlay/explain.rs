@@ -114,6 +114,8 @@ pub struct PeerReport {
     pub paths: Vec<PathReport>,
     /// What changed, oldest first.
     pub changes: Vec<Change>,
+    /// How often it changed, by reason.
+    pub totals: Vec<(Why, u64)>,
 }
 
 impl PeerReport {

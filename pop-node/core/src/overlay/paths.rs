@@ -80,6 +80,7 @@ struct Peer {
     choice: Choice,
     why: Option<(Why, Instant)>,
     changes: VecDeque<Change>,
+    totals: BTreeMap<Why, u64>,
     /// Datagrams of media sent, as last counted, and when that grew, or what came did.
     sent: u64,
     calls_at: Option<Instant>,
@@ -255,6 +256,7 @@ impl Paths {
         let Some(why) = state.choice.decide(&candidates, now) else { return };
         let Some(route) = state.choice.route().cloned() else { return };
         state.why = Some((why, now));
+        *state.totals.entry(why).or_default() += 1;
         if state.changes.len() >= CHANGES_MAX {
             state.changes.pop_front();
         }
@@ -429,6 +431,7 @@ fn report(id: &PopId, peer: &Peer, now: Instant) -> PeerReport {
             })
             .collect(),
         changes: peer.changes.iter().cloned().collect(),
+        totals: peer.totals.iter().map(|(why, count)| (*why, *count)).collect(),
     }
 }
 

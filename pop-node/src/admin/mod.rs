@@ -4,6 +4,8 @@
 //! Read-only. Figures are read from the cores at each request, so an idle POP does nothing.
 //! Deliberately absent: TLS and users. Listen on loopback or a management network.
 
+mod paths;
+
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -58,6 +60,8 @@ pub struct Page {
     pub media: media::Handle,
     /// The control plane's client.
     pub control: Arc<control::Shared>,
+    /// The paths to other POPs.
+    pub links: crate::link::Links,
     /// What the shell dropped.
     pub drops: Drops,
     /// What the kernel dropped at media sockets.
@@ -106,8 +110,11 @@ async fn answer(
     if let Some(call) = path.strip_prefix("/calls/") {
         return Ok(page.call(call).await);
     }
+    if let Some(peer) = path.strip_prefix("/paths") {
+        return Ok(page.paths(peer.trim_start_matches('/')).await);
+    }
     if !["/metrics", "/healthz", "/status"].contains(&path) {
-        let text = "try /metrics, /healthz, /status or /calls/ID\n";
+        let text = "try /metrics, /healthz, /status, /paths, /paths/POP or /calls/ID\n";
         return Ok(plain(StatusCode::NOT_FOUND, text.into()));
     }
     let Some(figures) = page.figures().await else {
@@ -118,6 +125,7 @@ async fn answer(
         "/metrics" => {
             page.count_socket_drops().await;
             page.set_metrics(&figures);
+            paths::metrics(&page.links.paths().await.unwrap_or_default());
             page.prometheus.run_upkeep();
             respond(StatusCode::OK, "text/plain; version=0.0.4", page.prometheus.render())
         }
@@ -154,6 +162,22 @@ impl Page {
             Some(Figures { status, media: self.media.status().await? })
         };
         tokio::time::timeout(ANSWER, asked).await.ok().flatten()
+    }
+
+    /// The paths to all POPs, or in words to one.
+    async fn paths(&self, peer: &str) -> Response<Full<Bytes>> {
+        let Some(reports) = self.links.paths().await else {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "the process is ending\n".into());
+        };
+        let now = self.clock.now();
+        if peer.is_empty() {
+            let page = paths::page(&reports, now).to_string();
+            return respond(StatusCode::OK, "application/json", page);
+        }
+        match reports.iter().find(|report| report.peer.as_str() == peer) {
+            Some(report) => plain(StatusCode::OK, paths::words(report, now)),
+            None => plain(StatusCode::NOT_FOUND, "no path to such a POP was ever up\n".into()),
+        }
     }
 
     /// What the legs of a call received, over time.
@@ -333,6 +357,8 @@ fn media_metrics(media: &media::Status) {
     t::OPUS_COMPLEXITY.set(f64::from(media.opus_complexity));
     t::DATAGRAMS_RECEIVED.total(counters.datagrams_received);
     t::DATAGRAMS_SENT.total(counters.datagrams_sent);
+    t::COPIES_RECEIVED.total(counters.copies_received);
+    t::DATAGRAMS_PASSED.total(counters.datagrams_passed);
     t::FRAMES_RECEIVED.total(counters.frames_received);
     t::FRAMES_SENT.total(counters.frames_sent);
     for reason in DropReason::ALL {
