@@ -55,6 +55,8 @@ fn params(remote: SocketAddr) -> LegParams {
         codec: Format { codec: Codec::Pcmu, payload_type: 0, ptime_ms: 20, fmtp: None },
         telephone_event: None,
         offered_telephone_event: None,
+        comfort_noise: None,
+        redundant: None,
         direction: Direction::SendRecv,
         srtp: None,
     }

@@ -65,6 +65,8 @@ fn step(media: &mut Media, peer: &PopId, (what, which, bytes): (u8, u8, &[u8]), 
                 receive: StreamId(u32::from(which) % 4),
                 codec,
                 telephone_event: which & 1 == 0,
+                ptime_ms: u32::from(which),
+                fmtp: (which & 2 == 0).then(|| "usedtx=1;useinbandfec=1".into()),
             };
             media.handle_command(&MediaCommand::Connect { leg, to: Far::Stream(stream) }, now);
         }
@@ -113,6 +115,8 @@ fn params(codec: Codec, which: u8, bytes: &[u8]) -> LegParams {
         },
         telephone_event: Some(TelephoneEvent { payload_type: 101, clock_rate: 8_000 }),
         offered_telephone_event: None,
+        comfort_noise: (which & 8 == 0).then_some(13),
+        redundant: (which & 32 == 0).then_some(121),
         direction: if which & 8 == 0 { Direction::SendRecv } else { Direction::RecvOnly },
         srtp: (which & 32 != 0).then(|| keys(which)).map(Box::new),
     }

@@ -2,7 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pop_core::codec::{Codec, Decoder, PACKET_MS_MAX};
+use pop_core::codec::{Codec, ComfortNoise, Decoder, PACKET_MS_MAX, opus_has_fec, opus_is_pause};
+use pop_core::rtp::red::{self, Blocks};
 use pop_core::rtp::telephone_event::{Event, convert_clock};
 use pop_core::rtp::{Header, Packet};
 
@@ -17,6 +18,19 @@ fuzz_target!(|bytes: &[u8]| {
         convert_clock(&mut copy, 8_000, 48_000);
         let _ = Event::decode(packet.payload);
     }
+    if let Ok(blocks) = Blocks::parse(bytes) {
+        let part = |range: &std::ops::Range<usize>| bytes.get(range.clone()).expect("inside");
+        let newest = blocks.newest().expect("always one");
+        let copies = blocks.copies().iter().map(|copy| (u32::from(copy.age), part(&copy.range)));
+        let mut again = Vec::new();
+        red::write(&mut again, newest.payload_type, copies, part(&newest.range));
+        let again = Blocks::parse(&again).expect("what is written reads back");
+        assert!(again.copies().len() <= blocks.copies().len());
+    }
+    let mut noise = Vec::new();
+    ComfortNoise::new(bytes).make(160, &mut noise);
+    assert!(noise.iter().all(|sample| sample.unsigned_abs() < 1_000));
+    let _ = (opus_has_fec(bytes), opus_is_pause(bytes));
     for (codec, rate) in [(Codec::Pcma, 8_000), (Codec::G722, 16_000), (Codec::Opus, 8_000)] {
         let mut decoder = Decoder::new(codec, rate).expect("a rate it has");
         let mut pcm = Vec::new();

@@ -18,6 +18,7 @@ fuzz_target!(|data: &[u8]| {
     let what = Description {
         codecs: remote.codecs.iter().map(|n| n.codec).collect(),
         telephone_event: true,
+        comfort_noise: true,
         direction: Direction::SendRecv,
         ptime_ms: remote.ptime_ms.unwrap_or(20),
     };

@@ -10,6 +10,7 @@ use proto::time::Instant;
 
 use super::leg::{Agreed, FarMedia, Leg};
 use super::{CallKey, Cdr, CdrRole, EndCause, Link, Side, media};
+use crate::codec::Codec;
 use crate::media::Direction;
 use crate::pop::core::Core;
 use crate::pop::records::Which;
@@ -148,7 +149,7 @@ impl Half {
 
     /// Our media as the other half shall know it, after an agreement on our leg. `codec` is what
     /// will be between the halves.
-    pub(crate) fn media(&self, agreed: Agreed, codec: crate::codec::Codec) -> Media {
+    pub(crate) fn media(&self, agreed: Agreed, codec: Codec) -> Media {
         let remote = self.leg.remote.as_ref();
         let direction = remote.map_or(Direction::SendRecv, |remote| remote.direction);
         Media {
@@ -158,6 +159,10 @@ impl Half {
             ptime_ms: remote.and_then(|remote| remote.ptime_ms).unwrap_or(media::PTIME_MS),
             stream: self.receive.0,
             ssrc: 0,
+            opus: remote
+                .filter(|_| codec == Codec::Opus)
+                .and_then(|remote| media::opus_to_proto(remote.format(codec)?.fmtp.as_deref())),
+            comfort_noise: remote.is_some_and(|remote| remote.comfort_noise.is_some()),
         }
     }
 

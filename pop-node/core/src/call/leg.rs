@@ -9,7 +9,7 @@ use proto::time::Instant;
 
 use super::media::{self, PTIME_MS};
 use super::{CallKey, Link};
-use crate::codec::Codec;
+use crate::codec::{Codec, EncoderConfig};
 use crate::media::{
     Direction, Far, Format, LegParams, MediaCommand, QualityReport, Stream, Timeline,
 };
@@ -42,6 +42,11 @@ pub(crate) struct FarMedia {
     pub(crate) codec: Codec,
     pub(crate) telephone_event: bool,
     pub(crate) send: StreamId,
+    /// Milliseconds per packet it wants, and what of Opus.
+    pub(crate) ptime_ms: u32,
+    pub(crate) opus: Option<EncoderConfig>,
+    /// Its peer takes comfort noise.
+    pub(crate) comfort_noise: bool,
 }
 
 #[derive(Debug)]
@@ -314,6 +319,8 @@ impl Leg {
             telephone_event: event,
             offered_telephone_event: event
                 .and_then(|event| self.session.offered_telephone_event(event.clock_rate)),
+            comfort_noise: remote.comfort_noise,
+            redundant: remote.redundant(codec),
             direction,
             srtp: self.session.security().keys().cloned().map(Box::new),
         };
@@ -359,9 +366,19 @@ impl Leg {
 impl FarMedia {
     /// From the other half's offer or answer; `None` without a codec we know.
     pub(crate) fn of(media: &Media, codec: Option<Codec>) -> Option<Self> {
-        let codec = codec.or_else(|| media::codecs(media).first().copied())?;
-        let (telephone_event, send) = (media.telephone_event, StreamId(media.stream));
-        Some(Self { codec, telephone_event, send })
+        Some(Self::with(media, codec.or_else(|| media::codecs(media).first().copied())?))
+    }
+
+    /// From the other half's offer, with what is between the halves.
+    pub(crate) fn with(media: &Media, codec: Codec) -> Self {
+        Self {
+            codec,
+            telephone_event: media.telephone_event,
+            send: StreamId(media.stream),
+            ptime_ms: media::ptime_ms(media),
+            opus: media.opus.as_ref().map(media::opus_from_proto),
+            comfort_noise: media.comfort_noise,
+        }
     }
 
     /// The far side for the media plane.
@@ -379,6 +396,8 @@ impl FarMedia {
                 receive,
                 codec: self.codec,
                 telephone_event: self.telephone_event,
+                ptime_ms: self.ptime_ms,
+                fmtp: self.opus.map(EncoderConfig::to_fmtp),
             })),
         }
     }

@@ -1,10 +1,10 @@
 //! Between session descriptions and what POPs tell each other about media.
 
-use proto::call::{self, Media};
+use proto::call::{self, Media, OpusWish};
 use proto::control::{MediaEncryption, Trunk};
 use proto::id::StreamId;
 
-use crate::codec::Codec;
+use crate::codec::{Codec, EncoderConfig};
 use crate::media::Direction;
 use crate::sdp::offer_answer::{Policy, RemoteMedia};
 
@@ -50,6 +50,39 @@ pub(crate) fn to_far(remote: &RemoteMedia, allowed: &[Codec], receive: StreamId)
         ptime_ms: remote.ptime_ms.unwrap_or(PTIME_MS),
         stream: receive.0,
         ssrc: 0,
+        opus: None,
+        comfort_noise: remote.comfort_noise.is_some(),
+    }
+}
+
+/// What a peer wants of Opus, for the other half; `None` if it does not say.
+pub(crate) fn opus_to_proto(fmtp: Option<&str>) -> Option<OpusWish> {
+    let (wish, default) = (EncoderConfig::for_fmtp(fmtp), EncoderConfig::default());
+    let said = |value: u32, default: u32| if value == default { 0 } else { value };
+    (wish != default).then(|| OpusWish {
+        max_average_bitrate: said(wish.bitrate, default.bitrate),
+        max_playback_rate: said(wish.playback_rate, default.playback_rate),
+        inband_fec: wish.fec,
+        dtx: wish.dtx,
+        cbr: wish.cbr,
+    })
+}
+
+/// The same from the other half. What is beyond Opus counts as not said.
+pub(crate) fn opus_from_proto(wish: &OpusWish) -> EncoderConfig {
+    let default = EncoderConfig::default();
+    let bitrates = 6_000..=default.bitrate;
+    let rates = 8_000..=default.playback_rate;
+    let said = |value: u32, range: std::ops::RangeInclusive<u32>| {
+        if range.contains(&value) { value } else { *range.end() }
+    };
+    EncoderConfig {
+        bitrate: said(wish.max_average_bitrate, bitrates),
+        playback_rate: said(wish.max_playback_rate, rates),
+        fec: wish.inband_fec,
+        dtx: wish.dtx,
+        cbr: wish.cbr,
+        ..default
     }
 }
 
@@ -91,5 +124,23 @@ pub(crate) fn direction_to_proto(direction: Direction) -> call::Direction {
         Direction::SendOnly => call::Direction::Sendonly,
         Direction::RecvOnly => call::Direction::Recvonly,
         Direction::Inactive => call::Direction::Inactive,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wishes_cross_pops_and_nonsense_is_not_said() {
+        let fmtp = "maxaveragebitrate=16000;maxplaybackrate=16000;useinbandfec=1;usedtx=1;cbr=1";
+        for fmtp in [fmtp, "useinbandfec=1", "maxaveragebitrate=9000"] {
+            let wish = opus_to_proto(Some(fmtp)).unwrap();
+            assert_eq!(opus_from_proto(&wish).to_fmtp(), fmtp);
+        }
+        assert_eq!((opus_to_proto(None), opus_to_proto(Some("stereo=1"))), (None, None));
+        let nonsense =
+            OpusWish { max_average_bitrate: 1, max_playback_rate: u32::MAX, ..OpusWish::default() };
+        assert_eq!(opus_from_proto(&nonsense), EncoderConfig::default());
     }
 }

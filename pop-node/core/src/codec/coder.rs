@@ -123,6 +123,14 @@ impl Decoder {
         Ok(done)
     }
 
+    /// Something else was played: losses are concealed from it. After a loss its beginning is faded
+    /// in.
+    pub fn played_instead(&mut self, pcm: &mut [i16]) {
+        if let Some(concealer) = &mut self.concealer {
+            concealer.received(pcm);
+        }
+    }
+
     /// Appends `samples` made-up samples for lost audio. `next` is the packet right after the
     /// loss if it is here already: Opus may carry a copy of the lost one in it (RFC 6716 §2.1.7).
     pub fn conceal(&mut self, samples: usize, next: Option<&[u8]>, pcm: &mut Vec<i16>) {

@@ -9,6 +9,7 @@ mod coder;
 pub mod complexity;
 mod conceal;
 mod g711;
+mod noise;
 mod opus_config;
 pub mod resample;
 #[cfg(test)]
@@ -17,8 +18,9 @@ pub(crate) mod tests;
 pub use coder::{CodecError, Decoder, Encoder, PACKET_MS_MAX};
 pub use conceal::Concealer;
 pub use g711::{alaw_decode, alaw_encode, ulaw_decode, ulaw_encode};
+pub use noise::{COMFORT_NOISE, ComfortNoise};
 pub(crate) use opus_config::OPUS_PAUSE_BYTES;
-pub use opus_config::{EncoderConfig, opus_has_fec};
+pub use opus_config::{EncoderConfig, opus_has_fec, opus_is_pause};
 
 /// A voice codec the mesh speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -48,6 +48,23 @@ impl EncoderConfig {
         config
     }
 
+    /// What of it is not the default, as `a=fmtp` says it.
+    pub fn to_fmtp(self) -> String {
+        let default = Self::default();
+        let mut said = Vec::new();
+        let mut say = |name: &str, value: u32, is_said: bool| {
+            if is_said {
+                said.push(format!("{name}={value}"));
+            }
+        };
+        say("maxaveragebitrate", self.bitrate, self.bitrate != default.bitrate);
+        say("maxplaybackrate", self.playback_rate, self.playback_rate != default.playback_rate);
+        say("useinbandfec", 1, self.fec);
+        say("usedtx", 1, self.dtx);
+        say("cbr", 1, self.cbr);
+        said.join(";")
+    }
+
     fn take(&mut self, name: &str, value: Option<u32>) {
         let Some(value) = value else { return };
         match name {
@@ -90,11 +107,24 @@ const fn bandwidth(rate: u32) -> opus::Bandwidth {
 /// Does an Opus packet carry a copy of what came before it (LBRR, RFC 6716 §4.2.3)? Packets of
 /// several frames in code 3 are not looked into.
 pub fn opus_has_fec(packet: &[u8]) -> bool {
-    let Some((&toc, rest)) = packet.split_first() else { return false };
+    // A voice activity bit per frame, then the LBRR bit, each of probability 1/2.
+    silk_header(packet).is_some_and(|(first, frames)| first >> (7 - frames) & 1 == 1)
+}
+
+/// Does an Opus packet say that nobody speaks? Then more of the same may follow unsent (DTX,
+/// RFC 7587 §3.1.3), which the decoder makes up from it. Only SILK tells; CELT has no such bit.
+pub fn opus_is_pause(packet: &[u8]) -> bool {
+    packet.len() <= OPUS_PAUSE_BYTES
+        || silk_header(packet).is_some_and(|(first, frames)| first >> (8 - frames) == 0)
+}
+
+/// The first byte of the first SILK frame of a packet, and how many such frames an Opus frame has.
+fn silk_header(packet: &[u8]) -> Option<(u8, u32)> {
+    let (&toc, rest) = packet.split_first()?;
     let config = toc >> 3;
-    // Above are the CELT-only ones, which know no FEC (§3.1).
+    // Above are the CELT-only ones (§3.1).
     if config >= 16 {
-        return false;
+        return None;
     }
     let silk_frames = match config {
         0..12 => [1, 1, 2, 3].get(usize::from(config % 4)).copied().unwrap_or(1),
@@ -106,8 +136,7 @@ pub fn opus_has_fec(packet: &[u8]) -> bool {
         2 => rest.get(if rest.first().is_some_and(|&length| length >= 252) { 2 } else { 1 }),
         _ => None,
     };
-    // A voice activity bit per frame, then the LBRR bit, each of probability 1/2.
-    frame.is_some_and(|&first| first >> (7 - silk_frames) & 1 == 1)
+    frame.map(|&first| (first, silk_frames))
 }
 
 /// Opus says "nothing to say" with at most two bytes: such a packet need not be sent.
@@ -127,6 +156,8 @@ mod tests {
         assert_eq!(of("maxaveragebitrate=x;;=;usedtx;cbr=yes"), default);
         let all =
             of("MaxAverageBitrate=20000; maxplaybackrate=16000;useinbandfec=1;usedtx=1;cbr=1");
+        assert_eq!(EncoderConfig::for_fmtp(Some(&all.to_fmtp())), all);
+        assert_eq!(default.to_fmtp(), "");
         let wanted = EncoderConfig {
             bitrate: 20_000,
             fec: true,

@@ -13,7 +13,7 @@ use super::quality::{Band, PathQuality};
 use super::secure::Secure;
 use super::transcode::Transcoder;
 use super::{DropReason, Events, Format, LegParams, MediaEvent, QualityReport, Stream};
-use crate::codec::Codec;
+use crate::codec::{COMFORT_NOISE, Codec};
 use crate::rtp::xr::VoipMetrics;
 use crate::rtp::{Header, Reception};
 
@@ -23,6 +23,17 @@ pub(super) enum Kind {
     Audio,
     /// A telephone event, timed by this clock.
     Event(u32),
+    /// A description of comfort noise (RFC 3389).
+    Noise,
+    /// Audio with copies of audio before it (RFC 2198), and how many packets before it are missing.
+    Redundant(u16),
+}
+
+impl Kind {
+    /// Does a transcoder make something of it?
+    pub(super) const fn is_bridged(self) -> bool {
+        matches!(self, Self::Audio | Self::Noise)
+    }
 }
 
 /// What a leg is joined to.
@@ -154,10 +165,15 @@ impl Leg {
         let is_event = |event: u8| {
             [Some(event), params.offered_telephone_event].contains(&Some(header.payload_type))
         };
+        let is_noise = header.payload_type == COMFORT_NOISE && params.codec.codec != Codec::Opus;
         let kind = match params.telephone_event {
             _ if header.payload_type == params.codec.payload_type => Kind::Audio,
             Some(event) if is_event(event.payload_type) => Kind::Event(event.clock_rate),
             _ if header.payload_type == params.codec.codec.offered_payload_type() => Kind::Audio,
+            _ if is_noise => Kind::Noise,
+            _ if params.redundant == Some(header.payload_type) => {
+                Kind::Redundant(self.reception.missing_before(header.ssrc, header.sequence))
+            }
             _ => {
                 self.monitor.codec_mismatch = Some(now);
                 return Err(DropReason::UnknownPayloadType);
@@ -179,7 +195,7 @@ impl Leg {
         }
         self.heard = Some(now);
         let same = self.reception.packet(header.ssrc, header.sequence);
-        if kind == Kind::Audio {
+        if !matches!(kind, Kind::Event(_)) {
             self.reception.arrival(header.timestamp, params.codec.codec.clock_rate(), now);
         }
         Ok((kind, same))
@@ -254,7 +270,7 @@ impl Leg {
     /// How what the leg received rates, from the beginning.
     pub(super) fn path(&self) -> PathQuality {
         let (totals, jitter) = (self.reception.totals(), self.reception.jitter());
-        let loss = loss(totals, self.monitor.late);
+        let loss = loss(totals, self.monitor.late, self.monitor.frames.recovered);
         self.surroundings().rate(loss, totals.burst_ratio(), jitter)
     }
 
@@ -278,7 +294,7 @@ impl Leg {
             playout_delay: around.playout,
             played: self.monitor.frames.played,
             concealed: self.monitor.frames.concealed,
-            repaired: self.monitor.frames.repaired,
+            repaired: self.monitor.frames.repaired + self.monitor.frames.recovered,
             level: self.monitor.level(),
             band: around.band,
             r_factor: path.r_factor(),

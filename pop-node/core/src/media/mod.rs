@@ -9,8 +9,7 @@
 //! made here are cut from 64 KiB blocks); each drop has a [`DropReason`]; an outgoing stream is
 //! one SSRC without breaks.
 //!
-//! Deliberately not here: sockets, redundant payloads (RFC 2198), comfort noise (RFC 3389: never
-//! offered, so dropped).
+//! Deliberately not here: sockets.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -30,6 +29,7 @@ mod outgoing;
 mod overlay;
 mod playout;
 pub mod quality;
+mod redundancy;
 mod relay;
 mod report;
 mod secure;
@@ -195,7 +195,12 @@ impl Media {
     }
 
     fn connect_stream(&mut self, id: LegId, stream: &Stream, now: Instant) {
-        let format = Format { codec: stream.codec, payload_type: 0, ptime_ms: 0, fmtp: None };
+        let format = Format {
+            codec: stream.codec,
+            payload_type: 0,
+            ptime_ms: stream.ptime_ms,
+            fmtp: stream.fmtp.clone(),
+        };
         let clock_rate = stream.codec.clock_rate();
         // The same streams with another codec: what we send goes on.
         if let Some(FarEnd::Stream(end)) = self.legs.get_mut(&id).and_then(|l| l.far.as_mut())

@@ -18,6 +18,8 @@ const PACKET: Duration = Duration::from_millis(20);
 /// Frames of a decoder.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Frames {
+    /// Packets sent on from the copies in later ones (RFC 2198).
+    pub(super) recovered: u64,
     pub(super) played: u64,
     pub(super) concealed: u64,
     pub(super) repaired: u64,
@@ -72,8 +74,9 @@ pub(super) struct Monitor {
 
 /// Share of what was expected that was not there to be played.
 #[allow(clippy::cast_precision_loss, reason = "a ratio")]
-pub(super) fn loss(totals: Totals, late: u64) -> f64 {
-    ((totals.lost() + late) as f64 / totals.expected.max(1) as f64).min(1.0)
+pub(super) fn loss(totals: Totals, late: u64, recovered: u64) -> f64 {
+    ((totals.lost() + late).saturating_sub(recovered) as f64 / totals.expected.max(1) as f64)
+        .min(1.0)
 }
 
 impl Monitor {
@@ -144,8 +147,9 @@ impl Monitor {
             std::mem::replace(&mut self.before, (totals, late, frames));
         let part = totals.since(totals_before);
         let (late, jitter) = (late - late_before, reception.jitter());
-        let rated =
-            (part.expected > 0).then(|| around.rate(loss(part, late), part.burst_ratio(), jitter));
+        let recovered = frames.recovered - frames_before.recovered;
+        let rated = (part.expected > 0)
+            .then(|| around.rate(loss(part, late, recovered), part.burst_ratio(), jitter));
         self.level = self.meter.level().or(self.level);
         let point = Point {
             end: now,

@@ -35,6 +35,7 @@ const QUANTILE: f32 = 0.97;
 struct Slot {
     timestamp: i64,
     payload: Vec<u8>,
+    is_noise: bool,
 }
 
 /// What is due.
@@ -42,6 +43,8 @@ struct Slot {
 pub(super) enum Due<'a> {
     /// The packet.
     Packet(&'a [u8]),
+    /// A description of comfort noise (RFC 3389), good until the next packet.
+    Noise(&'a [u8]),
     /// Nothing: it was lost, or is late. Known is how much is missing until the next packet, and
     /// that packet if it is here.
     Missing {
@@ -103,6 +106,25 @@ impl Playout {
         payload: &[u8],
         now: Instant,
     ) -> Result<(), DropReason> {
+        self.insert(timestamp, (payload, false), now)
+    }
+
+    /// Takes a description of comfort noise.
+    pub(super) fn push_noise(
+        &mut self,
+        timestamp: u32,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        self.insert(timestamp, (payload, true), now)
+    }
+
+    fn insert(
+        &mut self,
+        timestamp: u32,
+        (payload, is_noise): (&[u8], bool),
+        now: Instant,
+    ) -> Result<(), DropReason> {
         let extended = self.unwrap(timestamp);
         let transit = self.units(now) - extended;
         let above = self.base.above(transit, now);
@@ -119,7 +141,7 @@ impl Playout {
         }
         let mut buffer = self.spare.pop().unwrap_or_default();
         buffer.extend_from_slice(payload);
-        let slot = Slot { timestamp: extended, payload: buffer };
+        let slot = Slot { timestamp: extended, payload: buffer, is_noise };
         self.slots.insert(at.map_or(0, |at| at + 1), slot);
         Ok(())
     }
@@ -193,10 +215,13 @@ impl Playout {
     /// What is due next.
     pub(super) fn due(&self) -> Due<'_> {
         match (self.slots.front(), self.next) {
-            (Some(slot), Some(next)) if slot.timestamp <= next => Due::Packet(&slot.payload),
+            (Some(slot), Some(next)) if slot.timestamp <= next => match slot.is_noise {
+                false => Due::Packet(&slot.payload),
+                true => Due::Noise(&slot.payload),
+            },
             (Some(slot), Some(next)) => Due::Missing {
                 gap: u32::try_from(slot.timestamp - next).ok(),
-                next: Some(&slot.payload),
+                next: Some(&slot.payload[..]).filter(|_| !slot.is_noise),
             },
             _ => Due::Missing { gap: None, next: None },
         }

@@ -25,21 +25,21 @@ const METERED: u16 = 64;
 
 /// A received packet or frame, checked.
 #[derive(Debug, Clone, Copy)]
-struct Arrival {
-    feed: Feed,
-    kind: Kind,
-    sequence: u16,
-    timestamp: u32,
-    marker: bool,
+pub(super) struct Arrival {
+    pub(super) feed: Feed,
+    pub(super) kind: Kind,
+    pub(super) sequence: u16,
+    pub(super) timestamp: u32,
+    pub(super) marker: bool,
     /// Codec of its stream.
-    codec: Codec,
+    pub(super) codec: Codec,
 }
 
 /// How it leaves.
 #[derive(Debug, Clone, Copy)]
-struct Departure {
-    placed: Placed,
-    marker: bool,
+pub(super) struct Departure {
+    pub(super) placed: Placed,
+    pub(super) marker: bool,
     /// Telephone events: the clocks it comes and leaves by.
     clocks: Option<(u32, u32)>,
 }
@@ -97,6 +97,11 @@ impl Media {
         if !same && let Some(transcoder) = &mut leg.inward.transcoder {
             transcoder.restart();
         }
+        if let Kind::Redundant(missing) = kind {
+            let arrival = Arrival { kind: Kind::Audio, ..arrival };
+            let payload = parsed.payload_range(packet);
+            return self.receive_redundant(id, arrival, missing, (received, payload), now);
+        }
         if header.sequence % METERED == 0 && kind == Kind::Audio && leg.inward.transcoder.is_none()
         {
             leg.monitor.sample(arrival.codec, parsed.payload, now);
@@ -115,7 +120,7 @@ impl Media {
     }
 
     /// From a leg to another leg: in place if relayed.
-    fn relay_to_leg(
+    pub(super) fn relay_to_leg(
         &mut self,
         (from, to): (LegId, LegId),
         arrival: Arrival,
@@ -126,7 +131,7 @@ impl Media {
         let same_codec = far.codec() == Some(arrival.codec);
         let (params, outgoing, dst) = far.sending()?;
         let audio = arrival.kind == Kind::Audio;
-        if audio && !same_codec {
+        if arrival.kind.is_bridged() && !same_codec {
             let bytes = received.packet().get(payload).unwrap_or_default();
             self.bridge_to_leg(from, to, arrival, bytes, now)?;
             return Ok(Verdict::Consumed);
@@ -159,7 +164,7 @@ impl Media {
     }
 
     /// From a leg to its stream.
-    fn relay_to_stream(
+    pub(super) fn relay_to_stream(
         &mut self,
         id: LegId,
         arrival: Arrival,
@@ -170,7 +175,7 @@ impl Media {
         let Some(FarEnd::Stream(end)) = &mut leg.far else { return Err(DropReason::NotConnected) };
         let same_codec = end.stream.codec == arrival.codec;
         match arrival.kind {
-            Kind::Audio if !same_codec => {
+            _ if arrival.kind.is_bridged() && !same_codec => {
                 let mut bridge = leg.inward.transcoder.take();
                 let complexity = self.complexity.now();
                 let pushed =
@@ -181,7 +186,7 @@ impl Media {
             Kind::Event(_) if !end.stream.telephone_event => {
                 return Err(DropReason::NoTelephoneEvent);
             }
-            Kind::Audio | Kind::Event(_) => {}
+            Kind::Audio | Kind::Event(_) | Kind::Noise | Kind::Redundant(_) => {}
         }
         let clock_rate = end.stream.codec.clock_rate();
         let departure = place(&mut end.outgoing, arrival, clock_rate, same_codec, now);
@@ -192,8 +197,9 @@ impl Media {
             timestamp: departure.placed.timestamp,
             marker: departure.marker,
             kind: match arrival.kind {
-                Kind::Audio => FrameKind::Audio,
+                Kind::Audio | Kind::Redundant(_) => FrameKind::Audio,
                 Kind::Event(_) => FrameKind::TelephoneEvent,
+                Kind::Noise => FrameKind::ComfortNoise,
             },
             payload: converted(payload, departure.clocks, &mut event),
         };
@@ -226,7 +232,7 @@ impl Media {
         }
         let codec = end.stream.codec;
         end.reception.packet(0, frame.sequence);
-        if frame.kind == FrameKind::Audio {
+        if frame.kind != FrameKind::TelephoneEvent {
             end.reception.arrival(frame.timestamp, codec.clock_rate(), now);
         }
         let arrival = Arrival {
@@ -234,7 +240,7 @@ impl Media {
             kind: match frame.kind {
                 FrameKind::Audio => Kind::Audio,
                 FrameKind::TelephoneEvent => Kind::Event(codec.clock_rate()),
-                FrameKind::ComfortNoise => return Err(DropReason::UnknownPayloadType),
+                FrameKind::ComfortNoise => Kind::Noise,
             },
             sequence: frame.sequence,
             timestamp: frame.timestamp,
@@ -243,7 +249,7 @@ impl Media {
         };
         let same_codec = leg.codec() == Some(codec);
         let (params, outgoing, dst) = leg.sending()?;
-        if arrival.kind == Kind::Audio && !same_codec {
+        if arrival.kind.is_bridged() && !same_codec {
             let mut bridge = leg.outward.transcoder.take();
             let params = leg.params.as_ref().ok_or(DropReason::NotConnected)?;
             let complexity = self.complexity.now();
@@ -269,7 +275,7 @@ impl Media {
         Ok(())
     }
 
-    fn send_rtp(
+    pub(super) fn send_rtp(
         &mut self,
         leg: LegId,
         dst: SocketAddr,
@@ -296,7 +302,7 @@ impl Media {
         Ok(())
     }
 
-    fn bridge_to_leg(
+    pub(super) fn bridge_to_leg(
         &mut self,
         from: LegId,
         to: LegId,
@@ -448,7 +454,7 @@ fn side_of(leg: &mut Leg, side: Side) -> &mut Bridge {
 }
 
 /// Payload type and place of a packet that leaves by a leg.
-fn depart(
+pub(super) fn depart(
     params: &LegParams,
     outgoing: &mut Outgoing,
     arrival: Arrival,
@@ -456,7 +462,13 @@ fn depart(
     now: Instant,
 ) -> Result<(u8, Departure), DropReason> {
     let (payload_type, clock_rate) = match arrival.kind {
-        Kind::Audio => (params.codec.payload_type, params.codec.codec.clock_rate()),
+        Kind::Audio | Kind::Redundant(_) => {
+            (params.codec.payload_type, params.codec.codec.clock_rate())
+        }
+        Kind::Noise => {
+            let payload_type = params.comfort_noise.ok_or(DropReason::NoComfortNoise)?;
+            (payload_type, params.codec.codec.clock_rate())
+        }
         Kind::Event(_) => {
             let event = params.telephone_event.ok_or(DropReason::NoTelephoneEvent)?;
             (event.payload_type, event.clock_rate)
@@ -474,7 +486,7 @@ fn place(
 ) -> Departure {
     let Arrival { feed, sequence, timestamp, .. } = arrival;
     match arrival.kind {
-        Kind::Audio => {
+        Kind::Audio | Kind::Noise | Kind::Redundant(_) => {
             let placed = outgoing.relay(feed, sequence, timestamp, now);
             Departure { placed, marker: arrival.marker || placed.fresh, clocks: None }
         }
@@ -520,6 +532,9 @@ fn bridge_push(
         *bridge = Some(Box::new(transcoder));
     }
     match bridge {
+        Some(transcoder) if arrival.kind == Kind::Noise => {
+            transcoder.push_noise(arrival.timestamp, payload, now)
+        }
         Some(transcoder) => transcoder.push(arrival.timestamp, payload, now),
         None => Err(DropReason::CodecFailed),
     }

@@ -152,15 +152,16 @@ impl Media {
     pub(super) fn heard(&self, id: LegId) -> Option<HeardReport> {
         let leg = self.legs.get(&id)?;
         let (remote_lost, sent) = (leg.feedback.lost?, leg.outgoing.packets);
-        let (around, totals, late, jitter) = match leg.far.as_ref()? {
+        let (around, totals, (late, recovered), jitter) = match leg.far.as_ref()? {
             FarEnd::Leg(far) => {
                 let far = self.legs.get(far)?;
                 let (totals, jitter) = (far.reception.totals(), far.reception.jitter());
-                (far.surroundings(), totals, far.monitor.late, jitter)
+                let fixed = (far.monitor.late, far.monitor.frames.recovered);
+                (far.surroundings(), totals, fixed, jitter)
             }
             FarEnd::Stream(end) => {
                 let (totals, jitter) = (end.reception.totals(), end.reception.jitter());
-                (stream_surroundings(leg, end), totals, end.monitor.late, jitter)
+                (stream_surroundings(leg, end), totals, (end.monitor.late, 0), jitter)
             }
         };
         #[allow(clippy::cast_precision_loss, reason = "a ratio")]
@@ -170,7 +171,7 @@ impl Media {
             None => remote_lost as f64 / sent.max(1) as f64,
         };
         let lost_after = lost_after.min(1.0);
-        let loss = 1.0 - (1.0 - monitor::loss(totals, late)) * (1.0 - lost_after);
+        let loss = 1.0 - (1.0 - monitor::loss(totals, late, recovered)) * (1.0 - lost_after);
         let onward = leg.feedback.round_trip.unwrap_or_default() / 2;
         let jitter = jitter.max(leg.feedback.jitter.unwrap_or_default());
         let playout = PLAYOUT_MIN.max(jitter * 2);
@@ -222,7 +223,7 @@ fn end_stream_point(leg: &mut Leg, now: Instant) -> Option<StreamReport> {
     let StreamEnd { reception, monitor, stream, .. } = &mut **end;
     monitor.end_point(reception, &around, None, now);
     let (totals, jitter) = (reception.totals(), reception.jitter());
-    let path = around.rate(monitor::loss(totals, monitor.late), totals.burst_ratio(), jitter);
+    let path = around.rate(monitor::loss(totals, monitor.late, 0), totals.burst_ratio(), jitter);
     Some(StreamReport {
         peer: stream.peer.clone(),
         received: totals.received,

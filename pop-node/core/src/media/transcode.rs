@@ -4,7 +4,9 @@
 //! Packets go in when they come; packets come out evenly, one per `ptime`, from `handle_timeout`.
 //! What holds the delay at the playout buffer's target is [`stretch`]: a pitch period taken out
 //! or put in where that is hardly heard. A sender with a drifting clock needs one every minute or
-//! so. After 200 ms without any packet the output stops and starts anew with the next packet.
+//! so. After 200 ms without any packet the output stops and starts anew with the next packet, unless
+//! the sender said that it pauses: by comfort noise (RFC 3389), or by an Opus packet without voice
+//! (DTX). Then noise goes on in its place, for a minute.
 //! Where packets carry copies of the ones before (Opus in-band FEC), playout waits for one packet
 //! more, so that the copy is there when the loss is to be played.
 #![allow(
@@ -22,11 +24,14 @@ use super::quality::Band;
 use super::{DropReason, Format};
 use crate::codec::resample::{Down, Up};
 use crate::codec::{
-    Codec, CodecError, Decoder, Encoder, EncoderConfig, OPUS_PAUSE_BYTES, opus_has_fec,
+    Codec, CodecError, ComfortNoise, Decoder, Encoder, EncoderConfig, OPUS_PAUSE_BYTES,
+    opus_has_fec, opus_is_pause,
 };
 
 /// After this much made-up audio in a row the sender is taken to be silent.
 const MADE_UP_MS_MAX: u32 = 200;
+/// A pause without any packet ends after this much.
+const PAUSE_MS_MAX: u32 = 60_000;
 /// Slack may be this far above the target before audio is shortened, or below before stretched.
 const ABOVE_MS: i64 = 15;
 const BELOW_MS: i64 = 5;
@@ -92,12 +97,23 @@ pub(super) struct Transcoder {
     /// Length of the last packet decoded, in samples.
     frame: usize,
     made_up_ms: u32,
+    pause: Pause,
     slack: Slack,
     /// The encoder may say that there is nothing to send.
     pauses: bool,
     /// Packets carry copies of the ones before.
     has_fec: bool,
     stats: TranscodeStats,
+}
+
+/// Why nothing comes and nothing is lost.
+#[derive(Debug)]
+enum Pause {
+    None,
+    /// The sender described its background noise.
+    Noise(ComfortNoise),
+    /// Opus: the decoder knows the background noise.
+    Opus,
 }
 
 /// The least slack since the last correction.
@@ -158,6 +174,7 @@ impl Transcoder {
             first: true,
             frame: input as usize / 50,
             made_up_ms: 0,
+            pause: Pause::None,
             slack: Slack::default(),
             pauses: to.codec == Codec::Opus && config.dtx,
             has_fec: false,
@@ -225,8 +242,28 @@ impl Transcoder {
             self.has_fec = true;
             self.playout.wait_longer(samples as u32 * 1_000 / self.decoder.rate());
         }
+        self.pushed(samples, now, |playout| playout.push(timestamp, payload, now))
+    }
+
+    /// Takes a description of comfort noise (RFC 3389).
+    pub(super) fn push_noise(
+        &mut self,
+        timestamp: u32,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let samples = self.frame;
+        self.pushed(samples, now, |playout| playout.push_noise(timestamp, payload, now))
+    }
+
+    fn pushed(
+        &mut self,
+        samples: usize,
+        now: Instant,
+        push: impl FnOnce(&mut Playout) -> Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
         let was_playing = !self.playout.is_idle();
-        let pushed = self.playout.push(timestamp, payload, now);
+        let pushed = push(&mut self.playout);
         // The first packet, or the first after a jump of the timestamp.
         let begins = self.playout.is_idle() && (was_playing || self.next.is_none());
         if begins && pushed.is_ok() {
@@ -280,7 +317,13 @@ impl Transcoder {
         self.ready.clear();
         self.playout.clear();
         self.made_up_ms = 0;
+        self.pause = Pause::None;
         self.slack = Slack::default();
+    }
+
+    /// Copies of lost packets come in later ones: waits for one packet more.
+    pub(super) fn expect_copies(&mut self) {
+        self.playout.wait_longer(self.frame_ms());
     }
 
     /// Adds what is due to `ready`; false if the sender fell silent.
@@ -292,6 +335,8 @@ impl Transcoder {
         self.decoded.clear();
         match self.playout.due() {
             Due::Packet(payload) => {
+                let pauses = self.from == Codec::Opus && opus_is_pause(payload);
+                self.pause = if pauses { Pause::Opus } else { Pause::None };
                 let decoded = self.decoder.decode(payload, &mut self.decoded);
                 let samples = decoded.unwrap_or(self.frame);
                 if decoded.is_err() {
@@ -304,6 +349,27 @@ impl Transcoder {
                 self.made_up_ms = 0;
                 self.playout.played(self.units(samples));
                 self.hold(slack_ms - target_ms);
+            }
+            Due::Noise(payload) => {
+                let mut noise = match std::mem::replace(&mut self.pause, Pause::None) {
+                    Pause::Noise(noise) => noise,
+                    Pause::None | Pause::Opus => ComfortNoise::default(),
+                };
+                noise.update(payload);
+                self.pause = Pause::Noise(noise);
+                self.made_up_ms = 0;
+                self.fill_pause(self.frame);
+                self.playout.played(self.units(self.frame));
+            }
+            Due::Missing { gap, .. } if !matches!(self.pause, Pause::None) => {
+                let units = gap.unwrap_or(u32::MAX).min(self.units(self.frame));
+                let samples = self.samples(units);
+                self.fill_pause(samples);
+                self.made_up_ms += samples as u32 * 1_000 / self.decoder.rate();
+                self.playout.skipped(units);
+                if gap.is_none() && self.made_up_ms > PAUSE_MS_MAX {
+                    return false;
+                }
             }
             Due::Missing { gap, next } => {
                 let units = gap.map_or(u32::MAX, |gap| gap).min(self.units(self.frame));
@@ -331,6 +397,17 @@ impl Transcoder {
             Resampler::Down(down) => down.process(&self.decoded, &mut self.ready),
         }
         !self.decoded.is_empty()
+    }
+
+    /// Decodes what is heard while the sender pauses.
+    fn fill_pause(&mut self, samples: usize) {
+        match &mut self.pause {
+            Pause::Noise(noise) => {
+                noise.make(samples, &mut self.decoded);
+                self.decoder.played_instead(&mut self.decoded);
+            }
+            Pause::None | Pause::Opus => self.decoder.conceal(samples, None, &mut self.decoded),
+        }
     }
 
     fn units(&self, samples: usize) -> u32 {

@@ -139,6 +139,11 @@ pub struct LegParams {
     pub telephone_event: Option<TelephoneEvent>,
     /// The payload type our offer gave the DTMF format: it is understood too.
     pub offered_telephone_event: Option<u8>,
+    /// The payload type of comfort noise (RFC 3389), if the peer takes it. From the peer it is
+    /// taken in any case.
+    pub comfort_noise: Option<u8>,
+    /// The payload type of redundant audio (RFC 2198) of the format, if the peer may send it.
+    pub redundant: Option<u8>,
     /// What we may do.
     pub direction: Direction,
     /// Media of this leg is SRTP with these keys (RFC 3711), both ways, RTCP too.
@@ -168,6 +173,10 @@ pub struct Stream {
     /// May telephone events be sent to the peer? On the overlay their timestamps and durations
     /// count in `codec`'s clock rate.
     pub telephone_event: bool,
+    /// Milliseconds per packet the far peer wants of what we encode; 0: the codec's default.
+    pub ptime_ms: u32,
+    /// The far peer's `a=fmtp` of the codec.
+    pub fmtp: Option<String>,
 }
 
 /// A received packet at the begin of a buffer. Where it is forwarded protected it grows by up to
@@ -191,6 +200,22 @@ impl<'a> Received<'a> {
 
     pub(super) fn packet_mut(&mut self) -> &mut [u8] {
         self.buffer.get_mut(..self.length).unwrap_or_default()
+    }
+}
+
+impl Received<'_> {
+    /// Moves a part of the packet to `start`, in front of it; what was behind it, padding too, goes.
+    pub(super) fn keep(&mut self, start: usize, part: std::ops::Range<usize>) {
+        let end = start + part.len();
+        let packet = self.packet_mut();
+        if start > part.start || part.start > part.end || part.end > packet.len() {
+            return;
+        }
+        packet.copy_within(part, start);
+        if let Some(flags) = packet.first_mut() {
+            *flags &= !0x20;
+        }
+        self.length = end;
     }
 }
 
@@ -255,12 +280,16 @@ reasons! {
     NotSending = "not_sending",
     /// We do not know where the peer of the leg is (yet).
     NoRemote = "no_remote",
+    /// The far side does not take comfort noise: it hears silence instead.
+    NoComfortNoise = "no_comfort_noise",
     /// The far side did not agree on telephone events.
     NoTelephoneEvent = "no_telephone_event",
     /// A malformed overlay datagram or frame.
     MalformedDatagram = "malformed_datagram",
     /// Malformed RTCP.
     MalformedRtcp = "malformed_rtcp",
+    /// Malformed redundant audio.
+    MalformedRedundancy = "malformed_redundancy",
     /// Malformed RTP.
     MalformedRtp = "malformed_rtp",
     /// Already in the playout buffer, or already played.
@@ -509,7 +538,7 @@ pub struct Counters {
     pub transcoded: u64,
     /// Frames made up because theirs was missing at its time.
     pub concealed: u64,
-    /// Lost frames played from the copy in the packet after them.
+    /// Lost frames played from the copy in the packet after them, or sent on from it.
     pub repaired: u64,
     /// RTP packets received protected, and opened (SRTP).
     pub srtp_opened: u64,

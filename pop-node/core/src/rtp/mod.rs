@@ -6,6 +6,7 @@
 
 mod bursts;
 mod packet;
+pub mod red;
 pub mod rtcp;
 mod statistics;
 pub mod telephone_event;

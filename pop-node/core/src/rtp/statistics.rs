@@ -149,6 +149,14 @@ impl Reception {
         }
     }
 
+    /// How many packets are missing between the highest received and this one; 0 if it is no
+    /// continuation.
+    pub fn missing_before(&self, ssrc: u32, sequence: u16) -> u16 {
+        let source = self.source.filter(|source| source.ssrc == ssrc);
+        let ahead = source.map_or(0, |source| sequence.wrapping_sub(source.highest));
+        if ahead < MAX_DROPOUT { ahead.saturating_sub(1) } else { 0 }
+    }
+
     /// Measures jitter with a packet that carries new audio (not an event's repetition: those
     /// repeat their timestamp).
     pub fn arrival(&mut self, timestamp: u32, clock_rate: u32, now: Instant) {

@@ -30,7 +30,7 @@ fn session_of(policy: Policy) -> LocalSession {
 
 fn all(direction: Direction) -> Description {
     let codecs = vec![Codec::Opus, Codec::G722, Codec::Pcmu, Codec::Pcma];
-    Description { codecs, telephone_event: true, direction, ptime_ms: 20 }
+    Description { codecs, telephone_event: true, comfort_noise: false, direction, ptime_ms: 20 }
 }
 
 /// Each file: an offer, `----`, then what we make of it and our answer. `REWRITE=1` writes the
@@ -83,7 +83,8 @@ fn answer(input: &str) -> String {
     let direction = offer_answer::reversed(remote.direction);
     let ptime_ms = remote.ptime_ms.unwrap_or(20);
     let telephone_event = !remote.telephone_events.is_empty();
-    let what = Description { codecs, telephone_event, direction, ptime_ms };
+    let comfort_noise = true;
+    let what = Description { codecs, telephone_event, comfort_noise, direction, ptime_ms };
     let answer = session().answer(&offer, &remote, &what);
     out.push_str(&String::from_utf8(answer.to_vec()).unwrap().replace('\r', ""));
     out
@@ -312,5 +313,51 @@ fn extended_reports_are_agreed_on_when_offered() {
         let answer = session().answer(&offer, &remote, &what);
         let answer = String::from_utf8(answer.to_vec()).unwrap();
         assert_eq!(answer.contains("a=rtcp-xr:voip-metrics\r\n"), wanted, "{answer}");
+    }
+}
+
+#[test]
+fn comfort_noise_and_redundancy_are_agreed_on_when_offered_and_of_use() {
+    let text = "m=audio 4000 RTP/AVP 0 13 121 101\na=rtpmap:121 red/8000\na=fmtp:121 0/0\n\
+                a=rtpmap:101 telephone-event/8000\n";
+    let offer = offer(text);
+    let remote = RemoteMedia::from_offer(&offer, false).unwrap();
+    assert_eq!((remote.comfort_noise, remote.redundant(Codec::Pcmu)), (Some(13), Some(121)));
+    assert_eq!(remote.redundant(Codec::Pcma), None);
+    let answer = |comfort_noise| {
+        let what =
+            Description { codecs: vec![Codec::Pcmu], comfort_noise, ..all(Direction::SendRecv) };
+        String::from_utf8(session().answer(&offer, &remote, &what).to_vec()).unwrap()
+    };
+    let text = answer(true);
+    assert!(text.contains("m=audio 20000 RTP/AVP 0 101 13 121\r\n"), "{text}");
+    for line in ["a=rtpmap:13 CN/8000", "a=rtpmap:121 red/8000", "a=fmtp:121 0/0"] {
+        assert!(text.contains(&format!("{line}\r\n")), "{line}: {text}");
+    }
+    let answer = parse(&answer(false));
+    assert_eq!(answer.media[0].formats, ["0", "101", "121"]);
+    // What carries another codec, or several, is not answered.
+    for fmtp in ["0/8", "8/8"] {
+        let text = format!("m=audio 4 RTP/AVP 0 121\na=rtpmap:121 red/8000\na=fmtp:121 {fmtp}\n");
+        let remote = RemoteMedia::from_offer(&self::offer(&text), false).unwrap();
+        assert_eq!(remote.redundant(Codec::Pcmu), None, "{fmtp}");
+    }
+    let opus = "m=audio 4 RTP/AVP 63 96\na=rtpmap:63 red/48000/2\na=fmtp:63 96/96\n\
+                a=rtpmap:96 opus/48000/2\n";
+    let remote = RemoteMedia::from_offer(&self::offer(opus), false).unwrap();
+    assert_eq!(remote.redundant(Codec::Opus), Some(63));
+}
+
+#[test]
+fn comfort_noise_is_offered_where_the_other_side_takes_it() {
+    for (comfort_noise, codecs, offered) in [
+        (true, vec![Codec::Pcmu], true),
+        (false, vec![Codec::Pcmu], false),
+        (true, vec![Codec::Opus], false),
+    ] {
+        let what = Description { codecs, comfort_noise, ..all(Direction::SendRecv) };
+        let offer = SessionDescription::parse(&session().offer(&what)).unwrap();
+        let remote = RemoteMedia::from_offer(&offer, false).unwrap();
+        assert_eq!(remote.comfort_noise.is_some(), offered, "{what:?}");
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use chaos::endpoint::tape;
 use chaos::rng::Rng;
@@ -142,8 +142,9 @@ pub(super) struct Cost {
 impl Cost {
     /// CPU per packet that arrived, µs.
     #[allow(clippy::cast_precision_loss, reason = "packets of a few seconds")]
-    pub(super) fn us_per_packet(&self) -> f64 {
-        self.usage.cpu.as_secs_f64() * 1e6 / self.packets.max(1) as f64
+    pub(super) fn us_per_packet(&self) -> Result<f64> {
+        ensure!(self.packets > 0, "no packet arrived: there is nothing to divide by");
+        Ok(self.usage.cpu.as_secs_f64() * 1e6 / self.packets as f64)
     }
 }
 

@@ -145,11 +145,7 @@ impl Inviting {
 
     /// Joins our leg with the other half and says what it needs to know.
     fn join(&self, agreed: Agreed, half: &mut Half, core: &mut Core) -> Media {
-        let far = FarMedia {
-            codec: agreed.codec,
-            telephone_event: self.wanted.media.telephone_event,
-            send: StreamId(self.wanted.media.stream),
-        };
+        let far = FarMedia::with(&self.wanted.media, agreed.codec);
         half.connect(far, core);
         half.media(agreed, agreed.codec)
     }
@@ -278,6 +274,7 @@ fn attempt(
         let body = half.leg.offer(Description {
             codecs: media::preferred(&wanted.codecs, &half.leg.allowed),
             telephone_event: wanted.media.telephone_event,
+            comfort_noise: wanted.media.comfort_noise,
             direction: media::direction(&wanted.media),
             ptime_ms: media::ptime_ms(&wanted.media),
         });

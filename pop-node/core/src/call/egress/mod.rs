@@ -15,7 +15,7 @@ use proto::call::call_message::Kind;
 use proto::call::{CallAnswer, CallProgress, CallReject, CallSetup, Media};
 use proto::control;
 use proto::e164::E164;
-use proto::id::{StreamId, TrunkId};
+use proto::id::TrunkId;
 use proto::time::Instant;
 
 use super::info::Infos;

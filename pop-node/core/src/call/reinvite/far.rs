@@ -24,6 +24,7 @@ impl Session {
         let body = half.leg.offer(Description {
             codecs: media::preferred(&codecs, &half.leg.allowed),
             telephone_event: media.telephone_event,
+            comfort_noise: media.comfort_noise,
             direction: self.wish,
             ptime_ms: media::ptime_ms(&media),
         });

@@ -169,6 +169,7 @@ pub(super) fn full_offer(half: &Half, direction: Direction) -> Description {
     Description {
         codecs: media::preferred(&first, &half.leg.allowed),
         telephone_event: half.far.is_none_or(|far| far.telephone_event),
+        comfort_noise: half.far.is_some_and(|far| far.comfort_noise),
         direction,
         ptime_ms: media::PTIME_MS,
     }
@@ -187,6 +188,8 @@ pub(super) fn answer_description(
     Description {
         codecs: same.or_else(|| common.next()).into_iter().collect(),
         telephone_event: far.telephone_event,
+        // Whoever transcodes makes noise of it.
+        comfort_noise: far.comfort_noise || same.is_none(),
         direction: both(media::direction(answer), reversed(remote.direction)),
         ptime_ms: media::ptime_ms(answer),
     }

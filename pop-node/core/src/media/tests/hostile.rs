@@ -78,9 +78,47 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "payload types nobody agreed on",
-        packets: || from_peer([3, 8, 13, 72, 96, 127].map(|pt| packet(header(pt, 1), &VOICE))),
+        packets: || from_peer([3, 8, 14, 72, 96, 127].map(|pt| packet(header(pt, 1), &VOICE))),
         on_rtcp: false,
         counted: Some((DropReason::UnknownPayloadType, 6)),
+        heard: 0,
+    },
+    Case {
+        name: "another codec without an agreement, and back",
+        packets: || {
+            from_peer((0..60).map(|n| {
+                let payload_type = if (20..40).contains(&n) { 8 } else { 0 };
+                packet(header(payload_type, n), &VOICE)
+            }))
+        },
+        on_rtcp: false,
+        counted: Some((DropReason::UnknownPayloadType, 20)),
+        heard: 40,
+    },
+    Case {
+        name: "comfort noise for a phone that takes none",
+        packets: || from_peer((0..6).map(|n| packet(header(13, n), &[60]))),
+        on_rtcp: false,
+        counted: Some((DropReason::NoComfortNoise, 6)),
+        heard: 0,
+    },
+    Case {
+        name: "redundant audio that lies",
+        packets: || {
+            let lies: [&[u8]; 5] =
+                [&[], &[0x80], &[0x80, 0, 4, 9, 0, 1], &[0x80; 64], &[0x80, 0, 0xff, 0xff, 0]];
+            let lie = |(n, lie): (u32, &&[u8])| packet(header(121, n), lie);
+            from_peer((0..).zip(&lies).map(lie).collect::<Vec<_>>())
+        },
+        on_rtcp: false,
+        counted: Some((DropReason::MalformedRedundancy, 5)),
+        heard: 0,
+    },
+    Case {
+        name: "redundant audio of a format nobody agreed on",
+        packets: || from_peer((0..5).map(|n| packet(header(121, n), &[9, 1, 2, 3]))),
+        on_rtcp: false,
+        counted: Some((DropReason::UnknownPayloadType, 5)),
         heard: 0,
     },
     Case {
@@ -166,6 +204,8 @@ fn suffer(case: &Case) {
     let [a, b, c, d] = [10, 20, 30, 40].map(|n| open(&mut media, n, Codec::Pcmu));
     connect(&mut media, a, Far::Leg(b));
     connect(&mut media, c, Far::Leg(d));
+    let params = LegParams { redundant: Some(121), ..params(Codec::Pcmu, 10) };
+    media.handle_command(&MediaCommand::SetLeg { leg: a, params }, at(0));
     let mut other = Other { leg: c, far: d, last: None, n: 0 };
     let (mut heard, mut last): (usize, Option<Header>) = (0, None);
     for (n, (source, mut bytes)) in (case.packets)().into_iter().enumerate() {

@@ -148,6 +148,28 @@ fn a_stream_is_measured_where_it_arrives() {
 }
 
 #[test]
+fn what_the_far_peer_wants_is_encoded_at_the_first_pop() {
+    let bytes = |ptime_ms, fmtp: Option<&str>| {
+        let mut mesh = Mesh::new(Duration::from_millis(40));
+        mesh.call(7, [Codec::Pcmu, Codec::Opus], Codec::Opus);
+        let Far::Stream(stream) = stream("bbb1", 7, 7, Codec::Opus) else { unreachable!() };
+        let stream = Stream { ptime_ms, fmtp: fmtp.map(str::to_owned), ..stream };
+        connect(mesh.media(0), LegId(7), Far::Stream(stream));
+        for (n, payload) in payloads(Codec::Pcmu, 4).iter().enumerate() {
+            mesh.rtp(0, 7, rtp(Codec::Pcmu, n, payload), at(n as u64 * 20));
+        }
+        mesh.run(at(4_000));
+        let to_b = mesh.left.iter().filter(|(_, here, _)| *here == 1);
+        let sizes: Vec<usize> = to_b.map(|(.., bytes)| bytes.len()).collect();
+        (sizes.len(), sizes.iter().sum::<usize>())
+    };
+    let (packets, all) = bytes(0, None);
+    let (longer, fewer) = bytes(60, Some("maxaveragebitrate=9000"));
+    assert!((190..=200).contains(&packets) && (62..=67).contains(&longer), "{packets} {longer}");
+    assert!(fewer * 2 < all, "{fewer} of {all}");
+}
+
+#[test]
 fn speech_crosses_two_pops_untouched_and_at_once() {
     let mut mesh = Mesh::new(Duration::from_millis(40));
     mesh.call(7, [Codec::Pcmu, Codec::Pcmu], Codec::Pcmu);

@@ -3,6 +3,7 @@
 
 mod hostile;
 mod mesh;
+mod pauses;
 mod random;
 mod relay;
 mod report;
@@ -63,6 +64,8 @@ fn params(codec: Codec, port: u16) -> LegParams {
         },
         telephone_event: Some(EVENT),
         offered_telephone_event: None,
+        comfort_noise: None,
+        redundant: None,
         direction: Direction::SendRecv,
         srtp: None,
     }
@@ -90,6 +93,8 @@ fn stream(peer: &str, send: u32, receive: u32, codec: Codec) -> Far {
         receive: StreamId(receive),
         codec,
         telephone_event: true,
+        ptime_ms: 0,
+        fmtp: None,
     })
 }
 

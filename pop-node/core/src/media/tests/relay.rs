@@ -96,7 +96,7 @@ fn each_refusal_has_its_reason() {
     let reasons = [
         (drop(&mut media, LegId(9), 10, good.clone()), DropReason::UnknownLeg),
         (drop(&mut media, a, 10, vec![0; 4]), DropReason::MalformedRtp),
-        (drop(&mut media, a, 10, packet(header(13, 1), &[0])), DropReason::UnknownPayloadType),
+        (drop(&mut media, a, 10, packet(header(14, 1), &[0])), DropReason::UnknownPayloadType),
         (drop(&mut media, a, 10, vec![0x80, 200, 0, 0]), DropReason::MalformedRtp),
         (drop(&mut media, a, 10, good.clone()), DropReason::NotConnected),
     ];

@@ -114,6 +114,85 @@ fn a_clean_path_costs_20_ms_and_changes_nothing() {
     assert!(run.stats.concealed <= 11 && run.stats.late == 0, "{:?}", run.stats);
 }
 
+/// A sender with voice activity detection: a second of speech, then noise is described once.
+#[test]
+fn comfort_noise_fills_a_pause_and_nothing_is_concealed() {
+    for (from, to) in [(Codec::Pcmu, Codec::Pcma), (Codec::Pcma, Codec::Opus)] {
+        let mut transcoder = Transcoder::new(from, &format(to, 20), 5).unwrap();
+        let rate = transcoder.encoder.rate();
+        let mut decoder = Decoder::new(to, rate).unwrap();
+        let (mut pcm, mut left) = (Vec::new(), Vec::new());
+        let mut until = |transcoder: &mut Transcoder, ms: u64| {
+            let end = Instant::from_millis(ms);
+            while let Some(due) = transcoder.poll_timeout().filter(|&due| due <= end) {
+                while let Some(encoded) = transcoder.handle_timeout(due) {
+                    left.push(due.as_micros());
+                    decoder.decode(encoded.payload, &mut pcm).unwrap();
+                }
+            }
+        };
+        let mut speak = |transcoder: &mut Transcoder, packets: std::ops::Range<u64>| {
+            for n in packets {
+                until(transcoder, n * 20);
+                let now = Instant::from_millis(n * 20);
+                match n {
+                    50 => transcoder.push_noise(50 * 160, &[50], now).unwrap(),
+                    51..200 => {}
+                    _ => transcoder.push(n as u32 * 160, &[0x20; 160], now).unwrap(),
+                }
+            }
+        };
+        speak(&mut transcoder, 0..250);
+        assert!(left.windows(2).all(|w| w[1] - w[0] == 20_000), "{from:?}: a gap");
+        assert_eq!(left.len(), 249, "{from:?}");
+        let stats = transcoder.take_stats();
+        assert_eq!((stats.concealed, stats.late, stats.failed), (0, 0, 0), "{from:?}");
+        // 2 s in: noise of −50 dBov.
+        let noise = &pcm[rate as usize * 2..rate as usize * 3];
+        let power = noise.iter().map(|&s| f64::from(s).powi(2)).sum::<f64>() / noise.len() as f64;
+        let dbov = 10.0 * (power / 32_768.0_f64.powi(2)).log10();
+        assert!((-54.0..-48.0).contains(&dbov), "{from:?}: {dbov}");
+    }
+}
+
+#[test]
+fn a_pause_ends_when_nothing_comes_for_a_minute() {
+    let mut transcoder = Transcoder::new(Codec::Pcmu, &format(Codec::Pcma, 20), 5).unwrap();
+    transcoder.push_noise(0, &[], Instant::from_millis(0)).unwrap();
+    let mut packets = 0;
+    while let Some(due) = transcoder.poll_timeout() {
+        packets += u32::from(transcoder.handle_timeout(due).is_some());
+    }
+    assert!((3_000..3_010).contains(&packets), "{packets}");
+}
+
+/// An Opus peer with DTX sends next to nothing while nobody speaks; whoever hears it over G.711
+/// gets a packet every 20 ms all the same.
+#[test]
+fn pauses_of_an_opus_peer_leave_no_gap() {
+    let config = EncoderConfig { dtx: true, ..EncoderConfig::default() };
+    let mut pcm: Vec<i16> = speech("hum_en_8k.wav")[..16_000].to_vec();
+    let mut room = Vec::new();
+    ComfortNoise::new(&[65]).make(32_000, &mut room);
+    pcm.extend(room);
+    pcm.extend_from_slice(&speech("hum_en_8k.wav")[..16_000]);
+    let mut encoder = Encoder::new(Codec::Opus, 8_000, config).unwrap();
+    let mut arrivals = Vec::new();
+    for (n, frame) in pcm.chunks_exact(160).enumerate() {
+        let mut packet = Vec::new();
+        encoder.encode(frame, &mut packet).unwrap();
+        if packet.len() > OPUS_PAUSE_BYTES {
+            arrivals.push((n as u64 * 20_000, n as u32 * 960, packet));
+        }
+    }
+    assert!(arrivals.len() < 300, "most of the pause is not sent: {}", arrivals.len());
+    let run = drive(Codec::Opus, &format(Codec::Pcmu, 20), &arrivals);
+    assert!(run.left.windows(2).all(|w| w[1] - w[0] == 20_000), "a gap");
+    assert!(run.left.len() >= 400, "{}", run.left.len());
+    // But for the end of the stream.
+    assert!(run.stats.concealed <= 12, "{:?}", run.stats);
+}
+
 /// Pseudo-random jitter below `max` µs.
 fn jitter(n: u64, max: u64) -> u64 {
     (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % max.max(1)

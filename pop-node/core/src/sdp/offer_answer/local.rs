@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 
 use super::{NegotiationError, RemoteMedia, Security, attribute};
-use crate::codec::Codec;
+use crate::codec::{COMFORT_NOISE, Codec};
 use crate::media::{Direction, TelephoneEvent};
 use crate::sdp::description::{
     Attribute, Connection, MediaDescription, Origin, SessionDescription,
@@ -23,6 +23,8 @@ pub struct Description {
     pub codecs: Vec<Codec>,
     /// Whether we take telephone events (RFC 4733).
     pub telephone_event: bool,
+    /// Whether comfort noise (RFC 3389) is of use to us.
+    pub comfort_noise: bool,
     /// What we are ready to do.
     pub direction: Direction,
     /// Milliseconds of audio per packet we would like.
@@ -90,6 +92,9 @@ impl LocalSession {
         let clocks = what.codecs.iter().map(|codec| codec.clock_rate()).collect();
         let mut audio = self.audio(protocol, what, clocks, false);
         audio.attributes.extend(lines.iter().map(crypto));
+        if what.comfort_noise && what.codecs.iter().any(|codec| *codec != Codec::Opus) {
+            add_format(&mut audio, COMFORT_NOISE, "CN/8000");
+        }
         self.offered_events = self.telephone_events.clone();
         let mut sections = std::mem::take(&mut self.sections);
         match sections.get_mut(self.section) {
@@ -128,6 +133,7 @@ impl LocalSession {
             let event = what.codecs.first().and_then(|codec| remote.telephone_event(*codec));
             let clocks = event.map(|event| event.clock_rate).into_iter().collect();
             *section = self.audio(section.protocol.clone(), what, clocks, remote.rtcp_mux);
+            add_agreed(section, remote, what);
             if remote.rtcp_xr {
                 section.attributes.push(Attribute::with("rtcp-xr", "voip-metrics".to_owned()));
             }
@@ -241,6 +247,28 @@ impl LocalSession {
     fn free(&self, preferred: u8) -> Option<u8> {
         std::iter::once(preferred).chain(DYNAMIC).find(|number| !self.used.contains(number))
     }
+}
+
+/// What of the offer goes with our codec: comfort noise at its clock, redundant audio of it.
+fn add_agreed(section: &mut MediaDescription, remote: &RemoteMedia, what: &Description) {
+    let Some(&codec) = what.codecs.first() else { return };
+    if let Some(number) =
+        remote.comfort_noise.filter(|_| what.comfort_noise && codec != Codec::Opus)
+    {
+        add_format(section, number, "CN/8000");
+    }
+    let format = remote.format(codec).map(|format| format.payload_type);
+    if let (Some(number), Some(format)) = (remote.redundant(codec), format) {
+        let channels = if codec.channels() == 1 { "" } else { "/2" };
+        add_format(section, number, &format!("red/{}{channels}", codec.clock_rate()));
+        let carries = format!("{number} {format}/{format}");
+        section.attributes.push(Attribute::with("fmtp", carries));
+    }
+}
+
+fn add_format(section: &mut MediaDescription, number: u8, name: &str) {
+    section.formats.push(number.to_string());
+    section.attributes.push(Attribute::with("rtpmap", format!("{number} {name}")));
 }
 
 fn crypto(line: &Crypto) -> Attribute {

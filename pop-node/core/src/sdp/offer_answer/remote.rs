@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{direction, from_attribute};
-use crate::codec::Codec;
+use crate::codec::{COMFORT_NOISE, Codec};
 use crate::media::{Direction, TelephoneEvent};
 use crate::sdp::description::{Connection, MediaDescription, SessionDescription, value};
 use crate::srtp::Crypto;
@@ -19,6 +19,17 @@ pub struct Negotiated {
     pub fmtp: Option<String>,
 }
 
+/// A format of redundant audio (RFC 2198).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redundant {
+    /// Its RTP payload type.
+    pub payload_type: u8,
+    /// The clock, the one of what it carries.
+    pub clock_rate: u32,
+    /// Payload types of what it carries (`a=fmtp:121 0/0`); empty: not said.
+    pub carries: Vec<u8>,
+}
+
 /// The audio stream of a peer's offer or answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteMedia {
@@ -28,6 +39,10 @@ pub struct RemoteMedia {
     pub codecs: Vec<Negotiated>,
     /// Telephone-event formats (RFC 4733), in the peer's order.
     pub telephone_events: Vec<TelephoneEvent>,
+    /// Comfort noise (RFC 3389) at 8 kHz, if the peer takes it.
+    pub comfort_noise: Option<u8>,
+    /// Formats of redundant audio (RFC 2198), in the peer's order.
+    pub redundant: Vec<Redundant>,
     /// Where the peer wants RTP; `None`: nowhere (`0.0.0.0`, RFC 3264 §8.4).
     pub rtp: Option<SocketAddr>,
     /// Where the peer wants RTCP.
@@ -139,6 +154,8 @@ impl RemoteMedia {
             section,
             codecs: formats.codecs,
             telephone_events: formats.telephone_events,
+            comfort_noise: formats.comfort_noise,
+            redundant: formats.redundant,
             rtp,
             rtcp: rtp.and_then(|rtp| rtcp_address(media, rtp, rtcp_mux)),
             rtcp_mux,
@@ -156,6 +173,15 @@ impl RemoteMedia {
     pub fn telephone_event(&self, codec: Codec) -> Option<TelephoneEvent> {
         let fitting = self.telephone_events.iter().find(|e| e.clock_rate == codec.clock_rate());
         fitting.or(self.telephone_events.first()).copied()
+    }
+
+    /// The payload type of redundant audio that carries nothing but a codec.
+    pub fn redundant(&self, codec: Codec) -> Option<u8> {
+        let format = self.format(codec)?.payload_type;
+        let fits = |red: &&Redundant| {
+            red.clock_rate == codec.clock_rate() && red.carries.iter().all(|&pt| pt == format)
+        };
+        self.redundant.iter().find(fits).map(|red| red.payload_type)
     }
 
     /// The format of a codec, if the peer has it.
@@ -217,6 +243,8 @@ fn peer_direction(
 struct Formats {
     codecs: Vec<Negotiated>,
     telephone_events: Vec<TelephoneEvent>,
+    comfort_noise: Option<u8>,
+    redundant: Vec<Redundant>,
     payload_types: Vec<u8>,
 }
 
@@ -234,13 +262,27 @@ impl Formats {
     fn add(&mut self, media: &MediaDescription, payload_type: u8) {
         let mapped = numbered(media, "rtpmap", payload_type);
         let codec = match mapped {
-            None => Codec::from_static_payload_type(payload_type),
+            None => {
+                if payload_type == COMFORT_NOISE {
+                    self.comfort_noise = Some(payload_type);
+                }
+                Codec::from_static_payload_type(payload_type)
+            }
             Some(text) => {
                 let mut parts = text.split('/');
                 let name = parts.next().unwrap_or_default().trim();
                 let clock_rate = parts.next().and_then(|c| c.trim().parse().ok()).unwrap_or(0);
                 if name.eq_ignore_ascii_case("telephone-event") && clock_rate != 0 {
                     self.telephone_events.push(TelephoneEvent { payload_type, clock_rate });
+                }
+                if name.eq_ignore_ascii_case("CN") && clock_rate == 8_000 {
+                    self.comfort_noise.get_or_insert(payload_type);
+                }
+                if name.eq_ignore_ascii_case("red") && clock_rate != 0 {
+                    let carries = numbered(media, "fmtp", payload_type).unwrap_or_default();
+                    let carries = carries.split('/').filter_map(|pt| pt.trim().parse().ok());
+                    let carries = carries.collect();
+                    self.redundant.push(Redundant { payload_type, clock_rate, carries });
                 }
                 Codec::from_name(name).filter(|codec| codec.clock_rate() == clock_rate)
             }
