@@ -172,3 +172,17 @@ fn copies_repair_what_is_transcoded() {
     // Before the first copy came nobody knew that there would be any.
     assert!(concealed <= 2 && heard(false).0 >= 25, "{concealed} {:?}", heard(false));
 }
+
+#[test]
+fn padding_behind_redundant_audio_goes() {
+    let (mut media, a, b) = pair([Codec::Pcmu; 2], None);
+    let mut bytes = redundant(7);
+    bytes[0] |= 0x20;
+    bytes.extend([0, 0, 0, 4]);
+    let Verdict::Forward { leg, length, .. } = media.handle_rtp(a, address(10), &mut bytes, at(0))
+    else {
+        panic!("not forwarded")
+    };
+    let packet = Packet::parse(&bytes[..length]).unwrap();
+    assert_eq!((leg, packet.header.payload_type, packet.payload), (b, 0, &[7; 160][..]));
+}
