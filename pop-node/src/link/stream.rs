@@ -38,6 +38,8 @@ const RESUME: Duration = Duration::from_secs(10);
 const ALONE: Duration = Duration::from_secs(2);
 /// Code of resets and stops; the reason is in the messages.
 const ABANDONED: VarInt = VarInt::from_u32(1);
+/// Code of resets and stops of a QUIC stream whose call stream goes on elsewhere.
+const MOVED: VarInt = VarInt::from_u32(2);
 
 type Pair = (SendStream, RecvStream);
 
@@ -116,9 +118,14 @@ pub(super) async fn accept(context: Arc<Context>, stream: CallStream, mut pair: 
     }
 }
 
-fn abandon((send, receive): &mut Pair) {
-    let _ = send.reset(ABANDONED);
-    let _ = receive.stop(ABANDONED);
+fn abandon(pair: &mut Pair) {
+    give_up(pair, ABANDONED);
+}
+
+/// Not by dropping it: that would finish it.
+fn give_up((send, receive): &mut Pair, code: VarInt) {
+    let _ = send.reset(code);
+    let _ = receive.stop(code);
 }
 
 /// How the call stream ended, to be closed in peace.
@@ -188,7 +195,7 @@ impl Talk {
             }
             first = false;
             match self.talk(&mut pair, buffer, Some(path), None).await {
-                Step::Lost => abandon(&mut pair),
+                Step::Lost => give_up(&mut pair, MOVED),
                 Step::Handed(_) => {}
                 Step::Ours => {
                     if self.finished(&mut pair.0).await {
@@ -226,9 +233,9 @@ impl Talk {
                 return self.failed(None).await;
             }
             match self.talk(&mut pair, rest, None, Some(&mut resumptions)).await {
-                Step::Lost => {}
+                Step::Lost => give_up(&mut pair, MOVED),
                 Step::Handed(resumed) => {
-                    abandon(&mut pair);
+                    give_up(&mut pair, MOVED);
                     next = Some(*resumed);
                 }
                 Step::Ours => {
@@ -466,6 +473,8 @@ impl Talk {
             Ok(Err(quinn::StoppedError::ConnectionLost(error))) => {
                 self.unacked.is_empty() || !is_path(&error)
             }
+            // The peer goes on elsewhere: there it hears the rest.
+            Ok(Ok(Some(MOVED))) => self.unacked.is_empty(),
             Ok(_) | Err(_) => true,
         }
     }
@@ -526,6 +535,7 @@ fn is_path(error: &ConnectionError) -> bool {
 fn write_failed(error: &WriteError) -> Step {
     match error {
         WriteError::ConnectionLost(error) if is_path(error) => Step::Lost,
+        WriteError::Stopped(MOVED) => Step::Lost,
         _ => Step::Broken,
     }
 }
@@ -533,6 +543,7 @@ fn write_failed(error: &WriteError) -> Step {
 fn read_failed(error: &ReadError) -> Step {
     match error {
         ReadError::ConnectionLost(error) if is_path(error) => Step::Lost,
+        ReadError::Reset(MOVED) => Step::Lost,
         _ => Step::Broken,
     }
 }
