@@ -107,12 +107,16 @@ pub struct Config {
     pub liveness: Liveness,
     /// `[media] address`
     pub media_address: IpAddr,
-    /// `[media] ports`, first even, last odd; or `[media] shared_port` and the next.
+    /// `[media] ports`, first even, last odd; or from `[media] shared_port` a pair for each thread.
     pub media_ports: RangeInclusive<u16>,
     /// `[media] opus_complexity`, 0 to 10; `None`: by load.
     pub opus_complexity: Option<u8>,
     /// `[media] shared_port` is given: all legs use it.
     pub media_shared: bool,
+    /// `[media] threads`; by default as many as leave half of the cores to all the rest.
+    pub media_threads: u8,
+    /// `[media] threads` is given: each stays on a core of its own.
+    pub media_pinned: bool,
     /// `[media] dscp`
     pub media_dscp: u8,
     /// `[overlay] listen`
@@ -188,6 +192,7 @@ struct Media {
     opus_complexity: Option<u8>,
     ports: Option<String>,
     shared_port: Option<u16>,
+    threads: Option<u8>,
     #[serde(default = "dscp")]
     dscp: u8,
 }
@@ -276,6 +281,8 @@ impl Config {
             opus_complexity: opus_complexity(file.media.opus_complexity)?,
             media_ports: media_ports(&file.media)?,
             media_shared: file.media.shared_port.is_some(),
+            media_threads: media_threads(file.media.threads)?,
+            media_pinned: file.media.threads.is_some(),
             media_dscp: media_dscp(file.media.dscp)?,
             overlay_listen: upstreams(&file.overlay)?,
             overlay_advertise: advertise(&file.overlay)?,
@@ -445,13 +452,38 @@ fn media_dscp(value: u8) -> Result<u8, ConfigError> {
     if value < 64 { Ok(value) } else { Err(refused) }
 }
 
+/// More would only be in each other's way.
+const THREADS_MAX: u8 = 64;
+
+/// Without a word of the operator as many as leave half of the cores to signaling, QUIC and the
+/// kernel.
+fn media_threads(value: Option<u8>) -> Result<u8, ConfigError> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let default = u8::try_from(cores / 2).unwrap_or(THREADS_MAX).clamp(1, THREADS_MAX);
+    let threads = value.unwrap_or(default);
+    let problem = format!("is {threads}");
+    let fix = "give 1 to 64: about one for 1,500 calls, and no more than there are cores";
+    let refused = ConfigError::Value { table: "media", key: "threads", problem, fix };
+    if (1..=THREADS_MAX).contains(&threads) { Ok(threads) } else { Err(refused) }
+}
+
 fn media_ports(media: &Media) -> Result<RangeInclusive<u16>, ConfigError> {
     let refused = |key, problem: &str, fix| {
         Err(ConfigError::Value { table: "media", key, problem: problem.to_owned(), fix })
     };
     match (&media.ports, media.shared_port) {
         (Some(ports), None) => port_range(ports),
-        (None, Some(port)) if port >= 1024 && port.is_multiple_of(2) => Ok(port..=port + 1),
+        (None, Some(port)) if port >= 1024 && port.is_multiple_of(2) => {
+            let others = 2 * u16::from(media_threads(media.threads)? - 1);
+            match (port + 1).checked_add(others) {
+                Some(last) => Ok(port..=last),
+                None => refused(
+                    "shared_port",
+                    &format!("is {port}, which leaves no port for each media thread"),
+                    "write a lower one: each of [media] threads takes two",
+                ),
+            }
+        }
         (None, Some(port)) => refused(
             "shared_port",
             &format!("is {port}"),
@@ -585,11 +617,12 @@ mod tests {
 
     #[test]
     fn one_media_port_is_enough_for_any_number_of_calls() {
-        let text = GOOD.replacen("ports = \"20000-29999\"", "shared_port = 20000", 1);
+        let text = GOOD.replacen("ports = \"20000-29999\"", "shared_port = 20000\nthreads = 2", 1);
         let text = text.replacen("dscp = 46", "dscp = 0", 1);
         let config = parse(&text.replacen("max_calls = 1000", "max_calls = 90000", 1)).unwrap();
         assert_eq!((config.media_shared, config.media_dscp), (true, 0));
-        assert_eq!(config.media_ports, 20_000..=20_001);
+        assert_eq!((config.media_threads, config.media_pinned), (2, true));
+        assert_eq!(config.media_ports, 20_000..=20_003);
     }
 
     #[test]
@@ -618,6 +651,12 @@ mod tests {
             ("20000-29999", "20000-20099", "[media] ports has 100 ports, but 1000 calls need"),
             ("ports = \"20000-29999\"", "", "[media] ports is missing"),
             ("ports = \"20000-29999\"", "shared_port = 20001", "[media] shared_port is 20001"),
+            (
+                "ports = \"20000-29999\"",
+                "threads = 2\nshared_port = 65534",
+                "[media] shared_port is 65534, which leaves",
+            ),
+            ("ports = ", "threads = 0\nports = ", "[media] threads is 0"),
             ("ports = ", "shared_port = 20000\nports = ", "[media] shared_port is given together"),
             ("dscp = 46", "dscp = 64", "[media] dscp is 64"),
             ("listen = \"192.0.2.1:4433\"", "listen = \"4433\"", "[overlay] listen is \"4433\""),

@@ -91,7 +91,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
     let (media_events, media_in) = mpsc::channel(EVENTS_MAX);
     let media_config = media_config(&config, &credentials);
-    let (media, media_thread) =
+    let (media, media_threads) =
         media::start_facing(faces(&config), media_config, clock, drops.clone(), media_events)?;
 
     let (peers, peers_in) = watch::channel(Vec::new());
@@ -149,7 +149,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     Signaling::new(pop, clock, inputs, outputs).run().await;
     links.shutdown().await;
     control.shutdown().await;
-    stop_media(&media, media_thread).await;
+    stop_media(&media, media_threads).await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -168,6 +168,7 @@ fn pop(config: &Config, credentials: &Credentials, view: View, clock: Clock) -> 
         media_address: config.media_address,
         media_ports: config.media_ports.clone(),
         media_shared: config.media_shared,
+        media_threads: config.media_threads,
         limits,
         timing: timing(config.liveness),
         sip_timers: TimerValues::default(),
@@ -205,7 +206,12 @@ fn announce(config: &Config, view: &View) {
 
 fn faces(config: &Config) -> media::Faces {
     let shared = (config.media_address, *config.media_ports.start()).into();
-    media::Faces { shared: config.media_shared.then_some(shared), dscp: config.media_dscp }
+    media::Faces {
+        shared: config.media_shared.then_some(shared),
+        dscp: config.media_dscp,
+        threads: config.media_threads,
+        pinned: config.media_pinned,
+    }
 }
 
 fn socket_drops(config: &Config) -> Arc<Mutex<media::SocketDrops>> {
@@ -274,15 +280,12 @@ fn stop_signal() -> std::io::Result<oneshot::Receiver<()>> {
     Ok(stopped)
 }
 
-async fn stop_media(media: &media::Handle, thread: std::thread::JoinHandle<()>) {
-    let mut order = media::Order::Stop;
-    while let Err(media::Busy(back)) = media.order(order) {
-        if thread.is_finished() {
-            return;
-        }
-        order = *back;
+async fn stop_media(media: &media::Handle, threads: media::Threads) {
+    // One that ended takes no order: the last round only finds that out.
+    while media.order(media::Order::Stop).is_err() && !threads.iter().all(|t| t.is_finished()) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    // It ends within one turn.
-    let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    // They end within one turn.
+    let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
+    let _ = tokio::task::spawn_blocking(join).await;
 }

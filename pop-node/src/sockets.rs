@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use pop_core::sip::Transport;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -57,10 +59,29 @@ fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Soc
 /// A non-blocking UDP socket with buffers of up to `buffer_bytes` (the system may allow less).
 pub fn udp(address: SocketAddr, buffer_bytes: usize) -> io::Result<std::net::UdpSocket> {
     let socket = socket(address, Type::DGRAM, Protocol::UDP)?;
-    socket.set_recv_buffer_size(buffer_bytes)?;
     socket.set_send_buffer_size(buffer_bytes)?;
     socket.bind(&address.into())?;
+    hold(&socket, buffer_bytes, address)?;
     Ok(socket.into())
+}
+
+/// Lets the kernel hold up to `bytes` that came for the socket at `address`: beyond the system's
+/// limit with CAP_NET_ADMIN, else as much as that allows, and the operator is told. What is granted.
+pub fn hold(socket: &impl AsFd, bytes: usize, address: SocketAddr) -> io::Result<usize> {
+    setsockopt(socket, sockopt::RcvBufForce, &bytes)
+        .or_else(|_| setsockopt(socket, sockopt::RcvBuf, &bytes))?;
+    // The kernel doubles it, for its own part of each packet.
+    let granted = getsockopt(socket, sockopt::RcvBuf)? / 2;
+    if granted < bytes {
+        tracing::warn!(
+            %address,
+            granted,
+            wanted = bytes,
+            "the kernel holds less for this socket: packets of a busy moment may be lost; \
+             raise net.core.rmem_max"
+        );
+    }
+    Ok(granted)
 }
 
 /// A non-blocking TCP listener.
@@ -114,4 +135,21 @@ pub fn admin(address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
         what: format!("tcp:{address}"),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_holds_is_read_back() {
+        let at: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let socket = std::net::UdpSocket::bind(at).unwrap();
+        assert_eq!(hold(&socket, 64 << 10, at).unwrap(), 64 << 10);
+        let most = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap();
+        let most: usize = most.trim().parse().unwrap();
+        let granted = hold(&socket, 2 * most, at).unwrap();
+        // Without CAP_NET_ADMIN the limit holds; the kernel doubles that, too.
+        assert!(granted == 2 * most || granted == most, "{granted} of {most}");
+    }
 }

@@ -7,10 +7,12 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use pop_core::codec::Codec;
-use pop_core::media::{Direction, Far, Format, LegParams, MediaCommand, MediaConfig, MediaEvent};
+use pop_core::media::{
+    Direction, Far, Format, Lane, LegParams, MediaCommand, MediaConfig, MediaEvent,
+};
 use pop_node::clock::Clock;
 use pop_node::drops::{Drops, Reason};
-use pop_node::media::{self, Faces, Handle, Order};
+use pop_node::media::{self, Faces, Handle, Order, ThreadFigures};
 use proto::id::LegId;
 use tokio::sync::mpsc;
 
@@ -174,6 +176,31 @@ async fn two_calls_on_one_port(at: IpAddr) {
     assert_eq!(drops.get(Reason::MediaBindFailed), 0);
 }
 
+/// A call on each of two threads; each thread has its own port, and its own legs only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_lives_on_one_thread() {
+    let first = common::free_pairs(ip(9), 2);
+    let faces = Faces { shared: Some(first), threads: 2, ..Faces::default() };
+    let (media, _events, _drops) = start_facing(faces);
+    for lane in [Lane(0), Lane(1), Lane(3)] {
+        let port = first.port() + 2 * u16::from(lane.0 % 2);
+        let at = SocketAddr::new(first.ip(), port);
+        let anna = Phone::at(&media, lane.leg(1).0, at).await;
+        let ben = Phone::at(&media, lane.leg(2).0, at).await;
+        order(&media, MediaCommand::Connect { leg: anna.leg, to: Far::Leg(ben.leg) });
+        media.status().await.unwrap();
+        for sequence in 0..50 {
+            anna.say(sequence);
+            assert_eq!(ben.hear(), [sequence.to_le_bytes()[0]; 160]);
+        }
+    }
+    let status = media.status().await.unwrap();
+    let of = |legs, rtp_received| ThreadFigures { legs, rtp_received };
+    assert_eq!(status.threads, [of(2, 50), of(4, 100)]);
+    assert_eq!((status.legs, status.counters.rtp_sent), (6, 150));
+    media.order(Order::Stop).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_on_one_port_hear_only_their_own() {
     two_calls_on_one_port(ip(7)).await;
@@ -271,8 +298,8 @@ async fn the_thread_ends_by_order() {
         opus_complexity: None,
     };
     let (events, _events_in) = mpsc::channel(1);
-    let (handle, thread) = media::start(config, Clock::start(), Drops::default(), events).unwrap();
+    let (handle, threads) = media::start(config, Clock::start(), Drops::default(), events).unwrap();
     handle.order(Order::Stop).unwrap();
-    thread.join().unwrap();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert!(handle.status().await.is_none());
 }

@@ -100,6 +100,7 @@ pub(super) struct Pop<'a> {
     pub(super) max_calls: u32,
     pub(super) opus_complexity: Option<u8>,
     pub(super) shared_media: bool,
+    pub(super) media_threads: Option<u8>,
 }
 
 impl Pop<'_> {
@@ -124,6 +125,8 @@ impl Pop<'_> {
             ports: Option<&'static str>,
             #[serde(skip_serializing_if = "Option::is_none")]
             shared_port: Option<u16>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            threads: Option<u8>,
         }
         #[derive(Serialize)]
         struct Overlay<'a> {
@@ -160,6 +163,7 @@ impl Pop<'_> {
                     opus_complexity: self.opus_complexity,
                     ports: (!self.shared_media).then_some("20000-29999"),
                     shared_port: self.shared_media.then_some(20_000),
+                    threads: self.media_threads,
                 },
                 overlay: Overlay { listen: &self.overlay, advertise: &self.advertise },
                 control: Endpoints { endpoints: self.control },

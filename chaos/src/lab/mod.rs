@@ -52,6 +52,8 @@ pub struct Topology {
     pub opus_complexity: Option<u8>,
     /// POPs have one media port for all calls instead of a range.
     pub shared_media: bool,
+    /// Media threads of the POPs, each on a core of its own; `None`: as many as suit the machine.
+    pub media_threads: Option<u8>,
     /// Where `control-plane` and `pop-node` are.
     pub bin_dir: PathBuf,
     /// Keep certificates, data and logs here instead of in a directory that goes away.
@@ -74,6 +76,7 @@ impl Topology {
             max_calls: 1_000,
             opus_complexity: None,
             shared_media: false,
+            media_threads: None,
             bin_dir: bin_dir.to_owned(),
             keep_dir: None,
             log: "info".into(),

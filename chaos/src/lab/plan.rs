@@ -103,6 +103,7 @@ impl<'a> Plan<'a> {
                 max_calls: self.topology.max_calls,
                 opus_complexity: self.topology.opus_complexity,
                 shared_media: self.topology.shared_media,
+                media_threads: self.topology.media_threads,
             }
             .write(&path)?;
             Ok(self.member(node, site.admin, "pop-node", &path))

@@ -230,6 +230,7 @@ impl Page {
             "control": nodes.collect::<Vec<_>>(),
             "active_calls": status.active_calls,
             "media_legs": media.legs,
+            "media_threads": media.threads.iter().map(thread).collect::<Vec<_>>(),
             "calls": status.calls.iter().map(call).collect::<Vec<_>>(),
             "links": self.links(figures),
         })
@@ -354,7 +355,7 @@ fn media_metrics(media: &media::Status) {
     t::REPAIRED.total(counters.repaired);
     t::SRTP_OPENED.total(counters.srtp_opened);
     t::SRTP_PROTECTED.total(counters.srtp_protected);
-    t::OPUS_COMPLEXITY.set(f64::from(media.opus_complexity));
+    t::OPUS_COMPLEXITY.set(f64::from(media.opus_complexity.unwrap_or(0)));
     t::DATAGRAMS_RECEIVED.total(counters.datagrams_received);
     t::DATAGRAMS_SENT.total(counters.datagrams_sent);
     t::COPIES_RECEIVED.total(counters.copies_received);
@@ -377,6 +378,10 @@ fn link_metrics(figures: &Figures) {
         t::LINK_UP.set_of("peer", peer.as_str(), 1.0);
         t::LINK_RTT.set_of("peer", peer.as_str(), seconds(*rtt));
     }
+}
+
+fn thread(figures: &media::ThreadFigures) -> Value {
+    json!({ "legs": figures.legs, "rtp_received": figures.rtp_received })
 }
 
 fn call((call, age): &(CallSummary, Duration)) -> Value {

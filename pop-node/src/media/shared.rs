@@ -11,6 +11,7 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmm
 use super::poll::Poll;
 use super::sockets::{PACKET_BYTES_MAX, Port, bind};
 use crate::drops::{Drops, Reason};
+use crate::sockets;
 
 /// Packets of one call of the kernel.
 const BATCH: usize = 64;
@@ -40,7 +41,7 @@ impl Shared {
     /// RTP at `local`, RTCP at the next port.
     pub(super) fn open(local: SocketAddr, dscp: u8, poll: &Poll) -> std::io::Result<Self> {
         let (rtp, rtcp) = bind(local, dscp)?;
-        socket2::SockRef::from(&rtp).set_recv_buffer_size(SOCKET_BYTES)?;
+        sockets::hold(&rtp, SOCKET_BYTES, local)?;
         poll.add(&rtp, RTP)?;
         poll.add(&rtcp, RTCP)?;
         Ok(Self { rtp, rtcp })

@@ -25,7 +25,7 @@ use super::load::Load;
 use super::poll::{Events, Poll};
 use super::shared::{self, Batch, Shared};
 use super::sockets::{PACKET_BYTES_MAX, Port, Sockets, leg_of};
-use super::{Order, Status, Wake};
+use super::{Order, Status, ThreadFigures, Wake};
 use crate::clock::Clock;
 use crate::drops::{Drops, Reason};
 
@@ -191,17 +191,24 @@ impl Thread {
             // Nobody waits any more: fine.
             Order::Paths(answer) => drop(answer.send(self.media.path_counts())),
             Order::Status(answer) => {
-                let links = self.media.links().map(|(peer, stats)| (peer.clone(), stats));
                 // Nobody waits any more: fine.
-                let _ = answer.send(Status {
-                    counters: self.media.counters().clone(),
-                    links: links.collect(),
-                    legs: self.media.legs(),
-                    opus_complexity: self.media.opus_complexity(),
-                });
+                let _ = answer.send(self.status());
             }
             Order::Stop => self.stopped = true,
         }
+    }
+
+    fn status(&self) -> Status {
+        let counters = self.media.counters().clone();
+        let legs = self.media.legs();
+        let mut status = Status::default();
+        // Lanes of a link are added up.
+        for (peer, stats) in self.media.links() {
+            status.add(Status { links: vec![(peer.clone(), stats)], ..Status::default() });
+        }
+        let threads = vec![ThreadFigures { legs, rtp_received: counters.rtp_received }];
+        let opus_complexity = Some(self.media.opus_complexity());
+        Status { counters, legs, opus_complexity, threads, ..status }
     }
 
     fn command(&mut self, command: &MediaCommand, now: Instant) {

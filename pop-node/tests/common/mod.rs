@@ -94,12 +94,15 @@ impl Authority {
 
 /// A port pair on `ip` that is free now: even, and the next.
 pub(crate) fn free_pair(ip: IpAddr) -> SocketAddr {
+    free_pairs(ip, 1)
+}
+
+/// The first of so many pairs, one after the other.
+pub(crate) fn free_pairs(ip: IpAddr, pairs: u16) -> SocketAddr {
     for port in (30_000..60_000).step_by(2) {
-        let rtp = UdpSocket::bind((ip, port));
-        let rtcp = UdpSocket::bind((ip, port + 1));
-        if rtp.is_ok() && rtcp.is_ok() {
+        if (port..port + 2 * pairs).all(|port| UdpSocket::bind((ip, port)).is_ok()) {
             return SocketAddr::new(ip, port);
         }
     }
-    panic!("no two free ports on {ip}");
+    panic!("no free ports on {ip}");
 }

@@ -183,6 +183,11 @@ pub struct Datagram<'a> {
     content: &'a [u8],
 }
 
+/// The lane of a datagram, before anything of it is checked.
+pub fn lane(datagram: &[u8]) -> u8 {
+    datagram.get(1).copied().unwrap_or(0)
+}
+
 impl<'a> Datagram<'a> {
     /// Reads the header; frames are read when iterated, a probe when asked for.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {

@@ -22,7 +22,7 @@ pub const BENCHES: [(&str, &str); 4] = [
     ),
     (
         "media",
-        "G.711 relayed beside rtpengine and bare forwarders, and between two POPs: CPU, loss, latency, memory (about 20 min; [--quick] [relay-500 relay-900 shared-500 shared-900 two-pops-100 two-pops-1000 churn])",
+        "G.711 relayed beside rtpengine and bare forwarders, and between two POPs: CPU, loss, latency, memory (about 20 min; [--quick] [relay-500 relay-900 shared-500 shared-900 srtp-800 threads two-pops-100 two-pops-1000 churn])",
     ),
     ("mesh", "set-up time, 200 calls across two POPs, added latency, idle memory (about 3 min)"),
     ("voice", "PESQ of recorded calls with and without loss, cost of transcoding (about 4 min)"),

@@ -50,6 +50,7 @@ impl PopNode {
             media_address: pop_sip(region).ip(),
             media_ports: 20_000..=20_999,
             media_shared: false,
+            media_threads: 2,
             limits: pop_core::pop::Limits::default(),
             timing: pop_core::pop::Timing::default(),
             sip_timers: pop_core::sip::TimerValues::default(),

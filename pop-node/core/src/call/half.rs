@@ -141,7 +141,8 @@ impl Half {
     /// Takes over what the other half said of its media, and joins the leg with it.
     pub(crate) fn connect(&mut self, far: FarMedia, core: &mut Core) {
         self.far = Some(far);
-        let joined = self.link.as_ref().and_then(|l| far.far(l, self.receive, self.peer_leg));
+        let joined =
+            self.link.as_ref().and_then(|l| far.far(l, (self.leg.id, self.receive), self.peer_leg));
         if let Some(to) = joined {
             self.leg.connect(to, core);
         }

@@ -25,6 +25,7 @@ use super::{
     Begin, EndCause, Half, Input, Link, State, info, is_of, media, other_request, plain, status,
 };
 use crate::codec::Codec;
+use crate::media::Lane;
 use crate::pop::core::{Core, Mail};
 use crate::pop::index::Handle;
 use crate::pop::{LinkState, Refusal};
@@ -179,7 +180,7 @@ impl Hunt {
     }
 
     fn begin_here(&self, setup: CallSetup, half: &mut Half, core: &mut Core) {
-        let (key, leg) = (core.new_key(), core.new_leg());
+        let (key, leg) = (core.new_key(), core.new_leg(Lane::of(half.leg.id)));
         let begin = Begin {
             key,
             back: Link::Local(half.key),

@@ -11,7 +11,7 @@ use super::media::{self, PTIME_MS};
 use super::{CallKey, Link};
 use crate::codec::{Codec, EncoderConfig};
 use crate::media::{
-    Direction, Far, Format, LegParams, MediaCommand, QualityReport, Stream, Timeline,
+    Direction, Far, Format, Lane, LegParams, MediaCommand, QualityReport, Stream, Timeline,
 };
 use crate::pop::core::Core;
 use crate::pop::index::Handle;
@@ -119,7 +119,7 @@ impl Leg {
             password: auth.password.clone(),
         });
         let sources = config.sources.iter().filter_map(|text| Block::parse(text)).collect();
-        let port = core.ports.take(now)?;
+        let port = core.ports.take(Lane::of(id), now)?;
         let local = SocketAddr::new(core.config.media_address, port);
         let tag = core.endpoint.new_token();
         *core.trunk_calls.entry(trunk.clone()).or_default() += 1;
@@ -160,8 +160,9 @@ impl Leg {
             return false;
         }
         // It rests as any other: the program may be gone by then.
-        let Some(port) = core.ports.take(now) else { return false };
-        core.ports.give_back(self.session.port, now);
+        let lane = Lane::of(self.id);
+        let Some(port) = core.ports.take(lane, now) else { return false };
+        core.ports.give_back(lane, self.session.port, now);
         self.session.port = port;
         let local = SocketAddr::new(self.session.address, port);
         core.media(MediaCommand::OpenLeg { leg: self.id, local });
@@ -188,7 +189,7 @@ impl Leg {
         }
         core.media(MediaCommand::CloseLeg { leg: self.id });
         core.index.remove(&Handle::Leg(self.id));
-        core.ports.give_back(self.session.port, now);
+        core.ports.give_back(Lane::of(self.id), self.session.port, now);
         for address in self.peers.drain(..) {
             core.peers.part(address, now);
         }
@@ -385,13 +386,14 @@ impl FarMedia {
     pub(crate) fn far(
         self,
         link: &Link,
-        receive: StreamId,
+        (leg, receive): (LegId, StreamId),
         peer_leg: Option<LegId>,
     ) -> Option<Far> {
         match link {
             Link::Local(_) => peer_leg.map(Far::Leg),
             Link::Remote(stream) => Some(Far::Stream(Stream {
                 peer: stream.peer.clone(),
+                lane: Lane::of(leg),
                 send: self.send,
                 receive,
                 codec: self.codec,

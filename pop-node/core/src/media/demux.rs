@@ -105,7 +105,7 @@ pub(super) struct Demux {
     /// Merely named.
     claims: Holders<SocketAddr>,
     rtcp: Holders<SocketAddr>,
-    /// Legs at which nothing was heard since SDP named their address.
+    /// Legs at which nothing was heard since SDP named their address, or for a while.
     waiting: VecDeque<LegId>,
     resting: VecDeque<(Instant, StreamKey)>,
     at_rest: Map<StreamKey, Instant>,
@@ -151,10 +151,21 @@ impl Demux {
     /// A packet of the stream was taken by the leg.
     pub(super) fn heard(&mut self, leg: LegId, source: SocketAddr, ssrc: u32) {
         let Some(known) = self.legs.get(&leg).copied() else { return };
-        if known.heard.is_none() {
-            self.waiting.retain(|other| *other != leg);
-        }
+        self.waiting.retain(|other| *other != leg);
         self.place(leg, Known { heard: Some((source, ssrc)), ..known });
+    }
+
+    /// The leg was not heard for a while: its peer may be elsewhere. Its stream is still its own.
+    pub(super) fn wait_again(&mut self, leg: LegId) {
+        let heard = self.legs.get(&leg).and_then(|known| known.heard);
+        if let Some(owner) = heard.and_then(|stream| self.streams.get_mut(&stream))
+            && owner.leg == leg
+        {
+            owner.heard = false;
+        }
+        if heard.is_some() && !self.waiting.contains(&leg) {
+            self.waiting.push_back(leg);
+        }
     }
 
     /// The leg is closed.

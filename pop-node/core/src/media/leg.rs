@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use proto::id::LegId;
 use proto::time::{Duration, Instant};
 
-use super::latch::{Latch, Source};
+use super::latch::{Latch, SILENCE, Source};
 use super::measure::SilenceCause;
 use super::monitor::{Monitor, Surroundings, loss};
 use super::outgoing::Outgoing;
 use super::quality::{Band, PathQuality};
 use super::secure::Secure;
 use super::transcode::Transcoder;
-use super::{DropReason, Events, Format, LegParams, MediaEvent, QualityReport, Stream};
+use super::{DropReason, Events, Format, LegParams, LinkKey, MediaEvent, QualityReport, Stream};
 use crate::codec::{COMFORT_NOISE, Codec};
 use crate::rtp::xr::VoipMetrics;
 use crate::rtp::{Header, Reception};
@@ -53,6 +53,8 @@ pub(super) struct StreamEnd {
     /// What comes from there.
     pub(super) reception: Reception,
     pub(super) monitor: Monitor,
+    /// Where its frames gather.
+    pub(super) link: LinkKey,
 }
 
 /// A transcoder and the time it is armed for.
@@ -112,6 +114,8 @@ pub(super) struct Leg {
     pub(super) reported_packets: u64,
     /// When the next report is due.
     pub(super) report: Instant,
+    /// When the shared port asks whether the peer is still heard.
+    pub(super) look: Option<Instant>,
 }
 
 impl Leg {
@@ -131,7 +135,13 @@ impl Leg {
             heard: None,
             reported_packets: 0,
             report,
+            look: None,
         }
+    }
+
+    /// When the peer may have moved, if nothing more comes of it.
+    pub(super) fn silent_at(&self) -> Option<Instant> {
+        self.heard.map(|heard| heard + SILENCE + Duration::from_nanos(1))
     }
 
     pub(super) fn set(&mut self, params: &LegParams, now: Instant) {

@@ -97,7 +97,12 @@ enum Side {
 enum Timer {
     Playout(Side),
     Report,
+    /// On the shared port: is it still heard?
+    Silence,
 }
+
+/// A POP, and a lane of what passes between it and us.
+type LinkKey = (PopId, Lane);
 
 /// All legs of a POP, or of one media thread.
 #[derive(Debug)]
@@ -108,7 +113,10 @@ pub struct Media {
     /// Which leg a stream from another POP belongs to.
     streams: Map<StreamId, LegId>,
     demux: Demux,
+    /// Routes of each peer, and what comes from it.
     links: BTreeMap<PopId, Link>,
+    /// What goes to it, lane by lane.
+    lanes: BTreeMap<LinkKey, Link>,
     timers: BTreeSet<(Instant, LegId, Timer)>,
     connections: u64,
     transmits: VecDeque<MediaTransmit>,
@@ -133,6 +141,7 @@ impl Media {
             demux: Demux::new(config.seed),
             config,
             links: BTreeMap::new(),
+            lanes: BTreeMap::new(),
             timers: BTreeSet::new(),
             connections: 0,
             transmits: VecDeque::new(),
@@ -205,6 +214,7 @@ impl Media {
         // The same streams with another codec: what we send goes on.
         if let Some(FarEnd::Stream(end)) = self.legs.get_mut(&id).and_then(|l| l.far.as_mut())
             && (&end.stream.peer, end.stream.send) == (&stream.peer, stream.send)
+            && end.stream.lane == stream.lane
             && end.stream.receive == stream.receive
         {
             end.outgoing.set_clock_rate(clock_rate);
@@ -222,10 +232,11 @@ impl Media {
             stream: stream.clone(),
             format,
             outgoing,
+            link: (stream.peer.clone(), stream.lane),
             reception: Reception::default(),
             monitor: Monitor::begin(now),
         };
-        self.link(&stream.peer);
+        self.lane(&end.link);
         self.join(id, FarEnd::Stream(Box::new(end)));
     }
 
@@ -266,6 +277,9 @@ impl Media {
         self.demux.forget(id, now);
         if let Some(leg) = self.legs.remove(&id) {
             self.timers.remove(&(leg.report, id, Timer::Report));
+            if let Some(look) = leg.look {
+                self.timers.remove(&(look, id, Timer::Silence));
+            }
             self.events.push(MediaEvent::LegQuality { leg: id, report, last: true });
         }
     }
@@ -273,9 +287,9 @@ impl Media {
     /// Time has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         let is_due = |link: &Link| link.due().is_some_and(|due| due <= now);
-        let due = self.links.iter().filter(|(_, link)| is_due(link)).map(|(peer, _)| peer);
-        for peer in due.cloned().collect::<Vec<_>>() {
-            self.send_burst(&peer, now);
+        let due = self.lanes.iter().filter(|(_, link)| is_due(link)).map(|(key, _)| key);
+        for key in due.cloned().collect::<Vec<_>>() {
+            self.send_burst(&key, now);
         }
         while let Some(&(due, leg, timer)) = self.timers.first()
             && due <= now
@@ -284,6 +298,7 @@ impl Media {
             match timer {
                 Timer::Playout(side) => self.run_bridge(leg, side, now),
                 Timer::Report => self.report(leg, now),
+                Timer::Silence => self.look_for_silence(leg, now),
             }
         }
     }
@@ -320,7 +335,7 @@ impl Media {
 
     /// When to call `handle_timeout`.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let flush = self.links.values().filter_map(Link::due).min();
+        let flush = self.lanes.values().filter_map(Link::due).min();
         earlier(flush, self.timers.first().map(|&(due, ..)| due))
     }
 

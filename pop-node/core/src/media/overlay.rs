@@ -1,12 +1,14 @@
 //! Datagrams of other POPs: out by their routes, in and apart, or passed on.
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 use proto::id::PopId;
 use proto::overlay::{Datagram, PathId, PopTag, Relayed};
 use proto::time::Instant;
 
 use super::link::{By, Link, News, ends};
-use super::{ARENA_BYTES, DropReason, Media, MediaTransmit, TRANSMITS_MAX};
+use super::{ARENA_BYTES, DropReason, Lane, LinkKey, Media, MediaTransmit, TRANSMITS_MAX};
 use crate::overlay::{Hop, LinkStats, Route};
 
 /// What was counted about the paths to a POP.
@@ -20,30 +22,54 @@ pub struct PathCounts {
     pub received: Vec<(PathId, LinkStats)>,
 }
 
+/// The keys of everything that goes to a peer.
+fn all_lanes(peer: &PopId) -> RangeInclusive<LinkKey> {
+    (peer.clone(), Lane(0))..=(peer.clone(), Lane(u8::MAX))
+}
+
 impl Media {
     /// Media for a POP goes this way from now on.
     pub fn handle_route(&mut self, peer: &PopId, route: &Route) {
         self.link(peer);
-        if let Some(link) = self.links.get_mut(peer) {
+        let lanes = self.lanes.range_mut(all_lanes(peer)).map(|(_, lane)| lane);
+        for link in self.links.get_mut(peer).into_iter().chain(lanes) {
             link.route.clone_from(route);
         }
     }
 
-    pub(super) fn link(&mut self, peer: &PopId) {
+    fn link(&mut self, peer: &PopId) {
         if !self.links.contains_key(peer) {
-            let first = u16::try_from(self.random.next() >> 48).unwrap_or(0);
-            let ends = ends(self.config.own, PopTag::of(peer));
-            let size = (self.config.datagram_bytes, self.config.flush_delay);
-            self.links.insert(peer.clone(), Link::new(ends, size, (0, first)));
+            let link = self.new_link(peer, Lane::default());
+            self.links.insert(peer.clone(), link);
         }
     }
 
+    /// Something will go to a peer on this lane.
+    pub(super) fn lane(&mut self, key: &LinkKey) {
+        let (peer, lane) = key;
+        self.link(peer);
+        if !self.lanes.contains_key(key) {
+            let mut link = self.new_link(peer, *lane);
+            if let Some(known) = self.links.get(peer) {
+                link.route.clone_from(&known.route);
+            }
+            self.lanes.insert(key.clone(), link);
+        }
+    }
+
+    fn new_link(&mut self, peer: &PopId, lane: Lane) -> Link {
+        let first = u16::try_from(self.random.next() >> 48).unwrap_or(0);
+        let ends = ends(self.config.own, PopTag::of(peer));
+        let size = (self.config.datagram_bytes, self.config.flush_delay);
+        Link::new(ends, size, (lane.0, first))
+    }
+
     /// All that waits for a POP leaves now.
-    pub(super) fn send_burst(&mut self, peer: &PopId, now: Instant) {
+    pub(super) fn send_burst(&mut self, key: &LinkKey, now: Instant) {
+        let Some(link) = self.lanes.get_mut(key) else { return };
         let mut leaving = std::mem::take(&mut self.leaving);
-        let Some(link) = self.links.get_mut(peer) else { return };
         link.burst(now, &mut leaving);
-        let [primary, copy] = [By::Primary, By::Copy].map(|by| self.connection(peer, by));
+        let [primary, copy] = [By::Primary, By::Copy].map(|by| self.connection(key, by));
         for (by, bytes) in leaving.drain(..) {
             let to = match by {
                 By::Primary => &primary,
@@ -58,10 +84,10 @@ impl Media {
     }
 
     /// The POP and the path of the connection that a hop begins with.
-    fn connection(&self, peer: &PopId, by: By) -> Option<(PopId, PathId)> {
-        let hop: &Hop = self.links.get(peer)?.hop(by)?;
+    fn connection(&self, key: &LinkKey, by: By) -> Option<(PopId, PathId)> {
+        let hop: &Hop = self.lanes.get(key)?.hop(by)?;
         match &hop.via {
-            None => Some((peer.clone(), hop.path)),
+            None => Some((key.0.clone(), hop.path)),
             Some(relay) => Some((relay.clone(), self.links.get(relay)?.route.direct?)),
         }
     }
@@ -153,14 +179,20 @@ impl Media {
 
     /// Every peer's link, by POP.
     pub fn links(&self) -> impl Iterator<Item = (&PopId, LinkStats)> {
-        self.links.iter().map(|(peer, link)| (peer, link.stats()))
+        let sent = |peer| LinkStats { sent: self.sent(peer), ..LinkStats::default() };
+        self.links.iter().map(move |(peer, link)| (peer, link.stats().with(sent(peer))))
+    }
+
+    /// Datagrams to a peer, on all lanes.
+    fn sent(&self, peer: &PopId) -> u64 {
+        self.lanes.range(all_lanes(peer)).map(|(_, lane)| lane.stats().sent).sum()
     }
 
     /// What was counted on each path.
     pub fn path_counts(&self) -> Vec<PathCounts> {
         let each = |(peer, link): (&PopId, &Link)| {
-            let (sent, received) = link.paths();
-            PathCounts { peer: peer.clone(), sent, received }
+            let (_, received) = link.paths();
+            PathCounts { peer: peer.clone(), sent: self.sent(peer), received }
         };
         self.links.iter().map(each).collect()
     }

@@ -203,12 +203,12 @@ impl Media {
             },
             payload: converted(payload, departure.clocks, &mut event),
         };
-        let link = self.links.get_mut(&end.stream.peer).ok_or(DropReason::NotConnected)?;
+        let link = self.lanes.get_mut(&end.link).ok_or(DropReason::NotConnected)?;
         let due = link.push(&frame, now)?;
         self.counters.frames_sent += 1;
         if due {
-            let peer = end.stream.peer.clone();
-            self.send_burst(&peer, now);
+            let key = end.link.clone();
+            self.send_burst(&key, now);
         }
         if arrival.kind == Kind::Audio {
             self.drop_bridge(id, Side::Inward);
@@ -413,12 +413,12 @@ impl Media {
                     kind: FrameKind::Audio,
                     payload: encoded.payload,
                 };
-                let peer = end.stream.peer.clone();
-                let link = self.links.get_mut(&peer).ok_or(DropReason::NotConnected)?;
+                let key = end.link.clone();
+                let link = self.lanes.get_mut(&key).ok_or(DropReason::NotConnected)?;
                 let due = link.push(&frame, now)?;
                 self.counters.frames_sent += 1;
                 if due {
-                    self.send_burst(&peer, now);
+                    self.send_burst(&key, now);
                 }
                 Ok(())
             }

@@ -7,7 +7,7 @@ use proto::id::LegId;
 use proto::time::Instant;
 
 use super::demux::Owner;
-use super::{DropReason, Media, Received, Verdict};
+use super::{DropReason, Media, Received, Timer, Verdict};
 use crate::rtp::is_rtcp;
 
 /// The SSRC of an RTP packet (RFC 3550 §5.1), of the sender of an RTCP packet (§6.4).
@@ -51,12 +51,25 @@ impl Media {
 
     /// The stream is the leg's from now on, if the leg took its packet.
     fn hear(&mut self, id: LegId, source: SocketAddr, ssrc: u32) {
-        let taken = self.legs.get(&id).is_some_and(|leg| {
-            leg.latch.current() == Some(source)
-                && leg.reception.source().is_some_and(|(heard, _)| heard == ssrc)
-        });
+        let Some(leg) = self.legs.get_mut(&id) else { return };
+        let taken = leg.latch.current() == Some(source)
+            && leg.reception.source().is_some_and(|(heard, _)| heard == ssrc);
         if taken {
             self.demux.heard(id, source, ssrc);
+            if leg.look.is_none() {
+                leg.look = leg.silent_at();
+                self.timers.extend(leg.look.map(|at| (at, id, Timer::Silence)));
+            }
+        }
+    }
+
+    /// A leg that is silent for so long that its peer may have moved waits for a stream again.
+    pub(super) fn look_for_silence(&mut self, id: LegId, now: Instant) {
+        let Some(leg) = self.legs.get_mut(&id) else { return };
+        leg.look = leg.silent_at().filter(|at| *at > now);
+        match leg.look {
+            Some(at) => drop(self.timers.insert((at, id, Timer::Silence))),
+            None => self.demux.wait_again(id),
         }
     }
 

@@ -32,6 +32,32 @@ pub struct MediaConfig {
     pub opus_complexity: Option<u8>,
 }
 
+/// Of a leg's id, beside its lane: not used up in any process's life.
+const NUMBER_BITS: u32 = 48;
+
+/// What one media thread of each POP sends and reads of a call: a number of a thread where the call
+/// came in. All legs of a call are on the same lane; a leg's id says on which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Lane(pub u8);
+
+impl Lane {
+    /// The lane of a leg.
+    #[allow(clippy::cast_possible_truncation, reason = "one byte is what is meant")]
+    pub const fn of(leg: LegId) -> Self {
+        Self((leg.0 >> NUMBER_BITS) as u8)
+    }
+
+    /// The leg of this lane with this number.
+    pub const fn leg(self, number: u64) -> LegId {
+        LegId((self.0 as u64) << NUMBER_BITS | number)
+    }
+
+    /// Whose it is, of so many threads.
+    pub fn thread(self, threads: usize) -> usize {
+        usize::from(self.0) % threads.max(1)
+    }
+}
+
 /// An order to the media plane. The shell also executes `OpenLeg` and `CloseLeg` (sockets).
 #[derive(Debug, Clone, PartialEq)]
 pub enum MediaCommand {
@@ -67,6 +93,19 @@ pub enum MediaCommand {
         /// The leg.
         leg: LegId,
     },
+}
+
+impl MediaCommand {
+    /// The leg it is about.
+    pub const fn leg(&self) -> LegId {
+        match self {
+            Self::OpenLeg { leg, .. }
+            | Self::SetLeg { leg, .. }
+            | Self::Connect { leg, .. }
+            | Self::Disconnect { leg }
+            | Self::CloseLeg { leg } => *leg,
+        }
+    }
 }
 
 /// One agreed audio format.
@@ -164,6 +203,8 @@ pub enum Far {
 pub struct Stream {
     /// The other POP.
     pub peer: PopId,
+    /// Whose datagrams carry them.
+    pub lane: Lane,
     /// What the peer calls what we send.
     pub send: StreamId,
     /// What we call what the peer sends; unique at this POP.
@@ -579,6 +620,52 @@ impl Counters {
         if let Some(count) = self.silences.get_mut(cause as usize) {
             *count += 1;
         }
+    }
+
+    /// Adds those of another media thread.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            rtp_received,
+            rtp_sent,
+            rtcp_received,
+            rtcp_sent,
+            datagrams_received,
+            datagrams_sent,
+            frames_received,
+            frames_sent,
+            transcoded,
+            concealed,
+            repaired,
+            srtp_opened,
+            srtp_protected,
+            copies_received,
+            datagrams_passed,
+            silences,
+            ratings,
+            lost,
+            dropped,
+        } = self;
+        *rtp_received += other.rtp_received;
+        *rtp_sent += other.rtp_sent;
+        *rtcp_received += other.rtcp_received;
+        *rtcp_sent += other.rtcp_sent;
+        *datagrams_received += other.datagrams_received;
+        *datagrams_sent += other.datagrams_sent;
+        *frames_received += other.frames_received;
+        *frames_sent += other.frames_sent;
+        *transcoded += other.transcoded;
+        *concealed += other.concealed;
+        *repaired += other.repaired;
+        *srtp_opened += other.srtp_opened;
+        *srtp_protected += other.srtp_protected;
+        *copies_received += other.copies_received;
+        *datagrams_passed += other.datagrams_passed;
+        *lost += other.lost;
+        dropped.iter_mut().zip(other.dropped).for_each(|(sum, more)| *sum += more);
+        silences.iter_mut().zip(other.silences).for_each(|(sum, more)| *sum += more);
+        let rows = ratings.iter_mut().zip(other.ratings);
+        let all = rows.flat_map(|(row, other)| row.iter_mut().zip(other));
+        all.for_each(|(sum, more)| *sum += more);
     }
 
     pub(super) fn drop(&mut self, reason: DropReason) {

@@ -17,6 +17,7 @@ use crate::call::{
     Begun, Call, CallKey, EndCause, Half, Hunt, Leg, Offer, Opening, Record, Reliable, Side, plain,
     security, timer, too_short, trunk_codecs,
 };
+use crate::media::Lane;
 use crate::route::{self, Candidate};
 use crate::sdp::offer_answer::Policy;
 use crate::sip::digest::{Algorithm, Verdict, Verifier};
@@ -90,7 +91,8 @@ fn call(
         let response = plain(&arrival.request, 404);
         return refuse_call(core, arrival.tx, response, Refusal::NoRoute, record, now);
     }
-    let (key, id) = (core.new_key(), core.new_leg());
+    let lane = core.ports.idlest();
+    let (key, id) = (core.new_key(), core.new_leg(lane));
     let Arrival { tx, flow, request, trunk_id, .. } = arrival;
     // Without Call-ID or Contact there can be no dialog (RFC 3261 §12.1.1).
     let opening = Opening {
@@ -223,5 +225,6 @@ fn setup(core: &Core, half: &Half, request: &Request) -> CallSetup {
         // The endpoint has refused 0 (RFC 3261 §16.3).
         max_forwards: u32::from(request.headers.max_forwards().unwrap_or(70)).saturating_sub(1),
         media: None,
+        lane: Lane::of(half.leg.id).0.into(),
     }
 }

@@ -27,6 +27,9 @@ pub struct PopConfig {
     pub media_ports: RangeInclusive<u16>,
     /// All legs share the first of `media_ports` (RTCP the next); each needs no port of its own.
     pub media_shared: bool,
+    /// Media threads, at least 1: a call lives on one. With `media_shared` thread n has the n-th
+    /// pair of `media_ports`.
+    pub media_threads: u8,
     /// Bounds.
     pub limits: Limits,
     /// Waiting times.

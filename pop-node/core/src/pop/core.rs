@@ -17,7 +17,7 @@ use super::{
     CallStream, Initiator, LinkState, PopCommand, PopConfig, PopCounters, Refusal, ResolveError,
 };
 use crate::call::{Begin, CallKey, Link, splitmix};
-use crate::media::MediaCommand;
+use crate::media::{Lane, MediaCommand};
 use crate::sip::{self, ClientTx, Endpoint, Flow, Request, Response, ServerTx, Text, Transport};
 use crate::srtp::KeySource;
 use crate::view::View;
@@ -56,9 +56,9 @@ pub(crate) struct Core {
 
 fn ports(config: &PopConfig) -> Ports {
     if config.media_shared {
-        Ports::shared(*config.media_ports.start())
+        Ports::shared(*config.media_ports.start(), config.media_threads)
     } else {
-        Ports::new(&config.media_ports, config.timing.port_quarantine)
+        Ports::new(&config.media_ports, config.timing.port_quarantine, config.media_threads)
     }
 }
 
@@ -120,8 +120,9 @@ impl Core {
         CallKey(self.number())
     }
 
-    pub(crate) fn new_leg(&mut self) -> LegId {
-        LegId(self.number())
+    /// A leg of a call of this lane.
+    pub(crate) fn new_leg(&mut self, lane: Lane) -> LegId {
+        lane.leg(self.number())
     }
 
     /// Wraps after four thousand million streams; by then the first are long over.

@@ -10,50 +10,79 @@ use std::ops::RangeInclusive;
 
 use proto::time::{Duration, Instant};
 
+use crate::media::Lane;
+
 /// All media ports of a POP.
 #[derive(Debug)]
 pub(crate) struct Ports {
     free: VecDeque<u16>,
     resting: VecDeque<(Instant, u16)>,
     quarantine: Duration,
-    used: usize,
+    /// By the media thread that has them.
+    used: Vec<usize>,
     shared: Option<u16>,
 }
 
+/// None are used on any of so many media threads.
+fn unused(threads: u8) -> Vec<usize> {
+    vec![0; usize::from(threads.max(1))]
+}
+
 impl Ports {
-    pub(crate) fn new(range: &RangeInclusive<u16>, quarantine: Duration) -> Self {
+    pub(crate) fn new(range: &RangeInclusive<u16>, quarantine: Duration, threads: u8) -> Self {
         let pairs = range.clone().filter(|port| port % 2 == 0 && range.contains(&(port | 1)));
-        Self { free: pairs.collect(), resting: VecDeque::new(), quarantine, used: 0, shared: None }
+        let (free, resting) = (pairs.collect(), VecDeque::new());
+        Self { free, resting, quarantine, used: unused(threads), shared: None }
     }
 
-    /// All legs get this one.
-    pub(crate) fn shared(port: u16) -> Self {
+    /// All legs of the first media thread get this one, those of the next the next pair.
+    pub(crate) fn shared(port: u16, threads: u8) -> Self {
         let (free, resting) = (VecDeque::new(), VecDeque::new());
-        Self { free, resting, quarantine: Duration::ZERO, used: 0, shared: Some(port) }
+        Self {
+            free,
+            resting,
+            quarantine: Duration::ZERO,
+            used: unused(threads),
+            shared: Some(port),
+        }
     }
 
-    pub(crate) fn take(&mut self, now: Instant) -> Option<u16> {
-        if self.shared.is_some() {
-            self.used += 1;
-            return self.shared;
+    /// The lane of the media thread with the fewest legs.
+    pub(crate) fn idlest(&self) -> Lane {
+        let idlest = (0..).zip(&self.used).min_by_key(|(_, used)| **used);
+        Lane(idlest.map_or(0, |(thread, _)| thread))
+    }
+
+    fn used_by(&mut self, lane: Lane) -> Option<&mut usize> {
+        let thread = lane.thread(self.used.len());
+        self.used.get_mut(thread)
+    }
+
+    pub(crate) fn take(&mut self, lane: Lane, now: Instant) -> Option<u16> {
+        if let Some(first) = self.shared {
+            let pair = u16::try_from(lane.thread(self.used.len())).ok()?;
+            *self.used_by(lane)? += 1;
+            return first.checked_add(2 * pair);
         }
         while self.resting.front().is_some_and(|(until, _)| *until <= now) {
             self.free.extend(self.resting.pop_front().map(|(_, port)| port));
         }
         let port = self.free.pop_front()?;
-        self.used += 1;
+        *self.used_by(lane)? += 1;
         Some(port)
     }
 
-    pub(crate) fn give_back(&mut self, port: u16, now: Instant) {
-        self.used = self.used.saturating_sub(1);
+    pub(crate) fn give_back(&mut self, lane: Lane, port: u16, now: Instant) {
+        if let Some(used) = self.used_by(lane) {
+            *used = used.saturating_sub(1);
+        }
         if self.shared.is_none() {
             self.resting.push_back((now + self.quarantine, port));
         }
     }
 
     pub(crate) fn used(&self) -> usize {
-        self.used
+        self.used.iter().sum()
     }
 }
 
@@ -63,22 +92,43 @@ mod tests {
 
     #[test]
     fn a_port_rests_before_it_is_used_again() {
-        let mut ports = Ports::new(&(1_001..=1_006), Duration::from_secs(30));
+        let mut ports = Ports::new(&(1_001..=1_006), Duration::from_secs(30), 1);
         let t = Instant::from_millis;
-        assert_eq!((ports.take(t(0)), ports.take(t(0))), (Some(1_002), Some(1_004)));
-        assert_eq!(ports.take(t(0)), None, "1006 has no 1007 beside it");
-        ports.give_back(1_002, t(1_000));
-        assert_eq!(ports.take(t(30_999)), None);
-        assert_eq!(ports.take(t(31_000)), Some(1_002));
+        assert_eq!(
+            (ports.take(Lane(0), t(0)), ports.take(Lane(0), t(0))),
+            (Some(1_002), Some(1_004))
+        );
+        assert_eq!(ports.take(Lane(0), t(0)), None, "1006 has no 1007 beside it");
+        ports.give_back(Lane(0), 1_002, t(1_000));
+        assert_eq!(ports.take(Lane(0), t(30_999)), None);
+        assert_eq!(ports.take(Lane(0), t(31_000)), Some(1_002));
         assert_eq!(ports.used(), 2);
     }
 
     #[test]
     fn a_shared_port_is_never_used_up_and_never_rests() {
-        let mut ports = Ports::shared(1_002);
+        let mut ports = Ports::shared(1_002, 1);
         let t = Instant::from_millis;
-        assert_eq!((ports.take(t(0)), ports.take(t(0))), (Some(1_002), Some(1_002)));
-        ports.give_back(1_002, t(1));
-        assert_eq!((ports.used(), ports.take(t(1)), ports.used()), (1, Some(1_002), 2));
+        assert_eq!(
+            (ports.take(Lane(0), t(0)), ports.take(Lane(0), t(0))),
+            (Some(1_002), Some(1_002))
+        );
+        ports.give_back(Lane(0), 1_002, t(1));
+        assert_eq!((ports.used(), ports.take(Lane(0), t(1)), ports.used()), (1, Some(1_002), 2));
+    }
+
+    #[test]
+    fn legs_go_to_the_thread_that_has_the_fewest_and_a_shared_port_is_its_own() {
+        let mut ports = Ports::shared(1_002, 3);
+        let mut given = Vec::new();
+        for _ in 0..6 {
+            let lane = ports.idlest();
+            given.extend(ports.take(lane, Instant::ZERO));
+        }
+        assert_eq!(given, [1_002, 1_004, 1_006, 1_002, 1_004, 1_006]);
+        ports.give_back(Lane(1), 1_004, Instant::ZERO);
+        assert_eq!(ports.idlest(), Lane(1));
+        assert_eq!(ports.take(Lane(7), Instant::ZERO), Some(1_004), "another POP counts otherwise");
+        assert_eq!(ports.used(), 6);
     }
 }

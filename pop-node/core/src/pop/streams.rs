@@ -7,6 +7,7 @@ use proto::time::Instant;
 use super::index::Handle;
 use super::{CallStream, Initiator, Pop, PopCommand, Refusal, StreamEvent};
 use crate::call::{Begin, Call, Input, Link};
+use crate::media::Lane;
 
 impl Pop {
     /// Something happened to a call stream.
@@ -57,7 +58,12 @@ impl Pop {
             core.commands.push_back(PopCommand::CloseStream { stream });
             return;
         };
-        let (key, leg) = (core.new_key(), core.new_leg());
+        let Ok(lane) = u8::try_from(setup.lane) else {
+            core.counters.refuse(Refusal::BadPeerMessage);
+            core.commands.push_back(PopCommand::CloseStream { stream });
+            return;
+        };
+        let (key, leg) = (core.new_key(), core.new_leg(Lane(lane)));
         core.index.add(Handle::Stream(stream.clone()), key);
         let back = Link::Remote(stream);
         let begin = Begin { key, back, leg, peer_leg: None, call_id, setup };

@@ -97,9 +97,8 @@ pub(in crate::bench) fn run(kind: &str) -> Result<()> {
         .map(|line| Ok(line?.parse()?))
         .collect::<Result<Vec<SocketAddr>>>()?;
     let count = if kind == Kind::OnePort.name() { 1 } else { peers.len() };
-    let sockets = (0..count)
-        .map(|_| Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?))
-        .collect::<Result<Vec<_>>>()?;
+    let sockets =
+        (0..count).map(|_| Ok(UdpSocket::bind((super::PEER, 0))?)).collect::<Result<Vec<_>>>()?;
     for leg in 0..peers.len() {
         println!("{}", sockets.get(leg % count).context("no socket")?.local_addr()?);
     }

@@ -32,6 +32,8 @@ pub(super) enum Way {
     Encrypted,
     /// Two POPs.
     TwoPops,
+    /// One POP with two media threads, each with a port for all of its legs.
+    TwoThreads,
 }
 
 /// A mesh with calls up.
@@ -57,7 +59,8 @@ impl Calls {
         let scene = Scene::with(
             |topology| {
                 topology.max_calls = most;
-                topology.shared_media = way == Way::SharedPort;
+                topology.shared_media = matches!(way, Way::SharedPort | Way::TwoThreads);
+                topology.media_threads = Some(if way == Way::TwoThreads { 2 } else { 1 });
             },
             |_| {},
         )
@@ -111,6 +114,17 @@ impl Calls {
             self.carriers.hang_up(&up).await?;
         }
         self.scene.idle(crate::scene::SOON).await
+    }
+
+    /// What part of the RTP at `fra1` its busiest media thread took, 0 to 1.
+    pub(super) async fn busiest_thread(&self) -> Result<f64> {
+        let status = self.scene.status("fra1").await?;
+        let threads = status.get("media_threads").and_then(|threads| threads.as_array());
+        let threads = threads.context("no media threads")?.iter();
+        let packets: Vec<f64> =
+            threads.filter_map(|thread| thread.get("rtp_received")?.as_f64()).collect();
+        let most = packets.iter().copied().fold(0.0, f64::max);
+        Ok(most / packets.iter().sum::<f64>().max(1.0))
     }
 
     /// Resident memory of the POPs now, KiB.

@@ -13,7 +13,7 @@ use super::generator::{Sockets, Target};
 use super::pop::{KEY, keys};
 use crate::peers::eventually;
 
-const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const HERE: Ipv4Addr = super::PEER;
 const CONTROL: u16 = 2_223;
 const PATIENCE: Duration = Duration::from_secs(2);
 

@@ -177,6 +177,7 @@ const CASES: &[Case] = &[
 
 /// The packets of the other call: all of them, in order, none changed.
 struct Other {
+    shared: bool,
     leg: LegId,
     far: LegId,
     last: Option<Header>,
@@ -186,7 +187,8 @@ struct Other {
 impl Other {
     fn goes_on(&mut self, media: &mut Media, name: &str) {
         let mut bytes = packet(Header { ssrc: 88, ..header(0, self.n) }, &[self.n as u8; 160]);
-        let verdict = media.handle_rtp(self.leg, address(30), &mut bytes, at(20));
+        let here = (self.leg, address(30));
+        let verdict = give(media, self.shared, here, &mut bytes, at(20));
         let (leg, dst, header, payload) = forwarded(verdict, &bytes);
         assert_eq!((leg, dst), (self.far, address(40)), "{name}");
         assert_eq!(payload, [self.n as u8; 160], "{name}");
@@ -199,21 +201,44 @@ impl Other {
     }
 }
 
-fn suffer(case: &Case) {
+/// A packet for leg `leg`, on a port of its own or on the shared one.
+fn give(
+    media: &mut Media,
+    shared: bool,
+    (leg, source): (LegId, SocketAddr),
+    bytes: &mut Vec<u8>,
+    now: Instant,
+) -> Verdict {
+    if shared {
+        media.handle_shared_rtp(source, bytes, now)
+    } else {
+        media.handle_rtp(leg, source, bytes, now)
+    }
+}
+
+fn suffer(case: &Case, shared: bool) {
     let mut media = media(3);
     let [a, b, c, d] = [10, 20, 30, 40].map(|n| open(&mut media, n, Codec::Pcmu));
     connect(&mut media, a, Far::Leg(b));
     connect(&mut media, c, Far::Leg(d));
     let params = LegParams { redundant: Some(121), ..params(Codec::Pcmu, 10) };
     media.handle_command(&MediaCommand::SetLeg { leg: a, params }, at(0));
-    let mut other = Other { leg: c, far: d, last: None, n: 0 };
+    let mut other = Other { shared, leg: c, far: d, last: None, n: 0 };
     let (mut heard, mut last): (usize, Option<Header>) = (0, None);
+    if shared && case.on_rtcp {
+        // Before it is heard nobody's RTCP is its peer's.
+        let _forward = give(&mut media, shared, (a, address(10)), &mut voice(499), at(0));
+    }
     for (n, (source, mut bytes)) in (case.packets)().into_iter().enumerate() {
         let now = at(n as u64 % 900);
         if case.on_rtcp {
-            media.handle_rtcp(a, source, &bytes, now);
+            if shared {
+                media.handle_shared_rtcp(source, &bytes, now);
+            } else {
+                media.handle_rtcp(a, source, &bytes, now);
+            }
         } else if let verdict @ Verdict::Forward { .. } =
-            media.handle_rtp(a, source, &mut bytes, now)
+            give(&mut media, shared, (a, source), &mut bytes, now)
         {
             let (leg, dst, header, _) = forwarded(verdict, &bytes);
             assert_eq!((leg, dst), (b, address(20)), "{}", case.name);
@@ -224,18 +249,32 @@ fn suffer(case: &Case) {
         other.goes_on(&mut media, case.name);
     }
     assert_eq!(heard, case.heard, "{}", case.name);
-    for reason in DropReason::ALL {
+    if shared && case.on_rtcp {
+        // Bytes that name no sender are nobody's, before they are malformed.
+        let dropped = |reason| media.counters().dropped(reason);
+        let all: u64 = DropReason::ALL.iter().map(|reason| dropped(*reason)).sum();
+        let (reason, times) = case.counted.unwrap_or((DropReason::WrongSource, 0));
+        let strange = dropped(DropReason::WrongSource);
+        let known = if reason == DropReason::WrongSource { 0 } else { dropped(reason) };
+        assert_eq!((all, known + strange), (times, times), "{}", case.name);
+    }
+    for reason in DropReason::ALL.iter().filter(|_| !(shared && case.on_rtcp)) {
         let times = case.counted.filter(|(counted, _)| counted == reason).map_or(0, |(_, n)| n);
         assert_eq!(media.counters().dropped(*reason), times, "{}: {reason:?}", case.name);
     }
     assert_eq!(media.quality(c).unwrap().lost, 0, "{}", case.name);
     // And the call itself goes on.
     let mut bytes = packet(header(0, 500), &VOICE);
-    let verdict = media.handle_rtp(a, address(10), &mut bytes, at(2_000));
+    let verdict = give(&mut media, shared, (a, address(10)), &mut bytes, at(2_000));
     assert_eq!(forwarded(verdict, &bytes).0, b, "{}", case.name);
 }
 
 #[test]
 fn each_kind_has_its_counter_and_no_other_call_hears_it() {
-    CASES.iter().for_each(suffer);
+    CASES.iter().for_each(|case| suffer(case, false));
+}
+
+#[test]
+fn the_shared_port_suffers_no_more() {
+    CASES.iter().for_each(|case| suffer(case, true));
 }

@@ -301,3 +301,40 @@ fn a_stream_is_only_its_peers() {
     assert_eq!(counters.dropped(DropReason::DuplicateDatagram), 2);
     assert_eq!(Datagram::decode(&bytes).unwrap().frames().count(), 1);
 }
+
+#[test]
+fn lanes_of_one_peer_count_by_themselves() {
+    let (mut here, mut there) = (media(11), media(22));
+    for lane in [0, 5] {
+        let Far::Stream(stream) = stream("bbb1", lane, lane, Codec::Pcmu) else { unreachable!() };
+        let lane = Lane(lane as u8);
+        let leg = open(&mut here, 10 + u64::from(lane.0), Codec::Pcmu);
+        connect(&mut here, leg, Far::Stream(Stream { lane, ..stream }));
+    }
+    let mut sequences: BTreeMap<u8, Vec<u16>> = BTreeMap::new();
+    for n in 0..30 {
+        let now = at(20 * n);
+        for port in [10, 15] {
+            let mut bytes = packet(header(0, n as u32), &[0xff; 160]);
+            let verdict = here.handle_rtp(LegId(port), address(port as u16), &mut bytes, now);
+            assert_eq!(verdict, Verdict::Consumed);
+        }
+        here.handle_timeout(now + Duration::from_millis(2));
+        while let Some(transmit) = here.poll_transmit() {
+            let MediaTransmit::Datagram { bytes, .. } = transmit else { continue };
+            let sent = Datagram::decode(&bytes).unwrap().header;
+            assert_eq!(sent.lane, proto::overlay::lane(&bytes));
+            sequences.entry(sent.lane).or_default().push(sent.path_sequence);
+            there.handle_datagram(&pop("aaa1"), &bytes, now);
+        }
+    }
+    assert_eq!(sequences.keys().collect::<Vec<_>>(), [&0, &5]);
+    for sent in sequences.values() {
+        assert_eq!(sent.len(), 30);
+        assert!(sent.windows(2).all(|pair| pair[1] == pair[0].wrapping_add(1)));
+    }
+    let received: Vec<_> = there.links().map(|(_, stats)| (stats.received, stats.lost)).collect();
+    assert_eq!(received, [(60, 0)], "each lane's gaps by themselves");
+    let sent: Vec<_> = here.links().map(|(_, stats)| stats.sent).collect();
+    assert_eq!(sent, [60]);
+}

@@ -88,6 +88,7 @@ fn connect(media: &mut Media, leg: LegId, to: Far) {
 
 fn stream(peer: &str, send: u32, receive: u32, codec: Codec) -> Far {
     Far::Stream(Stream {
+        lane: Lane(0),
         peer: pop(peer),
         send: StreamId(send),
         receive: StreamId(receive),

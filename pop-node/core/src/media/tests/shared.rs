@@ -127,6 +127,43 @@ fn a_peer_behind_nat_keeps_its_leg_when_its_ssrc_changes() {
 }
 
 #[test]
+fn a_silent_peer_behind_nat_may_come_back_as_another() {
+    let (mut media, [a, b, ..]) = two_calls();
+    set(&mut media, a, behind_nat);
+    let both_new = |media: &mut Media, n| say(media, host(50, 4_009), 2, n);
+    assert_eq!(to(say(&mut media, host(50, 4_000), 1, 0)), b);
+    media.handle_timeout(at(2_900));
+    let nobody = Verdict::Drop(DropReason::WrongSource);
+    assert_eq!(both_new(&mut media, 145), nobody, "it may still be where it was");
+    assert_eq!(to(say(&mut media, host(50, 4_000), 1, 146)), b);
+    media.handle_timeout(at(5_000));
+    assert_eq!(both_new(&mut media, 250), nobody, "heard after the first look");
+    media.handle_timeout(at(6_000));
+    // It only paused: then nobody else is it.
+    assert_eq!(to(say(&mut media, host(50, 4_000), 1, 301)), b);
+    assert_eq!(both_new(&mut media, 302), nobody);
+    media.handle_timeout(at(9_100));
+    assert_eq!(to(both_new(&mut media, 456)), b);
+    assert_eq!(to(both_new(&mut media, 457)), b);
+    media.handle_command(&MediaCommand::CloseLeg { leg: a }, at(9_200));
+    assert_eq!(media.timers.len(), 3, "reports of the others only");
+}
+
+#[test]
+fn a_first_packet_with_a_false_source_takes_nobodys_place() {
+    let (mut media, [a, b, ..]) = two_calls();
+    set(&mut media, a, |p| p.remote_ssrc = Some(1));
+    let refused = Verdict::Drop(DropReason::WrongSource);
+    assert_eq!(say(&mut media, host(66, 10), 1, 0), refused, "the SSRC is no password");
+    assert_eq!(to(say(&mut media, address(10), 1, 1)), b);
+    for n in 2..10 {
+        assert_eq!(say(&mut media, host(66, 10), 1, n), refused);
+        assert_eq!(to(say(&mut media, address(10), 1, n)), b);
+    }
+    assert_eq!(media.quality(a).unwrap().received, 9);
+}
+
+#[test]
 fn a_new_address_in_sdp_makes_a_leg_wait_again() {
     let (mut media, [a, b, ..]) = two_calls();
     set(&mut media, a, behind_nat);

@@ -18,6 +18,7 @@ fn setup(trunk: &str, epoch: u64) -> CallSetup {
         from_display: String::new(),
         max_forwards: 70,
         media: Some(Media { codecs: vec![i32::from(Codec::Pcmu)], stream: 1, ..Media::default() }),
+        lane: 0,
     }
 }
 

@@ -49,6 +49,7 @@ fn config(id: &str, address: &str, seed: u64) -> PopConfig {
         media_address: sip.ip(),
         media_ports: 20_000..=20_039,
         media_shared: false,
+        media_threads: 1,
         limits: Limits { max_calls: 3, ..Limits::default() },
         timing: Timing::default(),
         sip_timers: TimerValues::default(),
