@@ -71,10 +71,10 @@ impl Registry {
         up
     }
 
-    /// False if a newer connection has its place.
+    /// False if a newer connection has its place: the path is up.
     pub(super) fn down(&self, peer: &PopId, path: PathId, connection: &Connection) -> bool {
         let peers = self.peers();
-        let Some(held) = peers.get(peer) else { return false };
+        let Some(held) = peers.get(peer) else { return true };
         held.send_if_modified(|held| {
             let is_it = |held: &Connection| held.stable_id() == connection.stable_id();
             let mine = held.paths.get(&path).is_some_and(is_it);
@@ -82,7 +82,8 @@ impl Registry {
                 held.paths.remove(&path);
             }
             mine
-        })
+        });
+        !held.borrow().paths.contains_key(&path)
     }
 
     /// Media of this POP goes by `path` now: so do call streams.

@@ -12,7 +12,7 @@ use proto::id::PopId;
 use proto::overlay::{Datagram, Header, PathId, PopTag, Probe, Relayed};
 use proto::time::{Duration, Instant, earlier};
 
-use super::choice::{Choice, standby_of};
+use super::choice::{Candidate, Choice, standby_of};
 use super::explain::{Change, PathReport, PeerReport, Why};
 use super::health::Health;
 use super::peer::{Against, Path};
@@ -33,8 +33,9 @@ const FAST_PEERS: u32 = 30;
 const CALLS_WITHIN: Duration = Duration::from_secs(2);
 /// Between reports of all paths; in between probes speak of those in use.
 const FULL_REPORT: Duration = Duration::from_millis(250);
-/// Decisions are made at least so often.
+/// Decisions are made at least so often where there are calls, and elsewhere.
 const DECIDE: Duration = Duration::from_millis(100);
+const DECIDE_IDLE: Duration = Duration::from_secs(1);
 /// Being called later than asked for by this means that this process was not running.
 const OVERSLEPT: Duration = Duration::from_millis(15);
 /// Other POPs that a pair is tried through.
@@ -95,6 +96,17 @@ impl Peer {
     fn has_calls(&self, now: Instant) -> bool {
         self.calls_at.is_some_and(|at| now - at < CALLS_WITHIN)
     }
+
+    /// When something is due.
+    fn next(&self) -> Option<Instant> {
+        let mut next = (!self.paths.is_empty()).then_some(self.decide);
+        for path in self.paths.values().filter(|path| path.up) {
+            next = earlier(next, Some(path.next_probe));
+            let due = path.due().filter(|due| *due > self.listened && path.silent.is_none());
+            next = earlier(next, due);
+        }
+        next
+    }
 }
 
 /// The machine.
@@ -106,6 +118,8 @@ pub struct Paths {
     random: u64,
     planned: Option<Instant>,
     oversleeps: u64,
+    /// Peers with calls.
+    busy: u32,
 }
 
 impl Paths {
@@ -113,7 +127,7 @@ impl Paths {
     pub fn new(config: PathsConfig) -> Self {
         let random = config.seed | 1;
         let (peers, commands) = (BTreeMap::new(), VecDeque::new());
-        Self { config, peers, commands, random, planned: None, oversleeps: 0 }
+        Self { config, peers, commands, random, planned: None, oversleeps: 0, busy: 0 }
     }
 
     /// A connection to a POP came up or went down.
@@ -210,6 +224,7 @@ impl Paths {
                 for path in state.paths.values_mut() {
                     path.next_probe = now;
                 }
+                self.decide(peer, now);
             }
         }
     }
@@ -234,26 +249,24 @@ impl Paths {
             self.decide(from, now);
         }
         if alarmed {
-            self.probe(from, (alarmed, self.busy(now)), now);
+            self.probe(from, alarmed, now);
         }
         true
     }
 
-    fn busy(&self, now: Instant) -> u32 {
-        let busy = self.peers.values().filter(|peer| peer.has_calls(now)).count();
-        u32::try_from(busy).unwrap_or(u32::MAX)
-    }
-
     fn decide(&mut self, peer: &PopId, now: Instant) {
+        let busy = self.busy;
         let Some(state) = self.peers.get_mut(peer) else { return };
-        state.decide = now + DECIDE;
+        state.decide = now + if state.has_calls(now) { DECIDE } else { DECIDE_IDLE };
         for path in state.paths.values_mut() {
             path.observe(now);
             let deadline = path.health.deadline().filter(|at| *at > now);
             state.decide = deadline.map_or(state.decide, |at| at.min(state.decide));
         }
         let candidates: Vec<_> = state.paths.values().map(|path| path.candidate(now)).collect();
-        let Some(why) = state.choice.decide(&candidates, now) else { return };
+        let decided = state.choice.decide(&candidates, now);
+        set_intervals(state, &candidates, busy, now);
+        let Some(why) = decided else { return };
         let Some(route) = state.choice.route().cloned() else { return };
         state.why = Some((why, now));
         *state.totals.entry(why).or_default() += 1;
@@ -280,14 +293,15 @@ impl Paths {
             let paths = self.peers.values_mut().flat_map(|peer| peer.paths.values_mut());
             paths.for_each(|path| path.forgive(now - planned));
         }
-        let peers: Vec<PopId> = self.peers.keys().cloned().collect();
-        let busy = self.busy(now);
-        for peer in peers {
+        let busy = self.peers.values().filter(|peer| peer.has_calls(now)).count();
+        self.busy = u32::try_from(busy).unwrap_or(u32::MAX);
+        let due = self.peers.iter().filter(|(_, peer)| peer.next().is_some_and(|at| at <= now));
+        for peer in due.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
             let alarmed = self.listen(&peer, now);
             if alarmed || self.peers.get(&peer).is_some_and(|state| now >= state.decide) {
                 self.decide(&peer, now);
             }
-            self.probe(&peer, (alarmed, busy), now);
+            self.probe(&peer, alarmed, now);
         }
     }
 
@@ -308,19 +322,15 @@ impl Paths {
         alarmed
     }
 
-    fn probe(&mut self, peer: &PopId, (alarmed, busy): (bool, u32), now: Instant) {
+    fn probe(&mut self, peer: &PopId, alarmed: bool, now: Instant) {
         let Some(state) = self.peers.get_mut(peer) else { return };
-        let intervals = intervals(state, busy, now);
         let full = alarmed || now >= state.full_report;
-        let mut due: Vec<(PathId, Duration)> = Vec::new();
-        for (path, (id, interval)) in state.paths.values_mut().zip(&intervals) {
-            // One that was planned when nobody cared is due earlier now.
-            path.next_probe = path.next_probe.min(now + *interval);
+        let is_due = |path: &&Path| {
             let tell = alarmed && path.is_usable() && path.silent.is_none();
-            if path.up && (tell || path.next_probe <= now) {
-                due.push((*id, *interval));
-            }
-        }
+            path.up && (tell || path.next_probe <= now)
+        };
+        let due = state.paths.values().filter(is_due);
+        let due: Vec<(PathId, Duration)> = due.map(|p| (p.hop.path, p.interval)).collect();
         if due.is_empty() {
             return;
         }
@@ -386,14 +396,7 @@ impl Paths {
     pub fn poll_timeout(&mut self) -> Option<Instant> {
         let mut next = None;
         for peer in self.peers.values() {
-            if !peer.paths.is_empty() {
-                next = earlier(next, Some(peer.decide));
-            }
-            for path in peer.paths.values().filter(|path| path.up) {
-                next = earlier(next, Some(path.next_probe));
-                let due = path.due().filter(|due| *due > peer.listened && path.silent.is_none());
-                next = earlier(next, due);
-            }
+            next = earlier(next, peer.next());
         }
         self.planned = next;
         next
@@ -435,18 +438,17 @@ fn report(id: &PopId, peer: &Peer, now: Instant) -> PeerReport {
     }
 }
 
-/// How often each path is probed, in their order.
-fn intervals(peer: &Peer, busy: u32, now: Instant) -> Vec<(PathId, Duration)> {
+/// How often each path is probed: by the part it plays.
+fn set_intervals(peer: &mut Peer, candidates: &[Candidate], busy: u32, now: Instant) {
     let calls = peer.has_calls(now);
     let crowd = (busy / FAST_PEERS).max(1);
     let route = peer.choice.route();
-    let candidates: Vec<_> = peer.paths.values().map(|path| path.candidate(now)).collect();
-    let standby = route.and_then(|route| standby_of(&candidates, &route.primary));
-    let each = |path: &Path| {
+    let standby = route.and_then(|route| standby_of(candidates, &route.primary));
+    for path in peer.paths.values_mut() {
         let used = route.is_some_and(|route| route.primary == path.hop)
             || route.is_some_and(|route| route.copy.as_ref() == Some(&path.hop))
             || path.used_by_peer;
-        let interval = match (calls, path.is_usable()) {
+        path.interval = match (calls, path.is_usable()) {
             (true, true) if used => FAST * crowd,
             (true, true) if standby.as_ref() == Some(&path.hop) => STANDBY * crowd,
             (_, false) if matches!(path.health.health(), Health::Suspect(_)) => SUSPECT,
@@ -454,9 +456,9 @@ fn intervals(peer: &Peer, busy: u32, now: Instant) -> Vec<(PathId, Duration)> {
             (false, true) if used => IDLE,
             (false, false) | (_, true) => SLOW,
         };
-        (path.hop.path, interval)
-    };
-    peer.paths.values().map(each).collect()
+        // One that was planned when nobody cared is due earlier now.
+        path.next_probe = path.next_probe.min(now + path.interval);
+    }
 }
 
 /// What the peer is told of its paths.

@@ -68,6 +68,8 @@ pub(super) struct Path {
     sent: VecDeque<(u16, Instant)>,
     sequence: u16,
     pub(super) next_probe: Instant,
+    /// Between probes, by the part the path plays.
+    pub(super) interval: Duration,
 }
 
 impl Path {
@@ -90,6 +92,7 @@ impl Path {
             sent: VecDeque::new(),
             sequence: 0,
             next_probe: now,
+            interval: Duration::from_secs(1),
         }
     }
 

@@ -368,6 +368,44 @@ fn probes_of_an_idle_pair_are_few() {
     assert!(bits_per_second * 199 < 12_000_000, "{bits_per_second}");
 }
 
+#[test]
+fn a_mesh_of_two_hundred_costs_a_pop_less_than_twelve_megabits() {
+    let own: PopId = "pop0".parse().unwrap();
+    for calls in [false, true] {
+        let mut paths = Paths::new(PathsConfig { own: own.clone(), seed: 1 });
+        let peers: Vec<PopId> = (1..200).map(|n| format!("pop{n}").parse().unwrap()).collect();
+        let start = Instant::from_millis(1);
+        for peer in &peers {
+            for upstreams in 0..9 {
+                paths.handle_link(peer, id(upstreams / 3, upstreams % 3), true, start);
+            }
+        }
+        let (mut now, mut bytes, mut sent) = (start, 0, 0);
+        // The first three seconds are no measure.
+        while now < Instant::from_millis(13_000) {
+            now = paths.poll_timeout().unwrap().max(now);
+            paths.handle_timeout(now);
+            if calls && now.as_millis() / 1_000 != sent {
+                sent = now.as_millis() / 1_000;
+                for peer in &peers {
+                    paths.handle_media(peer, sent, std::iter::empty(), now);
+                }
+            }
+            while let Some(command) = paths.poll_command() {
+                if let PathCommand::Probe { bytes: probe, .. } = command
+                    && now >= Instant::from_millis(3_000)
+                {
+                    // IPv4, UDP and QUIC around it: 28 and some 30.
+                    bytes += probe.len() + 58;
+                }
+            }
+        }
+        // As much comes back.
+        let bits_per_second = bytes * 8 / 10 * 2;
+        assert!(bits_per_second < 12_000_000, "calls {calls}: {bits_per_second}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_probe_is_taken_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
