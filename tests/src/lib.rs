@@ -6,6 +6,7 @@
 //! - [`scene`]: a mesh of the lab, provisioned for a test.
 //! - [`siege`]: real control nodes under attack, judged by [`linear`].
 //! - [`sim`]: the whole mesh in one thread, in virtual time.
+//! - [`upstreams`]: two POPs with two upstreams each, calls between them, and what fails.
 
 pub mod bench;
 pub mod linear;
@@ -13,6 +14,7 @@ pub mod peers;
 pub mod scene;
 pub mod siege;
 pub mod sim;
+pub mod upstreams;
 
 use std::path::{Path, PathBuf};
 
