@@ -120,13 +120,13 @@ impl Keeper {
 
     fn probe(&mut self, peer: &PopId, bytes: &Bytes) -> bool {
         let Ok(datagram) = Datagram::decode(bytes) else { return false };
-        let from = match datagram.header.relayed {
-            None => Some(peer),
-            Some(ends) if ends.to == self.own => self.peers.get(&ends.from),
-            Some(_) => None,
+        let (from, via) = match datagram.header.relayed {
+            None => (Some(peer), None),
+            Some(ends) if ends.to == self.own => (self.peers.get(&ends.from), Some(peer)),
+            Some(_) => (None, None),
         };
         let Some(from) = from.cloned() else { return false };
-        self.paths.handle_probe(&from, &datagram, self.clock.now())
+        self.paths.handle_probe((&from, via), &datagram, self.clock.now())
     }
 
     fn count(&mut self, counts: Vec<PathCounts>) {

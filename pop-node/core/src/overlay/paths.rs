@@ -40,6 +40,8 @@ const DECIDE_IDLE: Duration = Duration::from_secs(1);
 const OVERSLEPT: Duration = Duration::from_millis(15);
 /// Other POPs that a pair is tried through.
 const RELAYS_MAX: usize = 3;
+/// One that the peer chose is kept for so long after its last probe.
+const RELAY_FORGOTTEN: Duration = Duration::from_secs(10);
 const PATHS_MAX: usize = 32;
 /// Changes remembered for each peer.
 const CHANGES_MAX: usize = 64;
@@ -166,7 +168,9 @@ impl Paths {
                 .take(RELAYS_MAX)
                 .collect();
             for path in peer.paths.values_mut().filter(|path| path.hop.path.is_relayed()) {
-                path.up = path.hop.via.as_ref().is_some_and(|via| wanted.contains(&via));
+                let chosen = path.hop.via.as_ref().is_some_and(|via| wanted.contains(&via));
+                // Or the peer chose it: then both ends measure it.
+                path.up = chosen || path.heard_at.is_some_and(|at| now - at < RELAY_FORGOTTEN);
             }
             for relay in wanted {
                 let hop = Hop::via(relay.clone());
@@ -229,11 +233,21 @@ impl Paths {
         }
     }
 
-    /// A probe: `from` is who made it, wherever it was passed on.
-    pub fn handle_probe(&mut self, from: &PopId, datagram: &Datagram<'_>, now: Instant) -> bool {
+    /// A probe: `from` is who made it, `via` the POP that passed it on. False if nobody known made it.
+    pub fn handle_probe(
+        &mut self,
+        (from, via): (&PopId, Option<&PopId>),
+        datagram: &Datagram<'_>,
+        now: Instant,
+    ) -> bool {
         let Some(Ok(probe)) = datagram.probe() else { return false };
         let header = &datagram.header;
         let Some(state) = self.peers.get_mut(from) else { return false };
+        let room = state.paths.len() < PATHS_MAX;
+        if let Some(via) = via.filter(|via| room && PathId::via(via) == header.path) {
+            let chosen = || Path::new(Hop::via(via.clone()), now);
+            state.paths.entry(header.path).or_insert_with(chosen).up = true;
+        }
         // One through a relay has the relay's name at both ends.
         let Some(path) = state.paths.get_mut(&header.path) else { return false };
         path.hear(header.path_sequence, header.send_time_us, &probe, now);

@@ -162,7 +162,7 @@ impl World {
         match packet {
             Packet::Probe(bytes) => {
                 let datagram = Datagram::decode(bytes).unwrap();
-                assert!(self.pops[to].handle_probe(&from, &datagram, self.now));
+                assert!(self.pops[to].handle_probe((&from, None), &datagram, self.now));
             }
             Packet::Media { path_sequence, lane_sequence, made } => {
                 let end = &mut self.ends[to];
@@ -369,6 +369,35 @@ fn probes_of_an_idle_pair_are_few() {
 }
 
 #[test]
+fn a_relay_that_only_the_peer_chose_is_measured_by_both() {
+    let mut world = World::new(11, &two_disjoint());
+    let relay: PopId = "iad1".parse().unwrap();
+    let path = PathId::via(&relay);
+    let names = |world: &World| -> Vec<PathId> {
+        let report = world.pops[1].report(world.now).remove(0);
+        report.paths.iter().map(|path| path.sending.hop.path).collect()
+    };
+    assert!(!names(&world).contains(&path));
+    // Only fra1 has a link to iad1.
+    world.pops[0].handle_link(&relay, id(0, 0), true, world.now);
+    world.pops[0].handle_timeout(world.now);
+    let from = world.ids[0].clone();
+    let mut passed = 0;
+    while let Some(command) = world.pops[0].poll_command() {
+        if let PathCommand::Probe { to, bytes, .. } = command
+            && to == relay
+            && let Ok(datagram) = Datagram::decode(&bytes)
+            && datagram.header.relayed.is_some()
+        {
+            passed += 1;
+            assert!(world.pops[1].handle_probe((&from, Some(&relay)), &datagram, world.now));
+        }
+    }
+    assert_eq!(passed, 1);
+    assert!(names(&world).contains(&path));
+}
+
+#[test]
 fn a_mesh_of_two_hundred_costs_a_pop_less_than_twelve_megabits() {
     let own: PopId = "pop0".parse().unwrap();
     for calls in [false, true] {
@@ -412,7 +441,7 @@ proptest! {
         let mut world = World::empty(1, &two_disjoint());
         if let Ok(datagram) = Datagram::decode(&bytes) {
             let peer = world.ids[1].clone();
-            world.pops[0].handle_probe(&peer, &datagram, world.now);
+            world.pops[0].handle_probe((&peer, None), &datagram, world.now);
         }
     }
 }
