@@ -357,6 +357,46 @@ async fn a_call_stream_goes_on_when_its_path_is_cut() {
     assert_eq!(next_call(&mut sin).await, (theirs, StreamEvent::Closed));
 }
 
+/// The address of an upstream leaves the view while a call stream is on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_stream_goes_on_when_its_upstream_is_taken_out_of_the_view() {
+    let mesh = Authority::new("demo");
+    let (fra, mut sin, wires) = two_ways(&mesh).await;
+    let second = proto::overlay::PathId::direct(0, 1);
+    wires[0].cut.store(true, Ordering::Relaxed);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while primary(&fra).await != second || primary(&sin).await != second {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", fra.links.paths().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    wires[0].cut.store(false, Ordering::Relaxed);
+    while !all_good(&fra).await || !all_good(&sin).await {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", fra.links.paths().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let ours = local(&sin.id, 1);
+    let outbox = fra.links.open(ours.clone());
+    assert!(outbox.send(message(100)));
+    let (theirs, _back) = loop {
+        if let Event::Accepted { stream, outbox } = sin.event().await {
+            break (stream, outbox);
+        }
+    };
+    for event in [StreamEvent::Opened, StreamEvent::Message(message(100))] {
+        assert_eq!(next_call(&mut sin).await, (theirs.clone(), event));
+    }
+    let address = wires[0].front.to_string();
+    fra.peers.send_replace(vec![Peer { id: sin.id.clone(), address }]);
+    while !matches!(sin.event().await, Event::Down { .. }) {}
+    assert!(outbox.send(message(180)));
+    assert_eq!(next_call(&mut sin).await, (theirs, StreamEvent::Message(message(180))));
+}
+
+async fn primary(pop: &Pop) -> Option<proto::overlay::PathId> {
+    let report = pop.links.paths().await.unwrap();
+    report.first()?.route.as_ref().map(|route| route.primary.path)
+}
+
 async fn all_good(pop: &Pop) -> bool {
     let report = pop.links.paths().await.unwrap();
     let mut paths = report.iter().flat_map(|peer| &peer.paths);

@@ -56,9 +56,10 @@ impl Close {
     }
 }
 
-/// The other end has a newer connection of the same path.
-pub(super) fn is_replacement(code: VarInt) -> bool {
-    code == Close::Replaced.code()
+/// The other end goes on without this connection: it has a newer one of the path, or the view names
+/// the path no more.
+pub(super) fn is_of_one_path(code: VarInt) -> bool {
+    [Close::Replaced, Close::Removed].iter().any(|close| code == close.code())
 }
 
 /// Why a connection is no link.

@@ -320,17 +320,19 @@ impl Talk {
         first: bool,
         connection: Connection,
     ) -> Result<(Pair, BytesMut), bool> {
-        let mut pair = connection.open_bi().await.map_err(|_| true)?;
+        let pair = connection.open_bi().await.map_err(|_| true)?;
+        let mut attempt = Attempt(Some(pair));
         let mut buffer = BytesMut::new();
-        self.greet(&mut pair.0).await.map_err(|_| true)?;
+        let (send, receive) = attempt.0.as_mut().ok_or(true)?;
+        self.greet(send).await.map_err(|_| true)?;
         if first {
             // Nothing to be sent again: no need to wait a round trip.
-            return Ok((pair, buffer));
+            return attempt.succeed().map(|pair| (pair, buffer));
         }
-        match read_hello(&mut pair.1, &mut buffer).await {
+        match read_hello(receive, &mut buffer).await {
             Some(hello) if self.forget_acked(hello.received) => {
-                self.again(&mut pair.0).await.map_err(|_| true)?;
-                Ok((pair, buffer))
+                self.again(send).await.map_err(|_| true)?;
+                attempt.succeed().map(|pair| (pair, buffer))
             }
             // The peer knows no such call stream, or has what we never sent.
             _ => Err(connection.close_reason().is_some()),
@@ -495,6 +497,25 @@ impl Talk {
     }
 }
 
+/// A QUIC stream that is not yet the call stream's. Given up, also when its time is over, it says
+/// that the call goes on: dropped as it is, it would be finished, and the peer would take that for
+/// the end of the call.
+struct Attempt(Option<Pair>);
+
+impl Attempt {
+    fn succeed(mut self) -> Result<Pair, bool> {
+        self.0.take().ok_or(true)
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(pair) = &mut self.0 {
+            give_up(pair, MOVED);
+        }
+    }
+}
+
 /// How a QUIC stream of a call stream ended.
 enum Step {
     /// We dropped the outbox: everything was sent.
@@ -524,7 +545,7 @@ async fn write(send: &mut SendStream, message: &CallMessage) -> Result<(), Write
 fn is_path(error: &ConnectionError) -> bool {
     match error {
         ConnectionError::TimedOut | ConnectionError::Reset | ConnectionError::LocallyClosed => true,
-        ConnectionError::ApplicationClosed(close) => super::peer::is_replacement(close.error_code),
+        ConnectionError::ApplicationClosed(close) => super::peer::is_of_one_path(close.error_code),
         ConnectionError::VersionMismatch
         | ConnectionError::TransportError(_)
         | ConnectionError::ConnectionClosed(_)
