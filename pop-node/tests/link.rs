@@ -346,8 +346,7 @@ async fn a_call_stream_goes_on_when_its_path_is_cut() {
         wire.cut.store(false, Ordering::Relaxed);
         let deadline = tokio::time::Instant::now() + PATIENCE * 2;
         while !all_good(&fra).await || !all_good(&sin).await {
-            assert!(tokio::time::Instant::now() < deadline, "{:?}", fra.links.paths().await);
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            pause(&fra, deadline).await;
         }
     }
     let bye = CallMessage { kind: Some(Kind::Bye(CallBye::default())) };
@@ -366,13 +365,11 @@ async fn a_call_stream_goes_on_when_its_upstream_is_taken_out_of_the_view() {
     wires[0].cut.store(true, Ordering::Relaxed);
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while primary(&fra).await != second || primary(&sin).await != second {
-        assert!(tokio::time::Instant::now() < deadline, "{:?}", fra.links.paths().await);
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        pause(&fra, deadline).await;
     }
     wires[0].cut.store(false, Ordering::Relaxed);
     while !all_good(&fra).await || !all_good(&sin).await {
-        assert!(tokio::time::Instant::now() < deadline, "{:?}", fra.links.paths().await);
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        pause(&fra, deadline).await;
     }
     let ours = local(&sin.id, 1);
     let outbox = fra.links.open(ours.clone());
@@ -390,6 +387,12 @@ async fn a_call_stream_goes_on_when_its_upstream_is_taken_out_of_the_view() {
     while !matches!(sin.event().await, Event::Down { .. }) {}
     assert!(outbox.send(message(180)));
     assert_eq!(next_call(&mut sin).await, (theirs, StreamEvent::Message(message(180))));
+}
+
+/// Until one looks again at what has to become so before `deadline`.
+async fn pause(pop: &Pop, deadline: tokio::time::Instant) {
+    assert!(tokio::time::Instant::now() < deadline, "{:?}", pop.links.paths().await);
+    tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
 async fn primary(pop: &Pop) -> Option<proto::overlay::PathId> {

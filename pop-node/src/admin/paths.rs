@@ -54,10 +54,11 @@ fn peer(report: &PeerReport, now: Instant) -> Value {
 }
 
 fn path(report: &PathReport) -> Value {
-    let PathReport { sending, receiving, silent, used_by_peer } = report;
+    let PathReport { sending, receiving, connected, silent, used_by_peer } = report;
     json!({
         "path": sending.hop.to_string(),
         "via": sending.hop.via.as_ref().map(proto::id::PopId::as_str),
+        "connected": connected,
         "state": sending.health.name(),
         "rtt_ms": sending.rtt.map(millis),
         "jitter_ms": millis(sending.jitter),

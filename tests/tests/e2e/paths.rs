@@ -22,12 +22,13 @@ fn calls_go_on_when_their_upstream_falls_silent() {
             stage.until(pop, "media moved", move |paths| paths["primary"] != was).await?;
         }
         // Connections on the dead paths end; the call streams are elsewhere by then.
-        stage
-            .until("fra1", "dead paths are known", |paths| {
-                direct(paths).filter(|path| path["state"] == "down").count() == 3
-            })
-            .await?;
-        tokio::time::sleep(Duration::from_secs(6)).await;
+        for pop in ["fra1", "sin1"] {
+            stage
+                .until(pop, "connections on dead paths ended", |paths| {
+                    direct(paths).filter(|path| path["connected"] == false).count() == 3
+                })
+                .await?;
+        }
         let reports = stage.hang_up(CALLS).await?;
         let mut gaps: Vec<Duration> = reports.iter().map(|r| r.heard.longest_gap).collect();
         gaps.sort();

@@ -93,6 +93,8 @@ pub struct PathReport {
     pub sending: Candidate,
     /// Measured here, on what comes from the peer: datagrams and probes.
     pub receiving: super::LinkStats,
+    /// Its connection is there.
+    pub connected: bool,
     /// Nothing comes on it though it should.
     pub silent: bool,
     /// The peer says it sends its media here.

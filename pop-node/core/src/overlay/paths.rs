@@ -443,6 +443,7 @@ fn report(id: &PopId, peer: &Peer, now: Instant) -> PeerReport {
             .map(|path| PathReport {
                 sending: path.candidate(now),
                 receiving: path.received(),
+                connected: path.up,
                 silent: path.silent.is_some(),
                 used_by_peer: path.used_by_peer,
             })
