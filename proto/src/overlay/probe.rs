@@ -4,7 +4,7 @@
 //! u16 interval in ms: the next one of this path comes within it
 //! u16 sequence and u32 µs: the last probe heard on this path, and how long ago (0xffff_ffff: none)
 //! u8  reports, each 21 bytes: u16 path | u8 flags: 1 silent, 2 used | u32 received | u32 lost |
-//!     u32 jitter µs | u32 delay above the shortest of late, µs | u16 longest run of losses
+//!     u32 jitter µs | u32 delay above the shortest of late, µs | u16 bursts of losses
 //! ```
 //!
 //! A report speaks of the direction towards its sender, of any path of the pair: that a path went
@@ -31,15 +31,15 @@ pub struct Heard {
     pub silent: bool,
     /// Who says it sends its media there.
     pub used: bool,
-    /// Datagrams of media received, wrapping.
+    /// Datagrams received, media and probes, wrapping.
     pub received: u32,
-    /// Datagrams of media lost, wrapping.
+    /// Datagrams lost, media and probes, wrapping.
     pub lost: u32,
     /// Interarrival jitter, µs.
     pub jitter_us: u32,
     /// One-way delay above the shortest of late, µs.
     pub queueing_us: u32,
-    /// Most datagrams lost in a row since the last report.
+    /// How often three or more were lost in a row, wrapping.
     pub burst: u16,
 }
 

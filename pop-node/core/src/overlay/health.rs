@@ -63,12 +63,15 @@ impl HealthTracker {
 
     /// `measured`: both directions were heard since it is up; `silent`: one is not heard now.
     pub(super) fn observe(&mut self, measured: bool, silent: bool, now: Instant) {
+        let heard_between = self.clear_since.is_some();
         let clear = (!silent).then(|| self.clear_since.unwrap_or(now));
         self.clear_since = clear;
         let clear_for = clear.map_or(Duration::ZERO, |since| now - since);
         self.health = match self.health {
             Health::Unmeasured if measured && !silent => Health::Good,
             Health::Good if silent => Health::Suspect(now),
+            // A silence of its own: it is down after that one is long enough.
+            Health::Suspect(_) if silent && heard_between => Health::Suspect(now),
             Health::Suspect(since) if silent && now - since >= DOWN_AFTER => Health::Down(now),
             Health::Suspect(_) if clear_for >= CLEARED_AFTER => Health::Good,
             Health::Down(_) if measured && clear_for >= TRUSTED_AFTER => Health::Good,
@@ -109,17 +112,25 @@ mod tests {
         assert_eq!(path.health(), Health::Suspect(at(100)));
         path.observe(true, false, at(1_300));
         assert_eq!(path.health(), Health::Good);
-        path.observe(true, true, at(2_000));
-        path.observe(true, true, at(2_800));
-        assert_eq!(path.health(), Health::Down(at(2_800)));
-        path.observe(true, false, at(3_000));
-        path.observe(true, true, at(5_999));
-        path.observe(true, false, at(6_000));
-        path.observe(true, false, at(8_999));
-        assert_eq!(path.health(), Health::Down(at(2_800)), "heard for 3 s, in one piece");
-        path.observe(true, false, at(9_000));
+        // Two short silences are not a long one.
+        path.observe(true, true, at(1_400));
+        path.observe(true, false, at(1_460));
+        path.observe(true, true, at(2_300));
+        assert_eq!(path.health(), Health::Suspect(at(2_300)));
+        path.observe(true, false, at(2_360));
+        path.observe(true, false, at(3_360));
         assert_eq!(path.health(), Health::Good);
-        path.lost(at(9_100));
-        assert_eq!(path.health(), Health::Down(at(9_100)));
+        path.observe(true, true, at(4_000));
+        path.observe(true, true, at(4_800));
+        assert_eq!(path.health(), Health::Down(at(4_800)));
+        path.observe(true, false, at(5_000));
+        path.observe(true, true, at(7_999));
+        path.observe(true, false, at(8_000));
+        path.observe(true, false, at(10_999));
+        assert_eq!(path.health(), Health::Down(at(4_800)), "heard for 3 s, in one piece");
+        path.observe(true, false, at(11_000));
+        assert_eq!(path.health(), Health::Good);
+        path.lost(at(11_100));
+        assert_eq!(path.health(), Health::Down(at(11_100)));
     }
 }

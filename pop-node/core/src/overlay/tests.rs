@@ -324,9 +324,9 @@ fn a_flapping_path_is_left_and_not_gone_back_to() {
 }
 
 #[test]
-fn time_this_process_slept_through_is_nobodys_silence() {
+fn timers_forgive_the_time_this_process_slept_through() {
     let mut world = World::new(8, &two_disjoint());
-    // POP 0 does not run for 300 ms; what arrived meanwhile is read before its timers.
+    // POP 0 does not run for 300 ms, and nothing waits for it.
     let wake = world.now + Duration::from_millis(300);
     let (peer, mut before) = (world.ids[1].clone(), world.pops[0].report(world.now));
     assert_eq!(before.remove(0).peer, peer);

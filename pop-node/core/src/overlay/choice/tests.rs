@@ -109,7 +109,7 @@ fn heavy_loss_is_left_after_a_second_of_copies() {
 }
 
 #[test]
-fn a_path_that_is_good_and_bad_in_turns_is_left_once() {
+fn good_and_bad_in_turns_is_followed_less_often_than_it_changes() {
     let (mut choice, mut paths) = (Choice::default(), four());
     paths.truncate(2);
     run(&mut choice, &paths, (0, 1_000));
