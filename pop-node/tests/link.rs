@@ -356,6 +356,81 @@ async fn a_call_stream_goes_on_when_its_path_is_cut() {
     assert_eq!(next_call(&mut sin).await, (theirs, StreamEvent::Closed));
 }
 
+/// Whoever ends a call on a path that takes nothing any more: the other side hears it on another.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_words_of_a_call_survive_their_path() {
+    let mesh = Authority::new("demo");
+    for caller_ends in [true, false] {
+        let (mut fra, mut sin, wires) = two_ways(&mesh).await;
+        let ours = local(&sin.id, 1);
+        let outbox = fra.links.open(ours.clone());
+        assert!(outbox.send(message(100)));
+        assert_eq!(next_call(&mut fra).await, (ours.clone(), StreamEvent::Opened));
+        let Event::Accepted { stream: theirs, outbox: back } = sin.event().await else { panic!() };
+        for event in [StreamEvent::Opened, StreamEvent::Message(message(100))] {
+            assert_eq!(next_call(&mut sin).await, (theirs.clone(), event));
+        }
+        let used = primary(&fra).await;
+        let first = usize::from(used != proto::overlay::PathId::direct(0, 0));
+        wires[first].cut.store(true, Ordering::Relaxed);
+        let (last, hearer, name) =
+            if caller_ends { (outbox, &mut sin, theirs) } else { (back, &mut fra, ours) };
+        let bye = CallMessage { kind: Some(Kind::Bye(CallBye::default())) };
+        assert!(last.send(bye.clone()));
+        drop(last);
+        assert_eq!(next_call(hearer).await, (name.clone(), StreamEvent::Message(bye)));
+        assert_eq!(next_call(hearer).await, (name, StreamEvent::Closed));
+    }
+}
+
+/// Opens a QUIC stream and says hello.
+async fn hello(
+    connection: &quinn::Connection,
+    attempt: u32,
+    received: u32,
+) -> (quinn::SendStream, quinn::RecvStream) {
+    let hello =
+        StreamHello { session: vec![7; 16], number: 1, attempt, received, ..Default::default() };
+    let hello = CallMessage { kind: Some(Kind::Hello(hello)) };
+    let (mut send, receive) = connection.open_bi().await.unwrap();
+    send.write_all(&hello.encode_length_delimited_to_vec()).await.unwrap();
+    (send, receive)
+}
+
+/// The code the peer resets the QUIC stream with.
+async fn reset((_, mut receive): (quinn::SendStream, quinn::RecvStream)) -> u64 {
+    loop {
+        match receive.read_chunk(1_000, true).await {
+            Ok(Some(_)) => {}
+            Err(quinn::ReadError::Reset(code)) => return code.into_inner(),
+            other => panic!("{other:?} instead of a reset"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_attempts_to_resume_a_call_stream_the_newest_counts() {
+    const ABANDONED: u64 = 1;
+    const MOVED: u64 = 2;
+    let mesh = Authority::new("demo");
+    let (_fra, mut sin, connection) = pair(&mesh).await;
+    let first = hello(&connection, 1, 0).await;
+    let Event::Accepted { stream, outbox: _outbox } = sin.event().await else { panic!() };
+    assert_eq!(sin.call().await, (stream.clone(), StreamEvent::Opened));
+    let mut third = hello(&connection, 3, 0).await;
+    assert_eq!(reset(first).await, MOVED);
+    // Sent before, heard after: it takes nothing away from the newer one.
+    assert_eq!(reset(hello(&connection, 2, 0).await).await, MOVED);
+    third.0.write_all(&message(180).encode_length_delimited_to_vec()).await.unwrap();
+    assert_eq!(sin.call().await, (stream.clone(), StreamEvent::Message(message(180))));
+    third.0.finish().unwrap();
+    assert_eq!(sin.call().await, (stream, StreamEvent::Closed));
+    // What is over does not begin again, however late an attempt comes.
+    assert_eq!(reset(hello(&connection, 4, 0).await).await, ABANDONED);
+    assert!(sin.events.try_recv().is_err());
+    assert_eq!(sin.drops.get(Reason::CallStreamMalformed), 0);
+}
+
 /// The address of an upstream leaves the view while a call stream is on it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_stream_goes_on_when_its_upstream_is_taken_out_of_the_view() {

@@ -9,9 +9,10 @@ use pop_core::media::PathCounts;
 use pop_core::overlay::{PathCommand, Paths, PathsConfig, PeerReport, Route};
 use proto::id::PopId;
 use proto::overlay::{Datagram, PathId, PopTag};
+use proto::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
-use super::registry::Registry;
+use super::registry::{Instance, Registry};
 use crate::clock::Clock;
 use crate::drops::{Drops, Reason};
 use crate::media;
@@ -26,8 +27,10 @@ const COUNTS: Duration = Duration::from_millis(100);
 /// What connections tell.
 #[derive(Debug)]
 pub(super) enum Input {
-    Up(PopId, PathId),
-    Down(PopId, PathId),
+    /// The connections with a POP are not what they were: the registry has them.
+    Changed(PopId),
+    /// The other POPs of the view.
+    Known(Vec<PopId>),
     /// A probe for us, and the POP at the other end of the connection.
     Probe(PopId, Bytes),
     Report(oneshot::Sender<Vec<PeerReport>>),
@@ -43,6 +46,10 @@ pub(super) struct Keeper {
     inputs: mpsc::Receiver<Input>,
     /// POPs by their tags.
     peers: BTreeMap<PopTag, PopId>,
+    /// Those of the view.
+    known: Vec<PopId>,
+    /// The connections the paths know of.
+    connected: BTreeMap<PopId, (Instance, BTreeMap<PathId, usize>)>,
     /// Routes the media threads had no room for.
     held: BTreeMap<PopId, Route>,
     /// An answer of the media threads under way.
@@ -65,6 +72,8 @@ impl Keeper {
             drops,
             inputs,
             peers: BTreeMap::new(),
+            known: Vec::new(),
+            connected: BTreeMap::new(),
             held: BTreeMap::new(),
             counts: None,
         }
@@ -103,11 +112,8 @@ impl Keeper {
     fn take(&mut self, input: Input) {
         let now = self.clock.now();
         match input {
-            Input::Up(peer, path) => {
-                self.peers.insert(PopTag::of(&peer), peer.clone());
-                self.paths.handle_link(&peer, path, true, now);
-            }
-            Input::Down(peer, path) => self.paths.handle_link(&peer, path, false, now),
+            Input::Changed(peer) => self.compare(&peer, now),
+            Input::Known(known) => self.know(known, now),
             Input::Probe(peer, bytes) => {
                 if !self.probe(&peer, &bytes) {
                     self.drops.count(Reason::ProbeUnknown);
@@ -115,6 +121,45 @@ impl Keeper {
             }
             // Nobody waits any more: fine.
             Input::Report(answer) => drop(answer.send(self.paths.report(now))),
+        }
+    }
+
+    /// Whatever happened since the last look, in whatever order it was told.
+    fn compare(&mut self, peer: &PopId, now: Instant) {
+        let (instance, ids) = self.registry.state(peer);
+        if !ids.is_empty() {
+            self.peers.insert(PopTag::of(peer), peer.clone());
+        }
+        let (process, known) =
+            self.connected.entry(peer.clone()).or_insert_with(|| (instance, BTreeMap::new()));
+        if *process != instance {
+            (*process, *known) = (instance, BTreeMap::new());
+            self.paths.handle_restart(peer, now);
+        }
+        for path in known.keys().filter(|path| !ids.contains_key(path)) {
+            self.paths.handle_link(peer, *path, false, now);
+        }
+        for (path, id) in &ids {
+            if known.get(path) != Some(id) {
+                self.paths.handle_link(peer, *path, true, now);
+            }
+        }
+        *known = ids;
+    }
+
+    fn know(&mut self, known: Vec<PopId>, now: Instant) {
+        let before = std::mem::replace(&mut self.known, known);
+        for peer in before.iter().filter(|peer| !self.known.contains(peer)) {
+            tracing::info!(%peer, "no longer of this mesh: its paths are forgotten");
+            self.peers.remove(&PopTag::of(peer));
+            self.connected.remove(peer);
+            self.held.remove(peer);
+            self.paths.forget(peer, now);
+        }
+        // One that is back may have been connected all the time.
+        let back = self.known.iter().filter(|peer| !before.contains(peer)).cloned();
+        for peer in back.collect::<Vec<_>>() {
+            self.compare(&peer, now);
         }
     }
 

@@ -14,7 +14,7 @@ mod quic;
 mod registry;
 pub mod stream;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +29,7 @@ use crate::clock::Clock;
 use crate::drops::Drops;
 use crate::media;
 use crate::tls::{Credentials, TlsError};
+pub use registry::Instance;
 
 /// Another POP, as the view names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,7 +43,8 @@ pub struct Peer {
 /// What links tell the signaling loop.
 #[derive(Debug)]
 pub enum Event {
-    /// A connection is up; an older one of the same path is replaced.
+    /// A connection is up; an older one of the same path is replaced, and so are all that were
+    /// with another process.
     Up {
         /// The other POP.
         peer: PopId,
@@ -50,8 +52,8 @@ pub enum Event {
         path: PathId,
         /// For datagrams.
         connection: quinn::Connection,
-        /// The peer is another process than that of the other connections: they are no more.
-        restarted: bool,
+        /// The process at the other end.
+        instance: Instance,
     },
     /// A connection is gone.
     Down {
@@ -83,7 +85,7 @@ pub(crate) struct Context {
     own: PopId,
     own_tag: PopTag,
     /// This process, to peers.
-    instance: registry::Instance,
+    instance: Instance,
     credentials: Credentials,
     /// Of the moment: certificates change.
     client: watch::Sender<quinn::ClientConfig>,
@@ -96,7 +98,7 @@ pub(crate) struct Context {
     media: media::Handle,
     drops: Drops,
     /// Call streams of peers that may go on with another QUIC stream.
-    resumable: Mutex<HashMap<stream::Key, mpsc::Sender<stream::Resumed>>>,
+    resumable: Mutex<stream::Resumable>,
     /// Numbers the streams peers open.
     accepted: AtomicU64,
 }
@@ -199,7 +201,7 @@ impl Context {
         u8::try_from(self.endpoints.len()).unwrap_or(u8::MAX).min(PathId::UPSTREAMS_MAX)
     }
 
-    fn streams(&self) -> MutexGuard<'_, HashMap<stream::Key, mpsc::Sender<stream::Resumed>>> {
+    fn resumable(&self) -> MutexGuard<'_, stream::Resumable> {
         // Nothing panics half way.
         self.resumable.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -245,7 +247,11 @@ async fn dial_all(context: Arc<Context>, mut peers: watch::Receiver<Vec<Peer>>) 
     // Dropping a sender ends its dialer and closes its connection.
     let mut dialers: BTreeMap<(PopId, peer::Upstreams), watch::Sender<String>> = BTreeMap::new();
     loop {
-        let wanted = wanted(&context, &peers.borrow_and_update());
+        let known: Vec<PopId> = peers.borrow_and_update().iter().map(|p| p.id.clone()).collect();
+        if context.keeper.send(keeper::Input::Known(known)).await.is_err() {
+            return;
+        }
+        let wanted = wanted(&context, &peers.borrow());
         dialers.retain(|path, _| wanted.contains_key(path));
         for (path, address) in wanted {
             if let Some(dialer) = dialers.get(&path) {

@@ -15,7 +15,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::{Semaphore, watch};
 
 use super::keeper::Input;
-use super::registry::{Instance, Up};
+use super::registry::Instance;
 use super::{Context, Event, stream};
 use crate::backoff::Backoff;
 use crate::drops::Reason;
@@ -284,18 +284,10 @@ async fn serve(context: &Arc<Context>, linked: Linked) {
     let Linked { peer, path, instance, connection } = linked;
     let remote = connection.remote_address();
     tracing::info!(%peer, path = %Hop::direct(path), address = %remote, "path up");
-    let restarted = match context.registry.up(&peer, (path, &connection), instance) {
-        Up::Path(old) => {
-            old.iter().for_each(super::replace);
-            false
-        }
-        Up::Restarted(old) => {
-            old.iter().for_each(super::replace);
-            true
-        }
-    };
-    let up = Event::Up { peer: peer.clone(), path, connection: connection.clone(), restarted };
-    let known = Input::Up(peer.clone(), path);
+    // Closed before anybody hears of the new one: what is open is of the newest process.
+    context.registry.up(&peer, (path, &connection), instance).iter().for_each(super::replace);
+    let up = Event::Up { peer: peer.clone(), path, connection: connection.clone(), instance };
+    let known = Input::Changed(peer.clone());
     if context.events.send(up).await.is_err() || context.keeper.send(known).await.is_err() {
         return;
     }
@@ -329,10 +321,9 @@ impl Context {
 }
 
 async fn down(context: &Context, (peer, path): (&PopId, PathId), connection: &Connection) {
-    if context.registry.down(peer, path, connection) {
-        // Nobody listens any more: the process is ending.
-        let _ = context.keeper.send(Input::Down(peer.clone(), path)).await;
-    }
+    context.registry.down(peer, path, connection);
+    // Nobody listens any more: the process is ending.
+    let _ = context.keeper.send(Input::Changed(peer.clone())).await;
     let connection = connection.stable_id();
     let event = Event::Down { peer: peer.clone(), path, connection };
     let _ = context.events.send(event).await;

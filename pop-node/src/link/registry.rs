@@ -9,7 +9,7 @@ use quinn::Connection;
 use tokio::sync::watch;
 
 /// A process, while it runs: 16 random bytes.
-pub(super) type Instance = [u8; 16];
+pub type Instance = [u8; 16];
 
 /// The connections with one POP.
 #[derive(Debug, Clone, Default)]
@@ -32,14 +32,6 @@ impl Connections {
     }
 }
 
-/// What a new connection means.
-pub(super) enum Up {
-    /// One more path, or one anew: what it replaces.
-    Path(Option<Connection>),
-    /// The POP is another process than before: all of these are the old one's.
-    Restarted(Vec<Connection>),
-}
-
 /// All of them. Its lock is held for a moment, never by a media thread.
 #[derive(Debug, Default)]
 pub(crate) struct Registry(Mutex<BTreeMap<PopId, watch::Sender<Connections>>>);
@@ -50,31 +42,30 @@ impl Registry {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A connection is up. Those it replaces: the one of the same path, and all with a process
+    /// before this one.
     pub(super) fn up(
         &self,
         peer: &PopId,
         (path, connection): (PathId, &Connection),
         instance: Instance,
-    ) -> Up {
+    ) -> Vec<Connection> {
         let mut peers = self.peers();
-        let mut up = Up::Path(None);
+        let mut old = Vec::new();
         peers.entry(peer.clone()).or_default().send_modify(|held| {
-            if !held.paths.is_empty() && held.instance != instance {
-                up = Up::Restarted(std::mem::take(&mut held.paths).into_values().collect());
+            if held.instance != instance {
+                old.extend(std::mem::take(&mut held.paths).into_values());
+                held.instance = instance;
             }
-            held.instance = instance;
-            let old = held.paths.insert(path, connection.clone());
-            if let (Up::Path(replaced), Some(old)) = (&mut up, old) {
-                *replaced = Some(old);
-            }
+            old.extend(held.paths.insert(path, connection.clone()));
         });
-        up
+        old
     }
 
-    /// False if a newer connection has its place: the path is up.
-    pub(super) fn down(&self, peer: &PopId, path: PathId, connection: &Connection) -> bool {
+    /// A connection is gone; a newer one of the path may be up already.
+    pub(super) fn down(&self, peer: &PopId, path: PathId, connection: &Connection) {
         let peers = self.peers();
-        let Some(held) = peers.get(peer) else { return true };
+        let Some(held) = peers.get(peer) else { return };
         held.send_if_modified(|held| {
             let is_it = |held: &Connection| held.stable_id() == connection.stable_id();
             let mine = held.paths.get(&path).is_some_and(is_it);
@@ -83,7 +74,15 @@ impl Registry {
             }
             mine
         });
-        !held.borrow().paths.contains_key(&path)
+    }
+
+    /// The process at the other end and the `stable_id` of the connection of each path.
+    pub(super) fn state(&self, peer: &PopId) -> (Instance, BTreeMap<PathId, usize>) {
+        let peers = self.peers();
+        let Some(held) = peers.get(peer) else { return Default::default() };
+        let held = held.borrow();
+        let ids = held.paths.iter().map(|(path, connection)| (*path, connection.stable_id()));
+        (held.instance, ids.collect())
     }
 
     /// Media of this POP goes by `path` now: so do call streams.

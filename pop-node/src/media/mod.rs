@@ -48,6 +48,8 @@ pub enum Order {
     LinkUp(PopId, PathId, quinn::Connection),
     /// A path went down.
     LinkDown(PopId, PathId),
+    /// The POP is another process than before.
+    Restarted(PopId),
     /// Media for a POP goes this way.
     Route(PopId, Route),
     /// Asks what was counted on the paths.
@@ -121,6 +123,7 @@ impl Handle {
                 self.all(|| Order::LinkUp(peer.clone(), path, connection.clone()))
             }
             Order::LinkDown(peer, path) => self.all(|| Order::LinkDown(peer.clone(), path)),
+            Order::Restarted(peer) => self.all(|| Order::Restarted(peer.clone())),
             Order::Route(peer, route) => self.all(|| Order::Route(peer.clone(), route.clone())),
             Order::Stop => self.all(|| Order::Stop),
             // Asked of one by one.
@@ -129,7 +132,9 @@ impl Handle {
     }
 
     fn all(&self, order: impl Fn() -> Order) -> Result<(), Busy> {
-        self.inlets.iter().try_for_each(|inlet| inlet.order(order()))
+        // One that is behind keeps it from no other.
+        let results: Vec<_> = self.inlets.iter().map(|inlet| inlet.order(order())).collect();
+        results.into_iter().collect()
     }
 
     /// The thread of a lane.

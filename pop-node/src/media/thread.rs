@@ -187,6 +187,7 @@ impl Thread {
             Order::LinkDown(peer, path) => {
                 self.links.remove(&(peer, path));
             }
+            Order::Restarted(peer) => self.media.handle_restart(&peer),
             Order::Route(peer, route) => self.media.handle_route(&peer, &route),
             // Nobody waits any more: fine.
             Order::Paths(answer) => drop(answer.send(self.media.path_counts())),

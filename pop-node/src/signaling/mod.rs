@@ -157,7 +157,9 @@ pub struct Signaling {
     inputs: Inputs,
     outputs: Outputs,
     /// By path: never without one.
-    links: BTreeMap<PopId, BTreeMap<PathId, quinn::Connection>>,
+    links: BTreeMap<PopId, BTreeMap<PathId, (quinn::Connection, link::Instance)>>,
+    /// The process last linked with, of each POP.
+    processes: BTreeMap<PopId, link::Instance>,
     /// POPs the core was told to have no link to.
     missing: BTreeSet<PopId>,
     streams: BTreeMap<CallStream, Outbox>,
@@ -180,6 +182,7 @@ impl Signaling {
             inputs,
             outputs,
             links: BTreeMap::new(),
+            processes: BTreeMap::new(),
             missing: BTreeSet::new(),
             streams: BTreeMap::new(),
             held: VecDeque::new(),
@@ -307,26 +310,14 @@ impl Signaling {
 
     fn link(&mut self, event: link::Event, now: Instant) {
         match event {
-            link::Event::Up { peer, path, connection, restarted } => {
-                if restarted {
-                    // Its calls are lost with the process that had them.
-                    for path in self.links.remove(&peer).unwrap_or_default().into_keys() {
-                        self.order(media::Order::LinkDown(peer.clone(), path));
-                    }
-                    self.pop.handle_link(peer.clone(), LinkState::Down, now);
-                }
-                let paths = self.links.entry(peer.clone()).or_default();
-                let first = paths.is_empty();
-                paths.insert(path, connection.clone());
-                self.order(media::Order::LinkUp(peer.clone(), path, connection));
-                if first {
-                    self.pop.handle_link(peer, LinkState::Up, now);
-                }
+            link::Event::Up { peer, path, connection, instance } => {
+                self.link_up((peer, path), connection, instance, now);
             }
             link::Event::Down { peer, path, connection } => {
                 // A newer connection may be up already.
                 let Some(paths) = self.links.get_mut(&peer) else { return };
-                if paths.get(&path).is_none_or(|held| held.stable_id() != connection) {
+                let is_it = |held: &(quinn::Connection, _)| held.0.stable_id() == connection;
+                if !paths.get(&path).is_some_and(is_it) {
                     return;
                 }
                 paths.remove(&path);
@@ -346,6 +337,41 @@ impl Signaling {
                 }
                 self.pop.handle_call_stream(stream, event, now);
             }
+        }
+    }
+
+    fn link_up(
+        &mut self,
+        (peer, path): (PopId, PathId),
+        connection: quinn::Connection,
+        instance: link::Instance,
+        now: Instant,
+    ) {
+        // Told late: it was replaced already, for instance by one with a newer process.
+        if connection.close_reason().is_some() {
+            return;
+        }
+        let paths = self.links.entry(peer.clone()).or_default();
+        let before = paths.iter().filter(|(_, (_, process))| *process != instance);
+        let before: Vec<PathId> = before.map(|(path, _)| *path).collect();
+        let process = self.processes.insert(peer.clone(), instance);
+        before.iter().for_each(|path| drop(paths.remove(path)));
+        let first = paths.is_empty();
+        paths.insert(path, (connection.clone(), instance));
+        let replaced = !before.is_empty();
+        for path in before {
+            self.order(media::Order::LinkDown(peer.clone(), path));
+        }
+        if process.is_some_and(|process| process != instance) {
+            self.order(media::Order::Restarted(peer.clone()));
+        }
+        if replaced {
+            // Its calls are lost with the process that had them.
+            self.pop.handle_link(peer.clone(), LinkState::Down, now);
+        }
+        self.order(media::Order::LinkUp(peer.clone(), path, connection));
+        if first {
+            self.pop.handle_link(peer, LinkState::Up, now);
         }
     }
 
@@ -408,8 +434,10 @@ impl Signaling {
 }
 
 /// The shortest of a POP's paths.
-fn round_trip((peer, paths): (&PopId, &BTreeMap<PathId, quinn::Connection>)) -> (PopId, Duration) {
-    let shortest = paths.values().map(quinn::Connection::rtt).min();
+fn round_trip(
+    (peer, paths): (&PopId, &BTreeMap<PathId, (quinn::Connection, link::Instance)>),
+) -> (PopId, Duration) {
+    let shortest = paths.values().map(|(connection, _)| connection.rtt()).min();
     (peer.clone(), shortest.unwrap_or_default())
 }
 

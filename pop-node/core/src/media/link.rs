@@ -219,6 +219,12 @@ impl Link {
         if fresh { News::Fresh } else { News::Copy }
     }
 
+    /// What comes now is of another process.
+    pub(super) fn restart(&mut self) {
+        self.lanes.clear();
+        self.received.values_mut().for_each(PathStats::restart);
+    }
+
     /// By which hop something leaves.
     pub(super) fn hop(&self, by: By) -> Option<&Hop> {
         match by {
@@ -358,6 +364,24 @@ mod tests {
         assert_eq!(news, [News::Fresh, News::Copy, News::Copy]);
         assert_eq!(far.receive(&headers[2], us(1)), News::Twice);
         assert_eq!(far.paths().1.len(), 2);
+    }
+
+    #[test]
+    fn a_restarted_peer_may_count_from_anywhere() {
+        let (mut link, mut far) = (new(), new());
+        link.route.primary = hop(0, 1);
+        for round in 0..2 {
+            // The second process happens to use the numbers of the first.
+            let mut again = new();
+            again.route.primary = hop(0, 1);
+            again.push(&frame(&[7; 20]), us(0)).unwrap();
+            for (_, bytes) in leave(&mut again, us(round)) {
+                let header = Datagram::decode(&bytes).unwrap().header;
+                assert_eq!(far.receive(&header, us(1)), News::Fresh, "{round}");
+            }
+            far.restart();
+        }
+        assert_eq!(far.stats().received, 2, "totals go on");
     }
 
     #[test]

@@ -37,6 +37,14 @@ impl Media {
         }
     }
 
+    /// The POP is another process: it counts anew.
+    pub fn handle_restart(&mut self, peer: &PopId) {
+        let lanes = self.lanes.range_mut(all_lanes(peer)).map(|(_, lane)| lane);
+        for link in self.links.get_mut(peer).into_iter().chain(lanes) {
+            link.restart();
+        }
+    }
+
     fn link(&mut self, peer: &PopId) {
         if !self.links.contains_key(peer) {
             let link = self.new_link(peer, Lane::default());

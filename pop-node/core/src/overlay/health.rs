@@ -53,6 +53,11 @@ impl HealthTracker {
         self.health
     }
 
+    /// Is there nothing that speaks against the path at this moment? It may not be trusted yet.
+    pub(super) const fn is_clear(&self) -> bool {
+        self.clear_since.is_some()
+    }
+
     /// The connection, or a session with our own router, is gone: no doubt.
     pub(super) fn lost(&mut self, now: Instant) {
         if !matches!(self.health, Health::Down(_)) {

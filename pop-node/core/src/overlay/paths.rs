@@ -38,6 +38,8 @@ const DECIDE: Duration = Duration::from_millis(100);
 const DECIDE_IDLE: Duration = Duration::from_secs(1);
 /// Being called later than asked for by this means that this process was not running.
 const OVERSLEPT: Duration = Duration::from_millis(15);
+/// A probe may be overtaken on other paths by so much.
+const OVERTAKEN_MAX_US: u32 = 5_000_000;
 /// Other POPs that a pair is tried through.
 const RELAYS_MAX: usize = 3;
 /// One that the peer chose is kept for so long after its last probe.
@@ -92,11 +94,41 @@ struct Peer {
     decide: Instant,
     /// Which paths are late was looked at then.
     listened: Instant,
+    /// When the peer sent the newest of the probes that came, in µs of its clock.
+    newest_word: Option<u32>,
 }
 
 impl Peer {
     fn has_calls(&self, now: Instant) -> bool {
         self.calls_at.is_some_and(|at| now - at < CALLS_WITHIN)
+    }
+
+    /// Direct paths come before those through others: of these one that nothing uses goes.
+    fn make_room(&mut self) {
+        if self.paths.len() < PATHS_MAX {
+            return;
+        }
+        let route = self.choice.route();
+        let used = |path: &Path| {
+            route.is_some_and(|r| r.primary == path.hop || r.copy.as_ref() == Some(&path.hop))
+        };
+        let relayed = self.paths.iter().filter(|(_, path)| path.hop.path.is_relayed());
+        let idle = relayed.filter(|(_, path)| !used(path));
+        let idle = idle.min_by_key(|(_, path)| (path.up, path.chosen));
+        if let Some(idle) = idle.map(|(id, _)| *id) {
+            self.paths.remove(&idle);
+        }
+    }
+
+    /// Is this probe's word about our paths the newest? Those of other paths may overtake it.
+    fn is_news(&mut self, sent_us: u32) -> bool {
+        let older = self.newest_word.map(|newest| newest.wrapping_sub(sent_us));
+        // Older by more than can be: the peer's clock began anew.
+        let news = older.is_none_or(|older| older == 0 || older > OVERTAKEN_MAX_US);
+        if news {
+            self.newest_word = Some(sent_us);
+        }
+        news
     }
 
     /// When something is due.
@@ -134,7 +166,14 @@ impl Paths {
 
     /// A connection to a POP came up or went down.
     pub fn handle_link(&mut self, peer: &PopId, path: PathId, up: bool, now: Instant) {
+        self.wake(now);
+        if !up && !self.peers.contains_key(peer) {
+            return;
+        }
         let state = self.peers.entry(peer.clone()).or_default();
+        if up && !state.paths.contains_key(&path) {
+            state.make_room();
+        }
         let room = state.paths.len() < PATHS_MAX;
         match state.paths.get_mut(&path) {
             Some(known) if up => {
@@ -149,6 +188,16 @@ impl Paths {
         }
         self.choose_relays(now);
         self.decide(peer, now);
+    }
+
+    /// The POP is another process than before: nothing that was measured with that one counts.
+    pub fn handle_restart(&mut self, peer: &PopId, now: Instant) {
+        self.wake(now);
+        if let Some(state) = self.peers.get_mut(peer) {
+            let (changes, totals) =
+                (std::mem::take(&mut state.changes), std::mem::take(&mut state.totals));
+            *state = Peer { changes, totals, ..Peer::default() };
+        }
     }
 
     /// Each pair is also tried through a few POPs that have a path of their own.
@@ -168,13 +217,18 @@ impl Paths {
                 .take(RELAYS_MAX)
                 .collect();
             for path in peer.paths.values_mut().filter(|path| path.hop.path.is_relayed()) {
-                let chosen = path.hop.via.as_ref().is_some_and(|via| wanted.contains(&via));
+                path.chosen = path.hop.via.as_ref().is_some_and(|via| wanted.contains(&via));
                 // Or the peer chose it: then both ends measure it.
-                path.up = chosen || path.heard_at.is_some_and(|at| now - at < RELAY_FORGOTTEN);
+                let heard = path.heard_at.is_some_and(|at| now - at < RELAY_FORGOTTEN);
+                path.up = path.chosen || heard;
             }
             for relay in wanted {
                 let hop = Hop::via(relay.clone());
-                peer.paths.entry(hop.path).or_insert_with(|| Path::new(hop, now));
+                let room = peer.paths.len() < PATHS_MAX;
+                if room || peer.paths.contains_key(&hop.path) {
+                    let path = peer.paths.entry(hop.path).or_insert_with(|| Path::new(hop, now));
+                    path.chosen = true;
+                }
             }
         }
     }
@@ -240,6 +294,7 @@ impl Paths {
         datagram: &Datagram<'_>,
         now: Instant,
     ) -> bool {
+        self.wake(now);
         let Some(Ok(probe)) = datagram.probe() else { return false };
         let header = &datagram.header;
         let Some(state) = self.peers.get_mut(from) else { return false };
@@ -251,12 +306,13 @@ impl Paths {
         // One through a relay has the relay's name at both ends.
         let Some(path) = state.paths.get_mut(&header.path) else { return false };
         path.hear(header.path_sequence, header.send_time_us, &probe, now);
-        for heard in &probe.heard {
+        let news = state.is_news(header.send_time_us);
+        for heard in probe.heard.iter().filter(|_| news) {
             if let Some(path) = state.paths.get_mut(&heard.path) {
                 path.tell(*heard, now);
             }
         }
-        let told = probe.heard.iter().any(|heard| heard.silent);
+        let told = news && probe.heard.iter().any(|heard| heard.silent);
         // What is late beside a path that is heard is silent.
         let alarmed = self.listen(from, now);
         if told || alarmed {
@@ -298,15 +354,21 @@ impl Paths {
         }
     }
 
+    /// Whatever comes first after this process did not run: what is late now, it made late.
+    fn wake(&mut self, now: Instant) {
+        let Some(planned) = self.planned.filter(|planned| now - *planned > OVERSLEPT) else {
+            return;
+        };
+        self.planned = None;
+        self.oversleeps += 1;
+        let paths = self.peers.values_mut().flat_map(|peer| peer.paths.values_mut());
+        paths.for_each(|path| path.forgive(now - planned, now));
+    }
+
     /// Time has come.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if let Some(planned) = self.planned.take()
-            && now - planned > OVERSLEPT
-        {
-            self.oversleeps += 1;
-            let paths = self.peers.values_mut().flat_map(|peer| peer.paths.values_mut());
-            paths.for_each(|path| path.forgive(now - planned));
-        }
+        self.wake(now);
+        self.planned = None;
         let busy = self.peers.values().filter(|peer| peer.has_calls(now)).count();
         self.busy = u32::try_from(busy).unwrap_or(u32::MAX);
         let due = self.peers.iter().filter(|(_, peer)| peer.next().is_some_and(|at| at <= now));

@@ -49,6 +49,8 @@ pub(super) struct Path {
     pub(super) hop: Hop,
     /// Its connection is there.
     pub(super) up: bool,
+    /// We want to know this way through another POP; else only the peer does.
+    pub(super) chosen: bool,
     pub(super) health: HealthTracker,
     pub(super) against: Against,
     /// Probes that came.
@@ -77,6 +79,7 @@ impl Path {
         Self {
             hop,
             up: true,
+            chosen: false,
             health: HealthTracker::default(),
             against: Against::default(),
             probes: PathStats::default(),
@@ -148,9 +151,9 @@ impl Path {
     }
 
     /// What came is late because we were: nobody is to blame.
-    pub(super) fn forgive(&mut self, late: Duration) {
+    pub(super) fn forgive(&mut self, late: Duration, now: Instant) {
         if let Some(heard) = &mut self.heard_at {
-            *heard += late;
+            *heard = (*heard + late).min(now);
         }
     }
 
@@ -248,6 +251,7 @@ impl Path {
         Candidate {
             hop: self.hop.clone(),
             health: self.health.health(),
+            heard: self.up && self.heard_at.is_some() && self.health.is_clear(),
             rtt: self.rtt,
             jitter: Duration::from_micros(u64::from(told.jitter_us)),
             queueing: Duration::from_micros(u64::from(told.queueing_us)),

@@ -72,6 +72,11 @@ struct Position {
 }
 
 impl PathStats {
+    /// The sender began anew; totals go on.
+    pub fn restart(&mut self) {
+        *self = Self { totals: self.totals, ..Self::default() };
+    }
+
     /// A datagram arrived; false if it is a duplicate.
     pub fn received(&mut self, sequence: u16, send_time_us: u32, now: Instant) -> bool {
         if !self.place(sequence) {

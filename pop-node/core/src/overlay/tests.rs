@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use proptest::prelude::*;
 use proto::id::PopId;
-use proto::overlay::{Datagram, PathId};
+use proto::overlay::{Datagram, Header, Heard, PathId, Probe};
 use proto::time::{Duration, Instant};
 
 use super::*;
@@ -62,6 +62,11 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 
 fn wire(ms: u64) -> Wire {
     Wire { delay: Duration::from_millis(ms), loss: 0, dead: [false; 2] }
+}
+
+fn probe_header(path: PathId, path_sequence: u16, send_time_us: u32) -> Header {
+    let lane_sequence = 0;
+    Header { probe: true, lane: 0, path, path_sequence, lane_sequence, send_time_us, relayed: None }
 }
 
 fn id(lower: u8, higher: u8) -> PathId {
@@ -334,6 +339,89 @@ fn timers_forgive_the_time_this_process_slept_through() {
     assert_eq!(world.pops[0].oversleeps(), 1);
     let report = world.pops[0].report(wake).remove(0);
     assert!(report.paths.iter().all(|path| !path.silent), "{report:?}");
+}
+
+#[test]
+fn what_came_while_this_process_slept_accuses_nobody() {
+    let mut world = World::new(12, &two_disjoint());
+    world.wires.get_mut(&id(1, 1)).unwrap().delay = Duration::from_millis(60);
+    world.run(Duration::from_secs(20));
+    // POP 0 sleeps for 300 ms; what came meanwhile is read before any timer is looked at, and
+    // that of one path before that of the other.
+    let from = world.ids[1].clone();
+    let asleep = world.now;
+    world.pops[0].poll_timeout();
+    let wake = asleep + Duration::from_millis(300);
+    let mut arrived = Vec::new();
+    while world.now < wake {
+        let pop1 = &mut world.pops[1];
+        world.now = pop1.poll_timeout().unwrap().max(world.now);
+        pop1.handle_timeout(world.now);
+        while let Some(command) = pop1.poll_command() {
+            if let PathCommand::Probe { path, bytes, .. } = command {
+                arrived.push((path, bytes));
+            }
+        }
+    }
+    arrived.sort_by_key(|(path, _)| *path);
+    assert!(arrived.iter().any(|(path, _)| *path == id(0, 0)), "{arrived:?}");
+    for (_, bytes) in &arrived {
+        let datagram = Datagram::decode(bytes).unwrap();
+        world.pops[0].handle_probe((&from, None), &datagram, wake);
+        let report = world.pops[0].report(wake).remove(0);
+        assert!(report.paths.iter().all(|path| !path.silent), "{report:?}");
+    }
+    assert_eq!(world.pops[0].oversleeps(), 1);
+}
+
+#[test]
+fn old_words_that_come_late_change_nothing() {
+    let mut world = World::new(13, &two_disjoint());
+    let (from, now) = (world.ids[1].clone(), world.now);
+    let probe = |sent_us: u32, path_sequence: u16, silent: bool| {
+        let heard = Heard { path: id(0, 0), silent, ..Default::default() };
+        let header = probe_header(id(1, 1), path_sequence, sent_us);
+        Probe { interval_ms: 1_000, echo: None, heard: vec![heard] }.encode(&header)
+    };
+    let mut take = |bytes: Bytes| {
+        let datagram = Datagram::decode(&bytes).unwrap();
+        assert!(world.pops[0].handle_probe((&from, None), &datagram, now));
+        let report = world.pops[0].report(now).remove(0);
+        report.paths[0].sending.health
+    };
+    assert_eq!(take(probe(4_000_000_000, 20_000, false)), Health::Good);
+    assert_eq!(
+        take(probe(3_999_900_000, 20_001, true)),
+        Health::Good,
+        "overtaken by the one before"
+    );
+    assert_eq!(take(probe(4_000_000_001, 20_002, true)), Health::Suspect(now));
+}
+
+#[test]
+fn direct_paths_find_room_and_a_restarted_peer_begins_anew() {
+    let mut world = World::new(14, &two_disjoint());
+    let peer = world.ids[1].clone();
+    for n in 0..40 {
+        let relay: PopId = format!("pop{n}").parse().unwrap();
+        let header = probe_header(PathId::via(&relay), 1, 1);
+        let bytes = Probe { interval_ms: 100, echo: None, heard: vec![] }.encode(&header);
+        let datagram = Datagram::decode(&bytes).unwrap();
+        world.pops[0].handle_probe((&peer, Some(&relay)), &datagram, world.now);
+    }
+    let paths = |world: &World| world.pops[0].report(world.now).remove(0).paths;
+    assert_eq!(paths(&world).len(), 32);
+    world.pops[0].handle_link(&peer, id(2, 2), true, world.now);
+    assert_eq!(paths(&world).len(), 32);
+    assert!(paths(&world).iter().any(|path| path.sending.hop.path == id(2, 2)));
+    world.pops[0].handle_restart(&peer, world.now);
+    world.pops[0].handle_link(&peer, id(1, 1), true, world.now);
+    assert_eq!(paths(&world).len(), 1);
+    assert_eq!(paths(&world)[0].sending.health, Health::Unmeasured);
+    // A POP that left the mesh is forgotten, also when its connections end later.
+    world.pops[0].forget(&peer, world.now);
+    world.pops[0].handle_link(&peer, id(1, 1), false, world.now);
+    assert!(world.pops[0].report(world.now).is_empty());
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //! Quality is the E-model's R (G.107) of a G.711 call over the path, less what speaks against it.
 
 mod damping;
+mod improvement;
 mod repair;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use super::route::{Hop, Route};
 use crate::codec::Codec;
 use crate::media::quality::PathQuality;
 use damping::Damping;
+use improvement::Better;
 use repair::{Repair, Step};
 
 /// Mouth to ear without the path between the POPs: packets, access on both sides, playout.
@@ -31,14 +33,6 @@ const REST_OF_THE_WAY: Duration = Duration::from_millis(100);
 const RELAY_COST: f64 = 1.5;
 /// R by which a standby is less wanted for each upstream it shares with the primary.
 const SHARED_UPSTREAM: f64 = 6.0;
-/// A better path is better by this much R,
-const BETTER_R: f64 = 4.0;
-/// and by this much delay or half the loss,
-const BETTER_DELAY: Duration = Duration::from_millis(10);
-/// for so long.
-const BETTER_FOR: Duration = Duration::from_secs(5);
-/// More loss than this on primary and standby together is no matter of copies.
-const JOINT_LOSS_MAX: f64 = 0.10;
 /// After a switch that nothing forced, the old path carries copies: playout and 200 ms.
 const BOTH_FOR: Duration = Duration::from_millis(300);
 /// A repeat comes one packet later: behind most bursts, before playout.
@@ -51,6 +45,8 @@ pub struct Candidate {
     pub hop: Hop,
     /// Is it there?
     pub health: Health,
+    /// Both ends hear it at this moment, trusted or not.
+    pub heard: bool,
     /// Round trip; `None`: not measured yet.
     pub rtt: Option<Duration>,
     /// Interarrival jitter at the far end.
@@ -87,6 +83,17 @@ impl Candidate {
         matches!(self.health, Health::Good) && !self.drained
     }
 
+    /// How much it is to be preferred when none carries: heard, and the less doubtful the more.
+    const fn makeshift(&self) -> u8 {
+        match self.health {
+            _ if !self.heard => 0,
+            Health::Down(_) => 1,
+            Health::Suspect(_) => 2,
+            Health::Unmeasured => 3,
+            Health::Good => 4,
+        }
+    }
+
     fn delay(&self) -> Duration {
         self.rtt.unwrap_or(Duration::MAX / 4) / 2 + self.queueing
     }
@@ -110,8 +117,7 @@ pub struct Choice {
     route: Option<Route>,
     repair: Repair,
     damping: Damping,
-    /// The path that is better, and since when.
-    better: Option<(Hop, Instant)>,
+    better: Better,
     /// The path left last, which carries copies until then.
     both: Option<(Hop, Instant)>,
 }
@@ -124,17 +130,15 @@ impl Choice {
 
     /// The path that would be taken if it stays better until then.
     pub fn contender(&self) -> Option<(&Hop, Instant)> {
-        let (hop, since) = self.better.as_ref()?;
-        Some((hop, (*since + BETTER_FOR).max(self.damping.free_at())))
+        let (hop, ripe) = self.better.first()?;
+        Some((hop, ripe.max(self.damping.free_at())))
     }
 
     /// Decides anew. `Some` if the route changed, with the reason.
     pub fn decide(&mut self, candidates: &[Candidate], now: Instant) -> Option<Why> {
         let switched = self.primary(candidates, now);
         let primary = self.route.as_ref()?.primary.clone();
-        let current = candidates.iter().find(|c| c.hop == primary);
-        let standby = standby(candidates, &primary);
-        let (copy, again, why) = self.redundancy(current, standby, now);
+        let (copy, again, why) = self.redundancy(candidates, &primary, now);
         let direct = self.direct(candidates, &primary);
         let route = Route { primary, copy, again, direct };
         let before = self.route.replace(route);
@@ -150,15 +154,18 @@ impl Choice {
             return Some(Why::First);
         };
         let current = candidates.iter().find(|c| c.hop == route.primary);
-        let others = || candidates.iter().filter(|c| c.hop != route.primary);
+        let primary = route.primary.clone();
+        let others = || candidates.iter().filter(|c| c.hop != primary);
         let (to, why) = match current {
-            None => (best(others()).or_else(|| others().next())?, Why::Gone),
+            None => (best(others()).or_else(|| makeshift(others()))?, Why::Gone),
             Some(current) if matches!(current.health, Health::Down(_)) => {
-                (best(others())?, Why::Down)
+                // One that may be heard is more than one that is not.
+                let any = || makeshift(others()).filter(|other| !current.heard && other.heard);
+                (best(others()).or_else(any)?, Why::Down)
             }
             Some(current) if current.health == Health::Unmeasured => (best(others())?, Why::First),
             Some(current) if current.drained => (best(others())?, Why::Drained),
-            Some(current) => self.improvement(current, best(others()), now)?,
+            Some(current) => self.improvement(current, others(), now)?,
         };
         let to = to.hop.clone();
         self.switch(to, why, now);
@@ -169,24 +176,21 @@ impl Choice {
     fn improvement<'a>(
         &mut self,
         current: &Candidate,
-        other: Option<&'a Candidate>,
+        others: impl Iterator<Item = &'a Candidate>,
         now: Instant,
     ) -> Option<(&'a Candidate, Why)> {
-        let Some(other) = other.filter(|other| is_better(other, current)) else {
-            self.better = None;
-            return None;
-        };
-        let hopeless = current.loss.min(1.0) > JOINT_LOSS_MAX && other.loss < current.loss / 2.0;
-        let since = match &self.better {
-            Some((hop, since)) if *hop == other.hop => *since,
-            Some(_) | None => now,
-        };
-        self.better = Some((other.hop.clone(), since));
-        if hopeless && now - since >= Duration::from_secs(1) {
-            return Some((other, Why::Lossy));
+        let others: Vec<&Candidate> = others.filter(|other| other.carries()).collect();
+        self.better.observe(current, &others, now);
+        let (better, damping) = (&self.better, &mut self.damping);
+        let saving = others.iter().copied().filter(|other| other.saves_from(current));
+        let saving = saving.filter(|other| better.is_ripe(other, improvement::HOPELESS_FOR, now));
+        if let Some(saving) = best(saving) {
+            return Some((saving, Why::Lossy));
         }
-        let ripe = now - since >= BETTER_FOR && self.damping.allows(&other.hop, now);
-        ripe.then_some((other, Why::Better))
+        let ripe = others.into_iter();
+        let ripe = ripe.filter(|other| better.is_ripe(other, improvement::BETTER_FOR, now));
+        let free = ripe.filter(|other| damping.allows(&other.hop, now));
+        Some((best(free)?, Why::Better))
     }
 
     fn switch(&mut self, to: Hop, why: Why, now: Instant) {
@@ -195,7 +199,7 @@ impl Choice {
         let planned = matches!(why, Why::Better | Why::Drained | Why::Lossy);
         self.both = planned.then(|| (from.clone(), now + BOTH_FOR));
         self.damping.switched(&from, &to, why == Why::Better, now);
-        self.better = None;
+        self.better.clear();
         self.repair = Repair::default();
     }
 
@@ -214,8 +218,8 @@ impl Choice {
     /// Copies and repeats, with the reason for them.
     fn redundancy(
         &mut self,
-        current: Option<&Candidate>,
-        standby: Option<&Candidate>,
+        candidates: &[Candidate],
+        primary: &Hop,
         now: Instant,
     ) -> (Option<Hop>, Option<Duration>, Why) {
         if let Some((old, until)) = &self.both {
@@ -224,9 +228,13 @@ impl Choice {
             }
             self.both = None;
         }
+        let current = candidates.iter().find(|c| c.hop == *primary);
         let Some(current) = current else { return (None, None, Why::Gone) };
+        let standby = standby(candidates, primary);
         let copy = || standby.map(|standby| standby.hop.clone());
         if !matches!(current.health, Health::Good) {
+            let others = || candidates.iter().filter(|c| c.hop != current.hop && c.heard);
+            let copy = || copy().or_else(|| Some(makeshift(others())?.hop.clone()));
             let why = if current.health == Health::Unmeasured { Why::First } else { Why::Suspect };
             return (copy(), None, why);
         }
@@ -241,19 +249,19 @@ impl Choice {
     }
 }
 
-fn is_better(other: &Candidate, than: &Candidate) -> bool {
-    let much = other.score() - than.score() >= BETTER_R;
-    let shorter = other.delay() + BETTER_DELAY <= than.delay();
-    let cleaner = than.loss >= 0.005 && other.loss <= than.loss / 2.0;
-    // What the operator or BGP holds against a path is a reason of its own.
-    let safer = than.risk - other.risk >= BETTER_R;
-    much && (shorter || cleaner || safer)
-}
-
 /// The best of those that carry.
 fn best<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Option<&'a Candidate> {
     let carrying = candidates.filter(|candidate| candidate.carries());
     carrying.max_by(|a, b| a.score().total_cmp(&b.score()).then(b.hop.cmp(&a.hop)))
+}
+
+/// The best of those that do not carry: any that is heard, else any.
+fn makeshift<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Option<&'a Candidate> {
+    let worth = |c: &Candidate| (c.makeshift(), c.score());
+    candidates.max_by(|a, b| {
+        let ((a_rank, a_score), (b_rank, b_score)) = (worth(a), worth(b));
+        a_rank.cmp(&b_rank).then(a_score.total_cmp(&b_score)).then(b.hop.cmp(&a.hop))
+    })
 }
 
 /// The best that shares least with the primary.

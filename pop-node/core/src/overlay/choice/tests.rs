@@ -10,6 +10,7 @@ fn path(lower: u8, higher: u8, rtt_ms: u64) -> Candidate {
     Candidate {
         hop: Hop::direct(PathId::direct(lower, higher).unwrap()),
         health: Health::Good,
+        heard: true,
         rtt: Some(Duration::from_millis(rtt_ms)),
         jitter: Duration::from_millis(1),
         queueing: Duration::ZERO,
@@ -126,6 +127,59 @@ fn good_and_bad_in_turns_is_followed_less_often_than_it_changes() {
     }
     // Twenty-nine changes of fortune.
     assert!((1..=18).contains(&switches), "{switches}");
+}
+
+#[test]
+fn another_path_that_is_better_in_between_does_not_begin_the_wait_anew() {
+    let (mut choice, mut paths) = (Choice::default(), four());
+    run(&mut choice, &paths, (0, 20_000));
+    paths[0].rtt = Some(Duration::from_millis(260));
+    for second in 20..24 {
+        // The best of the others is each second another one.
+        paths[1].queueing = Duration::from_millis(if second % 2 == 0 { 5 } else { 0 });
+        let span = (second * 1_000, second * 1_000 + 1_000);
+        assert!(run(&mut choice, &paths, span).is_empty());
+    }
+    assert_eq!(run(&mut choice, &paths, (24_000, 26_000))[0], "25000 0-1 + 0-0 better");
+    // One that is better for a moment only is not taken because others were for long.
+    let (mut choice, mut paths) = (Choice::default(), four());
+    run(&mut choice, &paths, (0, 20_000));
+    paths[0].rtt = Some(Duration::from_millis(260));
+    paths[2].rtt = Some(Duration::from_millis(400));
+    run(&mut choice, &paths, (20_000, 24_900));
+    paths[2].rtt = Some(Duration::from_millis(10));
+    assert_eq!(run(&mut choice, &paths, (24_900, 26_000))[0], "25000 0-1 + 0-0 better");
+}
+
+#[test]
+fn a_path_that_is_down_is_left_for_any_that_is_heard() {
+    let (mut choice, mut paths) = (Choice::default(), four());
+    paths.truncate(2);
+    run(&mut choice, &paths, (0, 1_000));
+    let down = |path: &mut Candidate, ms, heard| {
+        path.health = Health::Down(at(ms));
+        path.heard = heard;
+    };
+    down(&mut paths[0], 1_000, false);
+    paths[1].health = Health::Unmeasured;
+    assert_eq!(run(&mut choice, &paths, (1_000, 2_000)), ["1000 0-1 down"]);
+    // Heard again, but not trusted yet: better than silence. There it stays.
+    down(&mut paths[0], 1_000, true);
+    down(&mut paths[1], 2_000, false);
+    assert_eq!(run(&mut choice, &paths, (2_000, 3_000)), ["2000 0-0 down"]);
+    down(&mut paths[1], 2_000, true);
+    assert_eq!(run(&mut choice, &paths, (3_000, 4_000)), ["3000 0-0 + 0-1 suspect"]);
+    paths[1].health = Health::Good;
+    assert_eq!(run(&mut choice, &paths, (4_000, 5_000)), ["4000 0-1 down"]);
+    // Drained is less bad than dead.
+    paths[0].drained = true;
+    paths[0].health = Health::Good;
+    down(&mut paths[1], 5_000, false);
+    assert_eq!(run(&mut choice, &paths, (5_000, 6_000)), ["5000 0-0 down"]);
+    // And silent needs a copy, also where nothing is trusted.
+    paths[0].health = Health::Suspect(at(6_000));
+    down(&mut paths[1], 5_000, true);
+    assert_eq!(run(&mut choice, &paths, (6_000, 7_000)), ["6000 0-0 + 0-1 suspect"]);
 }
 
 #[test]

@@ -5,27 +5,32 @@
 //! and what is missing is sent again. To the calls it looks as if nothing had happened. It fails
 //! when the other process is gone, or no path comes up in time.
 
+mod resume;
+mod wire;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use pop_core::pop::{CallStream, StreamEvent};
-use prost::Message;
 use proto::call::call_message::Kind;
 use proto::call::{CallMessage, StreamAck, StreamHello};
-use proto::id::PopId;
 use proto::overlay::PathId;
-use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
+use quinn::{Connection, RecvStream, SendStream, VarInt, WriteError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use super::registry::{Connections, Instance};
 use super::{Context, Event};
 use crate::drops::Reason;
+pub(super) use resume::Resumable;
+use resume::{Greeted, Key, Resumed};
+pub use wire::MESSAGE_BYTES_MAX;
+use wire::{
+    Malformed, NoHello, Step, is_path, next_message, read_failed, read_hello, write, write_failed,
+};
 
-/// A longer message is refused: the stream fails.
-pub const MESSAGE_BYTES_MAX: u32 = 64 << 10;
 /// Messages that may wait for the peer's flow control. A call sends about five in its life.
 const OUTBOX_MAX: usize = 64;
 /// Messages the peer has not confirmed: as long as paths fail, all are kept.
@@ -55,16 +60,6 @@ impl Outbox {
     }
 }
 
-/// A call stream in the table of those that may be resumed: peer, its process, its number.
-pub(super) type Key = (PopId, Instance, u64);
-
-/// A QUIC stream that resumes a call stream, for the task that has it.
-pub(super) struct Resumed {
-    pair: Pair,
-    rest: BytesMut,
-    hello: StreamHello,
-}
-
 /// Opens a call stream; `Opened` or `Failed` follows as an event.
 pub(super) fn open(context: Arc<Context>, stream: CallStream) -> Outbox {
     let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
@@ -80,41 +75,47 @@ pub(super) fn open(context: Arc<Context>, stream: CallStream) -> Outbox {
 /// that goes on.
 pub(super) async fn accept(context: Arc<Context>, stream: CallStream, mut pair: Pair) {
     let mut buffer = BytesMut::new();
-    let Ok(Some(hello)) = timeout(PATIENCE, read_hello(&mut pair.1, &mut buffer)).await else {
-        context.drops.count(Reason::CallStreamMalformed);
-        return abandon(&mut pair);
+    let greeting = timeout(PATIENCE, read_hello(&mut pair.1, &mut buffer)).await;
+    let session = |hello: &StreamHello| {
+        Instance::try_from(hello.session.as_slice()).map_err(|_| NoHello::Other)
     };
-    let Ok(session) = Instance::try_from(hello.session.as_slice()) else {
-        context.drops.count(Reason::CallStreamMalformed);
-        return abandon(&mut pair);
+    let hello = match greeting {
+        Ok(Ok(hello)) => session(&hello).map(|session| (session, hello)),
+        Ok(Err(none)) => Err(none),
+        Err(_) => Err(NoHello::Other),
     };
-    let key = (stream.peer.clone(), session, hello.number);
-    let resumed = Resumed { pair, rest: buffer, hello };
-    let known = context.streams().get(&key).cloned();
-    if let Some(known) = known {
-        // Full: a resumption is under way; the next one comes when that failed.
-        let _ = known.try_send(resumed);
-        return;
-    }
-    let Resumed { mut pair, rest, hello } = resumed;
-    if hello.acked > 0 {
-        // Of a process before this one, or of a call that is over.
-        return abandon(&mut pair);
-    }
-    let (resume, resumptions) = mpsc::channel(1);
-    context.streams().insert(key.clone(), resume);
-    let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
-    let accepted = Event::Accepted { stream: stream.clone(), outbox: Outbox(outbox) };
-    if context.events.send(accepted).await.is_ok() {
-        let connections = context.registry.watch(&stream.peer);
-        let mut talk = Talk::new(context.clone(), stream, messages, connections);
-        talk.number = hello.number;
-        let end = talk.answer(resumptions, Resumed { pair, rest, hello }).await;
-        // Before the QUIC stream ends: the peer may use its number no more.
-        context.streams().remove(&key);
-        end.close().await;
-    } else {
-        context.streams().remove(&key);
+    let (session, hello) = match hello {
+        Ok(hello) => hello,
+        // The peer gave this attempt up: nothing is wrong.
+        Err(NoHello::Moved) => return give_up(&mut pair, MOVED),
+        Err(NoHello::Other) => {
+            context.drops.count(Reason::CallStreamMalformed);
+            return abandon(&mut pair);
+        }
+    };
+    let key = Key { peer: stream.peer.clone(), session, number: hello.number };
+    let greeted = context.resumable().greet(&key, Resumed { pair, rest: buffer, hello });
+    match greeted {
+        Greeted::GoesOn => {}
+        Greeted::Late(mut pair) => give_up(&mut pair, MOVED),
+        Greeted::Unknown(mut pair) => abandon(&mut pair),
+        Greeted::New(begun, mut resumptions) => {
+            let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
+            let accepted = Event::Accepted { stream: stream.clone(), outbox: Outbox(outbox) };
+            if context.events.send(accepted).await.is_err() {
+                return;
+            }
+            let connections = context.registry.watch(&stream.peer);
+            let mut talk = Talk::new(context.clone(), stream, messages, connections);
+            talk.number = key.number;
+            let end = talk.answer(&mut resumptions, *begun).await;
+            // Before the QUIC stream ends: the peer may use its number no more.
+            context.resumable().end(&key);
+            while let Ok(mut late) = resumptions.try_recv() {
+                abandon(&mut late.pair);
+            }
+            end.close().await;
+        }
     }
 }
 
@@ -159,6 +160,8 @@ struct Talk {
     unacked: VecDeque<CallMessage>,
     acked: u32,
     received: u32,
+    /// QUIC streams tried so far: of two hellos the one with the higher number counts.
+    attempt: u32,
 }
 
 impl Talk {
@@ -180,6 +183,7 @@ impl Talk {
             unacked: VecDeque::new(),
             acked: 0,
             received: 0,
+            attempt: 0,
         }
     }
 
@@ -197,11 +201,10 @@ impl Talk {
             match self.talk(&mut pair, buffer, Some(path), None).await {
                 Step::Lost => give_up(&mut pair, MOVED),
                 Step::Handed(_) => {}
-                Step::Ours => {
-                    if self.finished(&mut pair.0).await {
-                        return Over(Some(pair), true);
-                    }
-                }
+                Step::Ours => match self.finished(&mut pair.0, Some(path), None).await {
+                    Finish::Done => return Over(Some(pair), true),
+                    Finish::Again | Finish::Handed(_) => give_up(&mut pair, MOVED),
+                },
                 Step::Peers => return self.closed(pair).await,
                 Step::Broken => return self.failed(Some(pair)).await,
             }
@@ -209,18 +212,18 @@ impl Talk {
         }
     }
 
-    async fn answer(mut self, mut resumptions: mpsc::Receiver<Resumed>, begun: Resumed) -> Over {
+    async fn answer(mut self, resumptions: &mut mpsc::Receiver<Resumed>, begun: Resumed) -> Over {
         self.tell(StreamEvent::Opened).await;
         let mut next = Some(begun);
         loop {
             let resumed = match next.take() {
                 Some(resumed) => resumed,
-                None => match self.wait_for(&mut resumptions).await {
+                None => match self.wait_for(resumptions).await {
                     Some(resumed) => resumed,
                     None => return self.failed(None).await,
                 },
             };
-            let Resumed { mut pair, rest, hello } = resumed;
+            let Resumed { mut pair, rest, hello } = resume::newest(resumed, resumptions);
             let fits = self.forget_acked(hello.received);
             if !fits
                 || self.greet(&mut pair.0).await.is_err()
@@ -232,15 +235,20 @@ impl Talk {
                 }
                 return self.failed(None).await;
             }
-            match self.talk(&mut pair, rest, None, Some(&mut resumptions)).await {
+            match self.talk(&mut pair, rest, None, Some(&mut *resumptions)).await {
                 Step::Lost => give_up(&mut pair, MOVED),
                 Step::Handed(resumed) => {
                     give_up(&mut pair, MOVED);
                     next = Some(*resumed);
                 }
                 Step::Ours => {
-                    if self.finished(&mut pair.0).await {
-                        return Over(Some(pair), true);
+                    match self.finished(&mut pair.0, None, Some(&mut *resumptions)).await {
+                        Finish::Done => return Over(Some(pair), true),
+                        Finish::Again => give_up(&mut pair, MOVED),
+                        Finish::Handed(resumed) => {
+                            give_up(&mut pair, MOVED);
+                            next = Some(*resumed);
+                        }
                     }
                 }
                 Step::Peers => return self.closed(pair).await,
@@ -330,17 +338,21 @@ impl Talk {
             return attempt.succeed().map(|pair| (pair, buffer));
         }
         match read_hello(receive, &mut buffer).await {
-            Some(hello) if self.forget_acked(hello.received) => {
+            Ok(hello) if self.forget_acked(hello.received) => {
                 self.again(send).await.map_err(|_| true)?;
                 attempt.succeed().map(|pair| (pair, buffer))
             }
+            // Another attempt was before this one, or is under way.
+            Err(NoHello::Moved) => Err(true),
             // The peer knows no such call stream, or has what we never sent.
-            _ => Err(connection.close_reason().is_some()),
+            Ok(_) | Err(NoHello::Other) => Err(connection.close_reason().is_some()),
         }
     }
 
-    async fn greet(&self, send: &mut SendStream) -> Result<(), WriteError> {
+    async fn greet(&mut self, send: &mut SendStream) -> Result<(), WriteError> {
+        self.attempt = self.attempt.saturating_add(1);
         let hello = StreamHello {
+            attempt: self.attempt,
             session: self.context.instance.to_vec(),
             number: self.number,
             received: self.received,
@@ -467,17 +479,42 @@ impl Talk {
         Step::Broken
     }
 
-    /// After our last words: false if a path took them with it, and they must be said again.
-    async fn finished(&self, send: &mut SendStream) -> bool {
+    /// After our last words: they may have to be said again on another path.
+    async fn finished(
+        &mut self,
+        send: &mut SendStream,
+        path: Option<PathId>,
+        mut resumptions: Option<&mut mpsc::Receiver<Resumed>>,
+    ) -> Finish {
         // Fails only if the peer stopped it.
         let _ = send.finish();
-        match timeout(PATIENCE, send.stopped()).await {
-            Ok(Err(quinn::StoppedError::ConnectionLost(error))) => {
-                self.unacked.is_empty() || !is_path(&error)
+        let said = self.unacked.is_empty();
+        let again = |needed: bool| if needed { Finish::Again } else { Finish::Done };
+        let stopped = send.stopped();
+        tokio::pin!(stopped);
+        let deadline = Instant::now() + RESUME;
+        loop {
+            tokio::select! {
+                stopped = &mut stopped => return match stopped {
+                    Err(quinn::StoppedError::ConnectionLost(error)) => {
+                        again(!said && is_path(&error))
+                    }
+                    // The peer goes on elsewhere: there it hears the rest.
+                    Ok(Some(MOVED)) => again(!said),
+                    Ok(_) | Err(_) => Finish::Done,
+                },
+                Some(resumed) = next(&mut resumptions) => return Finish::Handed(Box::new(resumed)),
+                changed = self.connections.changed(), if path.is_some() => {
+                    let preferred = self.connections.borrow().preferred().map(|(path, _)| path);
+                    if changed.is_err() || self.is_gone() {
+                        return Finish::Done;
+                    }
+                    if preferred.is_some() && preferred != path {
+                        return again(!said);
+                    }
+                }
+                () = tokio::time::sleep_until(deadline) => return Finish::Done,
             }
-            // The peer goes on elsewhere: there it hears the rest.
-            Ok(Ok(Some(MOVED))) => self.unacked.is_empty(),
-            Ok(_) | Err(_) => true,
         }
     }
 
@@ -516,16 +553,12 @@ impl Drop for Attempt {
     }
 }
 
-/// How a QUIC stream of a call stream ended.
-enum Step {
-    /// We dropped the outbox: everything was sent.
-    Ours,
-    /// The peer finished.
-    Peers,
-    /// It broke for good, or carried what is none.
-    Broken,
-    /// Its connection broke, or another path is preferred.
-    Lost,
+/// What became of our last words.
+enum Finish {
+    /// The peer has them, or nobody needs them.
+    Done,
+    /// Their path failed.
+    Again,
     /// The peer goes on with this one.
     Handed(Box<Resumed>),
 }
@@ -534,109 +567,5 @@ async fn next(resumptions: &mut Option<&mut mpsc::Receiver<Resumed>>) -> Option<
     match resumptions {
         Some(resumptions) => resumptions.recv().await,
         None => std::future::pending().await,
-    }
-}
-
-async fn write(send: &mut SendStream, message: &CallMessage) -> Result<(), WriteError> {
-    send.write_all(&message.encode_length_delimited_to_vec()).await
-}
-
-/// A connection that a path took with it; not one that a process closed at its end.
-fn is_path(error: &ConnectionError) -> bool {
-    match error {
-        ConnectionError::TimedOut | ConnectionError::Reset | ConnectionError::LocallyClosed => true,
-        ConnectionError::ApplicationClosed(close) => super::peer::is_of_one_path(close.error_code),
-        ConnectionError::VersionMismatch
-        | ConnectionError::TransportError(_)
-        | ConnectionError::ConnectionClosed(_)
-        | ConnectionError::CidsExhausted => false,
-    }
-}
-
-fn write_failed(error: &WriteError) -> Step {
-    match error {
-        WriteError::ConnectionLost(error) if is_path(error) => Step::Lost,
-        WriteError::Stopped(MOVED) => Step::Lost,
-        _ => Step::Broken,
-    }
-}
-
-fn read_failed(error: &ReadError) -> Step {
-    match error {
-        ReadError::ConnectionLost(error) if is_path(error) => Step::Lost,
-        ReadError::Reset(MOVED) => Step::Lost,
-        _ => Step::Broken,
-    }
-}
-
-/// The first message, which must be a hello.
-async fn read_hello(receive: &mut RecvStream, buffer: &mut BytesMut) -> Option<StreamHello> {
-    loop {
-        match next_message(buffer) {
-            Ok(Some(CallMessage { kind: Some(Kind::Hello(hello)) })) => return Some(hello),
-            Ok(Some(_)) | Err(Malformed) => return None,
-            Ok(None) => {}
-        }
-        let chunk = receive.read_chunk(MESSAGE_BYTES_MAX as usize, true).await.ok()??;
-        buffer.extend_from_slice(&chunk.bytes);
-    }
-}
-
-#[derive(Debug, PartialEq)]
-struct Malformed;
-
-/// A varint of at most three bytes says how long the message is ([`MESSAGE_BYTES_MAX`]).
-fn next_message(buffer: &mut BytesMut) -> Result<Option<CallMessage>, Malformed> {
-    let prefix = buffer.iter().take(3).position(|byte| byte & 0x80 == 0);
-    let Some(prefix) = prefix.map(|last| last + 1) else {
-        return if buffer.len() < 3 { Ok(None) } else { Err(Malformed) };
-    };
-    let mut peek = buffer.as_ref();
-    let length = prost::decode_length_delimiter(&mut peek).map_err(|_| Malformed)?;
-    if length > MESSAGE_BYTES_MAX as usize {
-        return Err(Malformed);
-    }
-    if buffer.len() < prefix + length {
-        return Ok(None);
-    }
-    buffer.advance(prefix);
-    let message = buffer.split_to(length);
-    CallMessage::decode(message.as_ref()).map(Some).map_err(|_| Malformed)
-}
-
-#[cfg(test)]
-mod tests {
-    use proto::call::{CallReject, call_message::Kind};
-
-    use super::*;
-
-    fn reject(reason: &str) -> CallMessage {
-        let reject = CallReject { status: 486, reason: reason.to_owned() };
-        CallMessage { kind: Some(Kind::Reject(reject)) }
-    }
-
-    #[test]
-    fn messages_come_out_whole_however_they_are_cut() {
-        let sent = [reject(""), reject(&"long ".repeat(100)), reject("last")];
-        let bytes: Vec<u8> =
-            sent.iter().flat_map(Message::encode_length_delimited_to_vec).collect();
-        for step in [1, 2, 3, 7, bytes.len()] {
-            let (mut buffer, mut seen) = (BytesMut::new(), Vec::new());
-            for chunk in bytes.chunks(step) {
-                buffer.extend_from_slice(chunk);
-                while let Some(message) = next_message(&mut buffer).unwrap() {
-                    seen.push(message);
-                }
-            }
-            assert_eq!(seen, sent, "cut every {step}");
-        }
-    }
-
-    #[test]
-    fn endless_and_huge_lengths_and_garbage_are_refused() {
-        for bytes in [&[0xff, 0xff, 0xff, 0x01][..], &[0x81, 0x80, 0x04], &[0x02, 0xff, 0xff]] {
-            assert_eq!(next_message(&mut BytesMut::from(bytes)), Err(Malformed), "{bytes:?}");
-        }
-        assert_eq!(next_message(&mut BytesMut::from(&[0x81, 0x80][..])), Ok(None));
     }
 }
