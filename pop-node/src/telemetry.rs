@@ -96,6 +96,8 @@ table! {
     CALL_EVENTS = Counter "pop_call_events_total" Count "What the call machine counted {event}";
     CALLS_REFUSED = Counter "pop_calls_refused_total" Count
         "Calls and messages refused or dropped before they became a call {reason}";
+    ANSWERS_REFUSED = Counter "pop_sdp_answers_refused_total" Count
+        "Answers to our offers that were of no use {reason}";
     SIP_REQUESTS_RECEIVED = Counter "pop_sip_requests_received_total" Count
         "Requests that reached the calls";
     SIP_RESPONSES_RECEIVED = Counter "pop_sip_responses_received_total" Count
@@ -122,6 +124,10 @@ table! {
         "SRTP packets from legs, checked and decrypted";
     SRTP_PROTECTED = Counter "pop_srtp_protected_packets_total" Count
         "SRTP packets to legs, encrypted";
+    SRTCP_OPENED = Counter "pop_srtcp_opened_packets_total" Count
+        "SRTCP packets from legs, checked and decrypted";
+    SRTCP_PROTECTED = Counter "pop_srtcp_protected_packets_total" Count
+        "SRTCP packets to legs, encrypted";
     TRANSCODED = Counter "pop_transcoded_packets_total" Count "Packets encoded by transcoding";
     REPAIRED = Counter "pop_repaired_frames_total" Count
         "Lost frames played from the copy in the next packet (Opus FEC)";

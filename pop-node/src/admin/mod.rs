@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use pop_core::media::{DropReason, Rated, Rating, SilenceCause};
 use pop_core::pop::{CallSummary, Phase, Refusal};
+use pop_core::sdp::offer_answer::NegotiationError;
 use proto::id::{CallId, PopId, TrunkId};
 use proto::time::Instant;
 use serde_json::{Value, json};
@@ -315,6 +316,9 @@ fn call_metrics(status: &Status) {
     for reason in Refusal::ALL {
         t::CALLS_REFUSED.total_of("reason", reason.name(), counters.refused(*reason));
     }
+    for reason in NegotiationError::ALL {
+        t::ANSWERS_REFUSED.total_of("reason", reason.name(), counters.answers_refused(reason));
+    }
 }
 
 fn sip_metrics(status: &Status) {
@@ -355,6 +359,8 @@ fn media_metrics(media: &media::Status) {
     t::REPAIRED.total(counters.repaired);
     t::SRTP_OPENED.total(counters.srtp_opened);
     t::SRTP_PROTECTED.total(counters.srtp_protected);
+    t::SRTCP_OPENED.total(counters.srtcp_opened);
+    t::SRTCP_PROTECTED.total(counters.srtcp_protected);
     t::OPUS_COMPLEXITY.set(f64::from(media.opus_complexity.unwrap_or(0)));
     t::DATAGRAMS_RECEIVED.total(counters.datagrams_received);
     t::DATAGRAMS_SENT.total(counters.datagrams_sent);

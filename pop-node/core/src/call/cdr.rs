@@ -80,7 +80,7 @@ impl EndCause {
 
     /// Why the other half ended the call, by the name it gave.
     pub(crate) fn of_other_half(name: &str) -> Self {
-        let told = [Self::PeerVanished, Self::SessionExpired];
+        let told = [Self::NoMedia, Self::PeerVanished, Self::SessionExpired];
         told.into_iter().find(|cause| cause.name() == name).unwrap_or(Self::PeerEnded)
     }
 }

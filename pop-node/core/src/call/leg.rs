@@ -16,7 +16,9 @@ use crate::media::{
 use crate::pop::core::Core;
 use crate::pop::index::Handle;
 use crate::sdp::SessionDescription;
-use crate::sdp::offer_answer::{Description, LocalSession, RemoteMedia, Security, both, reversed};
+use crate::sdp::offer_answer::{
+    Description, LocalSession, NegotiationError, RemoteMedia, Security, both, reversed,
+};
 use crate::sip::digest::{self, Credentials};
 use crate::sip::{
     CSeq, Dialog, Flow, HeaderName, NameAddr, Request, Response, Text, Transport, Uri,
@@ -286,15 +288,29 @@ impl Leg {
         Some(self.answer(offer, remote, what, core))
     }
 
-    /// The peer's answer to our offer; `None` if it is of no use.
+    /// The peer's answer to our offer; `None` if it is of no use, which is counted.
     pub(crate) fn accept_answer(&mut self, body: &[u8], core: &mut Core) -> Option<Agreed> {
-        let answer = SessionDescription::parse(body).ok()?;
-        let remote = RemoteMedia::from_answer(&answer, self.session.section()).ok()?;
-        let offered = &self.described.as_ref()?.codecs;
-        let codec = remote.codecs.iter().map(|n| n.codec).find(|codec| offered.contains(codec))?;
-        self.session.accept(&remote).ok()?;
-        self.settle(remote, codec, core);
-        self.agreed
+        match self.read_answer(body) {
+            Ok((remote, codec)) => {
+                self.settle(remote, codec, core);
+                self.agreed
+            }
+            Err(reason) => {
+                core.counters.refuse_answer(reason);
+                None
+            }
+        }
+    }
+
+    fn read_answer(&mut self, body: &[u8]) -> Result<(RemoteMedia, Codec), NegotiationError> {
+        let answer = SessionDescription::parse(body).map_err(|_| NegotiationError::Malformed)?;
+        let remote = RemoteMedia::from_answer(&answer, self.session.section())?;
+        let offered = self.described.as_ref().map_or(&[][..], |described| &described.codecs);
+        let mut codecs = remote.codecs.iter().map(|n| n.codec);
+        let codec = codecs.find(|codec| offered.contains(codec));
+        let codec = codec.ok_or(NegotiationError::NoCommonCodec)?;
+        self.session.accept(&remote)?;
+        Ok((remote, codec))
     }
 
     fn settle(&mut self, remote: RemoteMedia, codec: Codec, core: &mut Core) {

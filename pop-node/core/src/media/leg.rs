@@ -10,7 +10,7 @@ use super::measure::SilenceCause;
 use super::monitor::{Monitor, Surroundings, loss};
 use super::outgoing::Outgoing;
 use super::quality::{Band, PathQuality};
-use super::secure::Secure;
+use super::secure::Security;
 use super::transcode::Transcoder;
 use super::{DropReason, Events, Format, LegParams, LinkKey, MediaEvent, QualityReport, Stream};
 use crate::codec::{COMFORT_NOISE, Codec};
@@ -106,7 +106,7 @@ pub(super) struct Leg {
     /// From the overlay to this leg.
     pub(super) outward: Bridge,
     pub(super) feedback: Feedback,
-    pub(super) secure: Option<Box<Secure>>,
+    pub(super) secure: Security,
     pub(super) monitor: Monitor,
     /// When the last packet came, or the peer was first allowed to send.
     heard: Option<Instant>,
@@ -130,7 +130,7 @@ impl Leg {
             inward: Bridge::default(),
             outward: Bridge::default(),
             feedback: Feedback::default(),
-            secure: None,
+            secure: Security::default(),
             monitor: Monitor::begin(now),
             heard: None,
             reported_packets: 0,
@@ -152,7 +152,7 @@ impl Leg {
         self.latch.signal(params.remote_rtp, &params.trusted);
         self.outgoing.set_clock_rate(params.codec.codec.clock_rate());
         self.feedback.address = None;
-        Secure::agree(&mut self.secure, params.srtp.as_deref());
+        self.secure.agree(params.srtp.as_deref(), now);
         self.params = Some(params.clone());
     }
 
@@ -216,13 +216,14 @@ impl Leg {
         &mut self,
         source: SocketAddr,
         packet: &mut [u8],
+        now: Instant,
     ) -> Result<usize, DropReason> {
-        let Some(secure) = &mut self.secure else { return Ok(packet.len()) };
+        let Some(secure) = self.secure.get() else { return Ok(packet.len()) };
         // Strangers shall not cost us a tag each.
         if !self.latch.may_be_at(source.ip()) {
             return Err(DropReason::WrongSource);
         }
-        Ok(secure.inbound.open(packet)?)
+        Ok(secure.open(packet, now)?)
     }
 
     /// Protects a packet for the peer, if its media is; gives its length.
@@ -231,8 +232,8 @@ impl Leg {
         buffer: &mut [u8],
         length: usize,
     ) -> Result<usize, DropReason> {
-        let Some(secure) = &mut self.secure else { return Ok(length) };
-        Ok(secure.outbound.protect(buffer, length)?)
+        let Some(secure) = self.secure.get() else { return Ok(length) };
+        Ok(secure.protect_in_place(buffer, length)?)
     }
 
     /// What it takes to send RTP to the peer.

@@ -18,7 +18,7 @@ use crate::rtp::{HEADER_BYTES, Header, Packet, is_rtcp, telephone_event};
 use crate::srtp::TRAILER_BYTES_MAX;
 
 /// What fits an Ethernet frame over IPv6 and UDP. More may have been cut by whoever received it.
-const PACKET_BYTES_MAX: usize = 1_452;
+pub(super) const PACKET_BYTES_MAX: usize = 1_452;
 
 /// Of so many relayed packets the level of one is read.
 const METERED: u16 = 64;
@@ -78,8 +78,8 @@ impl Media {
         if received.length > PACKET_BYTES_MAX {
             return Err(DropReason::TooLarge);
         }
-        if leg.secure.is_some() {
-            received.length = leg.open(source, received.packet_mut())?;
+        if leg.secure.is_on() {
+            received.length = leg.open(source, received.packet_mut(), now)?;
             self.counters.srtp_opened += 1;
         }
         let packet = received.packet();
@@ -151,7 +151,7 @@ impl Media {
             telephone_event::convert_clock(payload, from, to);
         }
         let mut length = received.length;
-        if far.secure.is_some() {
+        if far.secure.is_on() {
             length = far.protect(received.buffer, length)?;
             self.counters.srtp_protected += 1;
         }
@@ -290,7 +290,7 @@ impl Media {
         header.write(&mut self.arena);
         self.arena.extend_from_slice(payload);
         // In the arena, where there is room for the tag.
-        let protected = sender.secure.as_mut().map(|s| s.protect(&mut self.arena, false));
+        let protected = sender.secure.get().map(|s| s.protect(&mut self.arena, false));
         let packet = self.arena.split();
         if let Some(protected) = protected {
             protected?;

@@ -27,6 +27,16 @@ fn middle(ntp: u64) -> u32 {
     (ntp >> 16) as u32
 }
 
+/// Why SRTCP was not opened.
+fn of_rtcp(error: SrtpError) -> DropReason {
+    match error {
+        SrtpError::Malformed => DropReason::MalformedRtcp,
+        SrtpError::Replayed => DropReason::SrtcpReplayed,
+        SrtpError::Tag => DropReason::SrtcpTag,
+        other => DropReason::from(other),
+    }
+}
+
 impl Media {
     /// A packet on a leg's RTCP socket.
     pub fn handle_rtcp(&mut self, leg: LegId, source: SocketAddr, packet: &[u8], now: Instant) {
@@ -53,18 +63,13 @@ impl Media {
         if !leg.feedback.allows(now) {
             return Err(DropReason::RtcpFlood);
         }
-        let mut opened;
-        let packet = match &mut leg.secure {
+        let opened;
+        let packet = match leg.secure.get() {
             None => packet,
-            // RTCP is rare: it may be copied.
             Some(secure) => {
-                opened = packet.to_vec();
-                let length =
-                    secure.inbound.open_rtcp(&mut opened).map_err(|error| match error {
-                        SrtpError::Malformed => DropReason::MalformedRtcp,
-                        other => DropReason::from(other),
-                    })?;
-                opened.get(..length).unwrap_or_default()
+                opened = secure.open_rtcp(packet, now).map_err(of_rtcp)?;
+                self.counters.srtcp_opened += 1;
+                &opened[..]
             }
         };
         let packets = rtcp::parse(packet).map_err(|_| DropReason::MalformedRtcp)?;
@@ -188,10 +193,11 @@ impl Media {
         let Some(leg) = self.legs.get_mut(&id) else { return };
         let Some((dst, mux)) = leg.rtcp_remote() else { return };
         let mut bytes = compound(leg, &self.config.cname, bye, now);
-        if let Some(secure) = &mut leg.secure
-            && let Err(reason) = secure.protect(&mut bytes, true)
-        {
-            return self.counters.drop(reason);
+        if let Some(secure) = leg.secure.get() {
+            if let Err(reason) = secure.protect(&mut bytes, true) {
+                return self.counters.drop(reason);
+            }
+            self.counters.srtcp_protected += 1;
         }
         self.counters.rtcp_sent += 1;
         self.transmit(MediaTransmit::Rtcp { leg: id, dst, mux, bytes: bytes.freeze() });

@@ -341,6 +341,10 @@ reasons! {
     PlayoutLate = "playout_late",
     /// More RTCP than any peer has to say.
     RtcpFlood = "rtcp_flood",
+    /// An SRTCP packet that came before, or is too old to know.
+    SrtcpReplayed = "srtcp_replayed",
+    /// SRTCP not protected with the key agreed on, or changed on the way.
+    SrtcpTag = "srtcp_tag",
     /// The key of an SRTP leg protected as many packets as it may.
     SrtpKeyUsedUp = "srtp_key_used_up",
     /// An SRTP packet that came before, or is too old to know.
@@ -585,6 +589,10 @@ pub struct Counters {
     pub srtp_opened: u64,
     /// RTP packets sent protected.
     pub srtp_protected: u64,
+    /// RTCP packets received protected, and opened (SRTCP).
+    pub srtcp_opened: u64,
+    /// RTCP packets sent protected.
+    pub srtcp_protected: u64,
     /// Packets legs did not receive, as their 5 s ended.
     pub lost: u64,
     pub(super) silences: [u64; SilenceCause::ALL.len()],
@@ -638,6 +646,8 @@ impl Counters {
             repaired,
             srtp_opened,
             srtp_protected,
+            srtcp_opened,
+            srtcp_protected,
             copies_received,
             datagrams_passed,
             silences,
@@ -658,6 +668,8 @@ impl Counters {
         *repaired += other.repaired;
         *srtp_opened += other.srtp_opened;
         *srtp_protected += other.srtp_protected;
+        *srtcp_opened += other.srtcp_opened;
+        *srtcp_protected += other.srtcp_protected;
         *copies_received += other.copies_received;
         *datagrams_passed += other.datagrams_passed;
         *lost += other.lost;

@@ -1,5 +1,7 @@
 //! Totals since start, for the shell's metrics.
 
+use crate::sdp::offer_answer::NegotiationError;
+
 macro_rules! refusals {
     ($($(#[$doc:meta])* $name:ident = $label:literal),* $(,)?) => {
         /// Why a call or message was refused or dropped before it became a call of ours. Each has
@@ -84,12 +86,24 @@ pub struct PopCounters {
     /// 2xx to a cancelled or already answered INVITE: acknowledged and ended at once.
     pub stray_answers: u64,
     refused: [u64; Refusal::ALL.len()],
+    answers_refused: [u64; NegotiationError::ALL.len()],
 }
 
 impl PopCounters {
     /// How many were refused for `reason`.
     pub fn refused(&self, reason: Refusal) -> u64 {
         self.refused.get(reason as usize).copied().unwrap_or(0)
+    }
+
+    /// How many answers to our offers were of no use for `reason`.
+    pub fn answers_refused(&self, reason: NegotiationError) -> u64 {
+        self.answers_refused.get(reason as usize).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn refuse_answer(&mut self, reason: NegotiationError) {
+        if let Some(counter) = self.answers_refused.get_mut(reason as usize) {
+            *counter += 1;
+        }
     }
 
     pub(crate) fn refuse(&mut self, reason: Refusal) {

@@ -91,6 +91,40 @@ fn gcm_packets_are_those_of_rfc_7714() {
     }
 }
 
+/// RFC 7714 §17.1 to §17.4: a sender report of "Mars".
+#[test]
+fn gcm_reports_are_those_of_rfc_7714() {
+    let header = hex("81c8000d 4d617273");
+    let text = hex("4e545031 4e545032 52545020 0000042a 0000e930 4c756e61
+                    deadbeef deadbeef deadbeef deadbeef deadbeef");
+    let salt = hex("51756964 2070726f 2071756f").try_into().unwrap();
+    let keys = [
+        (
+            16,
+            "000102030405060708090a0b0c0d0e0f",
+            "63e94885dcdab67ca727d7662f6b7e997ff5c0f76c06f32dc676a5f1730d6fda4ce09b468630
+          3ded0bb9275bc84aa45896cf4d2fc5abf87245d9eade",
+        ),
+        (
+            32,
+            "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+            "d50ae4d1f5ce5d304ba297e47d470c282c3ece5dbffe0a50a2eaa5c1110555be8415f658c61d
+          e0476f1b6fad1d1eb30c4446839f57ff6f6cb26ac3be",
+        ),
+    ];
+    let (place, index) = (Place { ssrc: 0x4d61_7273, index: 0x5d4 }, [0x80, 0, 5, 0xd4]);
+    for (length, key, sealed) in keys {
+        let cipher = Cipher::galois(&key_32(key), length, salt);
+        let mut body = text.clone();
+        let tag = cipher.seal(place, (&header, &mut body), (index, true)).unwrap();
+        let sealed = hex(sealed);
+        let (cipher_text, wanted) = sealed.split_at(text.len());
+        assert_eq!((&body[..], &tag[..16]), (cipher_text, wanted), "AES-{}", length * 8);
+        cipher.open(place, (&header, &mut body, wanted), (index, true)).unwrap();
+        assert_eq!(body, text);
+    }
+}
+
 fn master(profile: Profile, byte: u8) -> MasterKey {
     let bytes = vec![byte; profile.key_bytes() + profile.salt_bytes()];
     MasterKey::new(profile, &bytes).unwrap()

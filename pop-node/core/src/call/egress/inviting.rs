@@ -135,7 +135,8 @@ impl Inviting {
         }
         half.record.ringing.get_or_insert(now);
         let status = if response.status == 180 { 180 } else { 183 };
-        let agreed = half.leg.accept_answer(&response.body, core);
+        let body = Some(&response.body).filter(|body| !body.is_empty());
+        let agreed = body.and_then(|body| half.leg.accept_answer(body, core));
         let media = agreed.map(|agreed| {
             self.early.insert(fork(response), response.body.clone());
             self.join(agreed, half, core)

@@ -86,7 +86,7 @@ impl Session {
             return State::Talking(self);
         };
         match response.status {
-            200..=299 => self.reinvited(&invite, response, half, core, now),
+            200..=299 => return self.reinvited(&invite, response, half, core, now),
             // The dialog is gone at the peer (RFC 3261 §12.2.1.2).
             408 | 481 => return self.end(EndCause::DialogLost, response.status, half, core, now),
             401 | 407 | 422 if !invite.draft.challenged => {
@@ -110,24 +110,31 @@ impl Session {
     }
 
     fn reinvited(
-        &mut self,
+        mut self: Box<Self>,
         invite: &Invite,
         response: &Response,
         half: &mut Half,
         core: &mut Core,
         now: Instant,
-    ) {
+    ) -> State {
         self.dialog.update_from_response(response);
         let cseq = invite.draft.request.headers.cseq().map_or(self.dialog.local_cseq, |c| c.number);
         let flow = half.leg.dialog_flow(&self.dialog, core, now);
         core.endpoint.send_ack(invite.tx, self.dialog.ack(cseq), flow, now);
         self.liveness.agree(Terms::as_client(&response.headers), half, core, now);
+        if invite.draft.media.is_none() && response.body.is_empty() {
+            // A refresh: not what RFC 3264 §4 asks for, but nothing is to change.
+            return State::Talking(self);
+        }
         let before = half.leg.remote.clone();
         let Some(agreed) = half.leg.accept_answer(&response.body, core) else {
-            return invite.draft.fail(488, half, core);
+            // The peer took the offer, so it sends what nobody agreed on: the session cannot be as
+            // it was (RFC 3261 §14.1, §13.2.2.4).
+            return self.end(EndCause::NoMedia, 488, half, core, now);
         };
         let Some(wanted) = &invite.draft.media else {
-            return self.tell_of_change(before.as_ref(), half, core, now);
+            self.tell_of_change(before.as_ref(), half, core, now);
+            return State::Talking(self);
         };
         // The egress never transcodes: its codec is what lies between the halves. At the ingress
         // that is one the other half offered, ours if it did.
@@ -141,6 +148,7 @@ impl Session {
             let media = half.media(agreed, far.codec);
             half.tell(Kind::UpdateAnswer(MediaUpdateAnswer { media: Some(media) }), core);
         }
+        State::Talking(self)
     }
 
     pub(in crate::call) fn reinvite_failed(

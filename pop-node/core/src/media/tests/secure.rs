@@ -168,14 +168,92 @@ fn reports_are_protected_and_those_that_are_not_are_dropped() {
 
     let plain = ours[..length].to_vec();
     media.handle_rtcp(a, address(11), &plain, at(6_001));
-    assert_eq!(media.counters().dropped(DropReason::SrtpTag), 1);
+    assert_eq!(media.counters().dropped(DropReason::SrtcpTag), 1);
     let mut theirs = plain.clone();
     theirs.resize(plain.len() + TRAILER_BYTES_MAX, 0);
     let length = phone.protect_rtcp(&mut theirs, plain.len()).unwrap();
     media.handle_rtcp(a, address(11), &theirs[..length], at(6_002));
     media.handle_rtcp(a, address(11), &theirs[..length], at(6_003));
-    assert_eq!(media.counters().dropped(DropReason::SrtpTag), 1);
-    assert_eq!(media.counters().dropped(DropReason::SrtpReplayed), 1);
+    media.handle_rtcp(a, address(11), &theirs[..8], at(6_004));
+    let dropped = |reason| media.counters().dropped(reason);
+    assert_eq!((dropped(DropReason::SrtcpTag), dropped(DropReason::SrtcpReplayed)), (1, 1));
+    assert_eq!((dropped(DropReason::SrtpTag), dropped(DropReason::SrtpReplayed)), (0, 0));
+    assert_eq!(dropped(DropReason::MalformedRtcp), 1);
+    assert_eq!((media.counters().srtcp_opened, media.counters().srtcp_protected), (1, 1));
+}
+
+fn set(media: &mut Media, leg: LegId, port: u16, keys: Option<&SrtpKeys>, ms: u64) {
+    let params = secured(Codec::Pcmu, port, keys.cloned());
+    media.handle_command(&MediaCommand::SetLeg { leg, params }, at(ms));
+}
+
+/// What was on its way when the keys changed is heard, for two seconds; once.
+#[test]
+fn packets_of_the_old_key_are_opened_for_a_while() {
+    for profile in [Profile::AesCm128HmacSha1Tag80, Profile::AeadAes128Gcm] {
+        let (old, new) = (keys(profile, 1), keys(profile, 9));
+        let (mut media, a, _) =
+            pair(secured(Codec::Pcmu, 10, Some(old.clone())), secured(Codec::Pcmu, 20, None));
+        let (mut before, mut after) = (peer_of(&old.receive), peer_of(&new.receive));
+        let late: Vec<_> = (0..4_u32)
+            .map(|n| sealed(&mut before, &packet(header(0, n), &n.to_be_bytes())))
+            .collect();
+        let mut report = vec![0x80, 201, 0, 1, 0, 0, 0, 77];
+        report.resize(8 + TRAILER_BYTES_MAX, 0);
+        let length = before.protect_rtcp(&mut report, 8).unwrap();
+        relay(&mut media, a, 10, &late[0], 0).unwrap();
+        set(&mut media, a, 10, Some(&new), 20);
+        let first = sealed(&mut after, &packet(header(0, 5), b"new!"));
+        relay(&mut media, a, 10, &first, 5).unwrap();
+        let heard = relay(&mut media, a, 10, &late[1], 6).unwrap();
+        assert_eq!(Packet::parse(&heard).unwrap().payload, 1_u32.to_be_bytes());
+        media.handle_rtcp(a, address(11), &report[..length], at(140));
+        assert_eq!(media.counters().srtcp_opened, 1);
+        let again = relay(&mut media, a, 10, &late[1], 7);
+        assert!(again.is_err(), "{again:?}");
+        // 100 · 20 ms: the last moment is 2,020.
+        assert!(relay(&mut media, a, 10, &late[2], 101).is_ok());
+        let tag = Err(Verdict::Drop(DropReason::SrtpTag));
+        assert_eq!(relay(&mut media, a, 10, &late[3], 102), tag);
+        let next = sealed(&mut after, &packet(header(0, 6), b"new!"));
+        relay(&mut media, a, 10, &next, 103).unwrap();
+    }
+}
+
+/// Forks of one offer take its keys in turns, one of them plain: a key that returns goes on.
+#[test]
+fn a_key_of_ours_that_returns_does_not_begin_again() {
+    let (first, second) =
+        (keys(Profile::AesCm128HmacSha1Tag80, 1), keys(Profile::AeadAes128Gcm, 2));
+    let (mut media, a, b) =
+        pair(secured(Codec::Pcmu, 10, None), secured(Codec::Pcmu, 20, Some(first.clone())));
+    let mut ear = Inbound::new(&first.send);
+    let ten = packet(header(0, 10), b"x");
+    ear.open(&mut relay(&mut media, a, 10, &ten, 10).unwrap()).unwrap();
+    for between in [Some(&second), None] {
+        set(&mut media, b, 20, between, 300);
+        set(&mut media, b, 20, Some(&first), 310);
+        let again = relay(&mut media, a, 10, &ten, 16);
+        assert_eq!(again, Err(Verdict::Drop(DropReason::SrtpReused)));
+    }
+    let mut next = relay(&mut media, a, 10, &packet(header(0, 11), b"y"), 17).unwrap();
+    ear.open(&mut next).unwrap();
+    // Its reports go on, too.
+    let mut reports = Vec::new();
+    for ms in [6_000, 12_000] {
+        media.handle_timeout(at(ms));
+        reports.extend(std::iter::from_fn(|| media.poll_transmit()).filter_map(|t| match t {
+            MediaTransmit::Rtcp { leg, bytes, .. } if leg == b => Some(bytes.to_vec()),
+            _ => None,
+        }));
+        for key in [&second, &first] {
+            set(&mut media, b, 20, Some(key), ms + 1);
+        }
+    }
+    assert!(reports.len() >= 2);
+    for report in &mut reports {
+        ear.open_rtcp(report).unwrap();
+    }
 }
 
 /// A re-INVITE that says the same keys again must not begin at index 0; a new key does.

@@ -85,3 +85,26 @@ fn a_call_keeps_its_timeline_until_it_is_over() {
     assert_eq!(caller.quality.as_ref().map(|quality| quality.received), Some(10));
     assert!(pop.timelines(CallId([9; 16])).is_empty());
 }
+
+/// Each answer that is of no use is counted once, by why.
+#[test]
+fn refused_answers_are_counted_by_reason() {
+    use crate::sdp::offer_answer::NegotiationError as E;
+    let mut world = world::World::new();
+    let call = ["alice calls +4930901820 pcmu,srtp1", "bob answers pcmu", "alice acks"];
+    let over = ["bob oks", "alice oks"];
+    for (answer, reason) in [
+        ("alice answers pcma,srtp9", E::Encrypted),
+        ("alice answers pcma", E::Plain),
+        ("alice answers g729,srtp1", E::NoCommonCodec),
+        ("alice answers none", E::Malformed),
+    ] {
+        for line in call.iter().chain(&["bob reinvites pcma", answer]).chain(&over) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            script::act(&mut world, &words).unwrap();
+        }
+        let pop = world.pops.values().next().unwrap();
+        assert_eq!(pop.counters().answers_refused(reason), 1, "{answer}\n{}", world.trace);
+        assert_eq!(world.cdrs.last().unwrap().cause, crate::call::EndCause::NoMedia);
+    }
+}

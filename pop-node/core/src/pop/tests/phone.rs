@@ -12,6 +12,7 @@ use crate::sip::{
     CSeq, Dialog, Flow, HeaderName, Headers, Message, Method, NameAddr, RAck, Request, Response,
     Text, Transport, Uri, Via, parse,
 };
+use crate::srtp::{Crypto, MasterKey};
 
 const SDP: &str = "application/sdp";
 const CHALLENGE: &str = "Digest realm=\"r\", nonce=\"n\", qop=\"auth\", algorithm=SHA-256";
@@ -74,14 +75,24 @@ impl Phone {
         NameAddr::new(Uri::sip(Some(&self.name), self.address))
     }
 
-    /// `pcmu,opus,dtmf`, with a direction or `zero` for the old way to hold.
+    /// `pcmu,opus,dtmf`, with a direction or `zero` for the old way to hold. `srtp1`: encrypted,
+    /// with the first of its keys; `srtp9`: with one that answers no line of ours.
     pub(super) fn describe(&mut self, codecs: &str, direction: &str) -> Bytes {
         self.version += 1;
         let ip =
             if direction == "zero" { "0.0.0.0".to_owned() } else { self.address.ip().to_string() };
         let mut types = String::new();
         let mut maps = String::new();
+        let mut profile = "AVP";
         for codec in codecs.split(',') {
+            if let Some(key) = codec.strip_prefix("srtp") {
+                let tag = if key == "9" { 9 } else { 1 };
+                let secret = key.repeat(40);
+                let line = format!("a=crypto:{tag} AES_CM_128_HMAC_SHA1_80 inline:{secret}\r\n");
+                maps.push_str(&line);
+                profile = "SAVP";
+                continue;
+            }
             let (number, map) = match codec {
                 "pcmu" => (0, "PCMU/8000"),
                 "pcma" => (8, "PCMA/8000"),
@@ -98,7 +109,7 @@ impl Phone {
         let version = self.version;
         Bytes::from(format!(
             "v=0\r\no=- 1 {version} IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\n\
-             m=audio 4000 RTP/AVP{types}\r\n{maps}a={direction}\r\n"
+             m=audio 4000 RTP/{profile}{types}\r\n{maps}a={direction}\r\n"
         ))
     }
 
@@ -319,6 +330,12 @@ impl Phone {
     }
 }
 
+/// How a key is called: how it begins.
+pub(super) fn key(key: &MasterKey) -> String {
+    let line = Crypto { tag: 1, key: key.clone() }.to_string();
+    line.rsplit(':').next().unwrap().chars().take(4).collect()
+}
+
 /// One line for a message.
 pub(super) fn describe(bytes: &Bytes) -> String {
     let Ok(message) = parse(bytes, Transport::Udp) else { return "something malformed".to_owned() };
@@ -329,7 +346,13 @@ pub(super) fn describe(bytes: &Bytes) -> String {
                 Ok(media) => {
                     let codecs: Vec<_> = media.codecs.iter().map(|n| n.codec.name()).collect();
                     let event = if media.telephone_events.is_empty() { "" } else { ",DTMF" };
-                    format!(" ({}{event} {:?} v{version})", codecs.join(","), media.direction)
+                    let keys: Vec<_> = media.crypto.iter().map(|c| key(&c.key)).collect();
+                    let keys = if keys.is_empty() {
+                        String::new()
+                    } else {
+                        format!(" SRTP {}", keys.join(" or "))
+                    };
+                    format!(" ({}{event}{keys} {:?} v{version})", codecs.join(","), media.direction)
                 }
                 Err(error) => format!(" ({error})"),
             }

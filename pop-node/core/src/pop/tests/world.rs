@@ -11,7 +11,7 @@ use proto::id::{Epoch, PopId, Revision};
 use proto::time::{Duration, Instant, earlier};
 
 use super::numbers::{self, NAMES};
-use super::phone::{Phone, describe};
+use super::phone::{Phone, describe, key};
 use crate::call::Cdr;
 use crate::media::{Far, MediaCommand, MediaEvent, QualityReport};
 use crate::pop::{
@@ -181,7 +181,10 @@ impl World {
                 let remote = params.remote_rtp.map_or("nowhere".to_owned(), |r| r.to_string());
                 let event = if params.telephone_event.is_some() { " with DTMF" } else { "" };
                 let codec = params.codec.codec.name();
-                format!("set {leg}: {codec}{event} {:?} {remote}", params.direction)
+                let keys = params.srtp.as_ref().map_or(String::new(), |keys| {
+                    format!(", SRTP sent {} received {}", key(&keys.send), key(&keys.receive))
+                });
+                format!("set {leg}: {codec}{event} {:?} {remote}{keys}", params.direction)
             }
             MediaCommand::Connect { leg, to: Far::Leg(other) } => format!("join {leg} and {other}"),
             MediaCommand::Connect { leg, to: Far::Stream(stream) } => {

@@ -74,6 +74,9 @@ pub enum NegotiationError {
     /// The trunk wants encrypted media.
     #[error("media is plain, the trunk requires SRTP")]
     Plain,
+    /// There is no description, or not one in the form of RFC 8866.
+    #[error("there is no session description, or a malformed one")]
+    Malformed,
     /// The media address is a name or missing.
     #[error("the media address is not a literal IP address")]
     NoAddress,
@@ -83,6 +86,30 @@ pub enum NegotiationError {
     /// None of its codecs is one of ours.
     #[error("no codec in common")]
     NoCommonCodec,
+}
+
+impl NegotiationError {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Encrypted,
+        Self::Plain,
+        Self::Malformed,
+        Self::NoAddress,
+        Self::NoAudio,
+        Self::NoCommonCodec,
+    ];
+
+    /// The name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Encrypted => "encrypted",
+            Self::Plain => "plain",
+            Self::Malformed => "malformed",
+            Self::NoAddress => "no_address",
+            Self::NoAudio => "no_audio",
+            Self::NoCommonCodec => "no_common_codec",
+        }
+    }
 }
 
 impl RemoteMedia {
