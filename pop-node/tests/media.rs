@@ -59,6 +59,8 @@ fn params(remote: SocketAddr) -> LegParams {
         offered_telephone_event: None,
         comfort_noise: None,
         redundant: None,
+        offered_redundant: None,
+        copies: false,
         direction: Direction::SendRecv,
         srtp: None,
     }

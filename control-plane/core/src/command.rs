@@ -260,6 +260,13 @@ mod tests {
         assert!(with(|t| t.sources = vec!["192.0.2.0/33".into()]).contains("source"));
         assert!(with(|t| t.sources = vec!["everybody".into()]).contains("source"));
         assert!(with(|t| t.codecs = vec!["G729".into()]).contains("PCMU"));
+        assert!(
+            with(|t| {
+                t.codecs = vec!["PCMA".into()];
+                t.low_bandwidth = true;
+            })
+            .contains("opus")
+        );
         assert!(with(|t| t.default_region = "Germany".into()).contains("ISO"));
         assert!(
             with(|t| t.outbound_auth = Some(DigestCredentials::default())).contains("username")

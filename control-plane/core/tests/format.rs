@@ -59,6 +59,7 @@ fn script() -> Vec<Kind> {
             pop_ids: vec!["fra1".into()],
             host: "192.0.2.9".into(),
             media_encryption: c::MediaEncryption::Required.into(),
+            low_bandwidth: true,
             ..<_>::default()
         }),
         Kind::PutRoute(c::Route {

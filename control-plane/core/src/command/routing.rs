@@ -49,6 +49,10 @@ pub(super) fn check_trunk(trunk: &Trunk) -> Check {
     if let Some(codec) = trunk.codecs.iter().find(|c| !CODECS.contains(&c.as_str())) {
         return Err(format!("codec {codec:?} is unknown: one of {}", CODECS.join(", ")));
     }
+    let has_opus = trunk.codecs.is_empty() || trunk.codecs.iter().any(|codec| codec == "opus");
+    if trunk.low_bandwidth && !has_opus {
+        return Err("low_bandwidth needs \"opus\" among the codecs".into());
+    }
     credentials("outbound_auth", trunk.outbound_auth.as_ref())?;
     credentials("inbound_auth", trunk.inbound_auth.as_ref())?;
     let region = &trunk.default_region;

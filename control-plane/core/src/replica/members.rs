@@ -26,8 +26,9 @@ use crate::state::{Conf, State, changes_conf};
 /// Feature levels this version knows: from, to.
 ///
 /// 1: POPs, trunks, routes, single numbers. 2: members, feature levels, and every command with a
-/// tag of 20 or more. 3: POPs expire and return. 4: media encryption of trunks.
-pub const LEVELS: (u32, u32) = (1, 4);
+/// tag of 20 or more. 3: POPs expire and return. 4: media encryption of trunks. 5: low
+/// bandwidth of trunks.
+pub const LEVELS: (u32, u32) = (1, 5);
 
 /// A learner that lags by more entries gets no vote.
 const CAUGHT_UP: u64 = 1_000;
@@ -35,6 +36,7 @@ const CAUGHT_UP: u64 = 1_000;
 /// The level at which the log may hold it.
 pub(super) const fn level_of(kind: &Kind) -> u32 {
     match kind {
+        Kind::PutTrunk(trunk) if trunk.low_bandwidth => 5,
         Kind::PutTrunk(trunk) if trunk.media_encryption != 0 => 4,
         Kind::RegisterPop(_)
         | Kind::PutTrunk(_)

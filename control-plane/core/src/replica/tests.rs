@@ -289,3 +289,14 @@ fn peers_are_judged_by_their_certificates() {
     assert_eq!(from(2, &unknown.encode_to_vec()), Err(PeerMisbehaved::MessageType(99)));
     assert_eq!(replica.counters().peer_refused, 7);
 }
+
+/// An older voter would forget what it does not know.
+#[test]
+fn what_a_trunk_asks_for_has_its_level() {
+    let level = |trunk| members::level_of(&Kind::PutTrunk(trunk));
+    let trunk = Trunk::default();
+    assert_eq!(level(trunk.clone()), 1);
+    assert_eq!(level(Trunk { media_encryption: 1, ..trunk.clone() }), 4);
+    let low = Trunk { low_bandwidth: true, media_encryption: 1, ..trunk };
+    assert_eq!(level(low), 5);
+}

@@ -29,6 +29,8 @@ pub(crate) struct TrunkDoc {
     #[serde(default = "accepted")]
     pub(crate) media_encryption: String,
     #[serde(default)]
+    pub(crate) low_bandwidth: bool,
+    #[serde(default)]
     pub(crate) max_calls: u32,
     #[serde(default)]
     pub(crate) default_region: String,
@@ -107,6 +109,7 @@ impl From<Trunk> for TrunkDoc {
         Self {
             transport: transport.into(),
             media_encryption,
+            low_bandwidth: trunk.low_bandwidth,
             id: trunk.trunk_id,
             pops: trunk.pop_ids,
             host: trunk.host,
@@ -140,6 +143,7 @@ impl TryFrom<TrunkDoc> for Trunk {
         };
         Ok(Self {
             media_encryption: media_encryption.into(),
+            low_bandwidth: doc.low_bandwidth,
             trunk_id: doc.id,
             pop_ids: doc.pops,
             host: doc.host,

@@ -40,7 +40,7 @@ async fn list(pages: Pages, read: Read, mesh: &Mesh, printer: &Printer) -> Resul
     }
     trunks.truncate(pages.limit());
     let rows: Vec<Vec<String>> = trunks.iter().map(row).collect();
-    let head = ["TRUNK", "POPS", "TO", "SOURCES", "CODECS", "SRTP", "AUTH", "MAX CALLS"];
+    let head = ["TRUNK", "POPS", "TO", "SOURCES", "CODECS", "SRTP", "MEDIA", "AUTH", "MAX CALLS"];
     printer.list(&trunks, &head, &rows)
 }
 
@@ -63,6 +63,7 @@ fn row(trunk: &TrunkDoc) -> Vec<String> {
         or_dash(trunk.sources.join(" ")),
         codecs,
         trunk.media_encryption.clone(),
+        or_dash(if trunk.low_bandwidth { "low bandwidth".to_owned() } else { String::new() }),
         or_dash(auth.join(" ")),
         max_calls,
     ]
@@ -100,6 +101,7 @@ fn from_flags(put: &PutTrunk) -> Result<TrunkDoc> {
             Srtp::Offered => "offered".into(),
             Srtp::Required => "required".into(),
         },
+        low_bandwidth: put.low_bandwidth,
         max_calls: put.max_calls,
         default_region: put.default_region.clone(),
         outbound_auth: auth(&put.outbound_auth)?,

@@ -152,17 +152,22 @@ impl Half {
     /// will be between the halves.
     pub(crate) fn media(&self, agreed: Agreed, codec: Codec) -> Media {
         let remote = self.leg.remote.as_ref();
+        let format = remote.and_then(|remote| self.leg.treatment.format(remote, codec));
         let direction = remote.map_or(Direction::SendRecv, |remote| remote.direction);
         Media {
             codecs: vec![media::to_proto(codec)],
             direction: i32::from(media::direction_to_proto(direction)),
             telephone_event: agreed.telephone_event,
-            ptime_ms: remote.and_then(|remote| remote.ptime_ms).unwrap_or(media::PTIME_MS),
+            ptime_ms: format
+                .as_ref()
+                .map(|format| format.ptime_ms)
+                .or(remote.and_then(|remote| remote.ptime_ms))
+                .unwrap_or(media::PTIME_MS),
             stream: self.receive.0,
             ssrc: 0,
-            opus: remote
+            opus: format
                 .filter(|_| codec == Codec::Opus)
-                .and_then(|remote| media::opus_to_proto(remote.format(codec)?.fmtp.as_deref())),
+                .and_then(|format| media::opus_to_proto(format.fmtp.as_deref())),
             comfort_noise: remote.is_some_and(|remote| remote.comfort_noise.is_some()),
         }
     }

@@ -196,10 +196,11 @@ impl Hunt {
 
     /// What the caller offers; without an offer, all the trunk may use.
     fn media(&self, half: &Half) -> Media {
+        let allowed = half.leg.treatment.order(half.leg.allowed.clone());
         match &self.offer {
-            Some(offer) => media::to_far(&offer.remote, &half.leg.allowed, half.receive),
+            Some(offer) => half.leg.to_far(&offer.remote, half.receive),
             None => Media {
-                codecs: half.leg.allowed.iter().copied().map(media::to_proto).collect(),
+                codecs: allowed.into_iter().map(media::to_proto).collect(),
                 telephone_event: true,
                 ptime_ms: media::PTIME_MS,
                 stream: half.receive.0,
@@ -426,7 +427,7 @@ impl Hunt {
     ) -> Option<Bytes> {
         if self.early.is_none() {
             let Offer { description, remote } = self.offer.as_ref()?;
-            let what = answer_description(remote, &half.leg.allowed, far, media);
+            let what = answer_description(remote, &half.leg, far, media);
             self.early = Some(half.leg.answer(description, remote.clone(), what, core));
         }
         self.early.clone()

@@ -7,11 +7,11 @@ use proto::call::Media;
 use proto::id::{LegId, StreamId, TrunkId};
 use proto::time::Instant;
 
-use super::media::{self, PTIME_MS};
+use super::media::{self, Treatment};
 use super::{CallKey, Link};
 use crate::codec::{Codec, EncoderConfig};
 use crate::media::{
-    Direction, Far, Format, Lane, LegParams, MediaCommand, QualityReport, Stream, Timeline,
+    Direction, Far, Lane, LegParams, MediaCommand, QualityReport, Stream, Timeline,
 };
 use crate::pop::core::Core;
 use crate::pop::index::Handle;
@@ -57,6 +57,7 @@ pub(crate) struct Leg {
     pub(crate) trunk: TrunkId,
     /// Codecs the trunk may use, in its order.
     pub(crate) allowed: Vec<Codec>,
+    pub(crate) treatment: Treatment,
     pub(crate) flow: Flow,
     pub(crate) call_id: Text,
     pub(crate) tag: Text,
@@ -115,6 +116,7 @@ impl Leg {
         let Opening { id, trunk, flow, call_id } = opening;
         let config = core.view.trunk(&trunk)?;
         let allowed = media::trunk_codecs(config);
+        let treatment = Treatment::of(config);
         let policy = media::security(config);
         let credentials = config.outbound_auth.as_ref().map(|auth| Credentials {
             username: auth.username.clone(),
@@ -134,6 +136,7 @@ impl Leg {
             id,
             trunk,
             allowed,
+            treatment,
             flow,
             call_id,
             tag,
@@ -251,6 +254,7 @@ impl Leg {
 
     /// Our offer (RFC 3264 §5).
     pub(crate) fn offer(&mut self, what: Description) -> Bytes {
+        let what = self.treatment.describe(what);
         let bytes = self.session.offer(&what);
         self.described = Some(what);
         bytes
@@ -264,6 +268,7 @@ impl Leg {
         what: Description,
         core: &mut Core,
     ) -> Bytes {
+        let what = self.treatment.describe(what);
         let bytes = self.session.answer(offer, &remote, &what);
         let codec = what.codecs.first().copied();
         self.described = Some(what);
@@ -286,6 +291,11 @@ impl Leg {
         what.telephone_event = agreed.telephone_event;
         what.direction = agreed.direction;
         Some(self.answer(offer, remote, what, core))
+    }
+
+    /// What the peer's description means for the other half.
+    pub(crate) fn to_far(&self, remote: &RemoteMedia, receive: StreamId) -> Media {
+        media::to_far(remote, (&self.allowed, self.treatment), receive)
     }
 
     /// The peer's answer to our offer; `None` if it is of no use, which is counted.
@@ -315,7 +325,7 @@ impl Leg {
 
     fn settle(&mut self, remote: RemoteMedia, codec: Codec, core: &mut Core) {
         let Some(described) = &self.described else { return };
-        let Some(format) = remote.format(codec) else { return };
+        let Some(format) = self.treatment.format(&remote, codec) else { return };
         let event = remote.telephone_event(codec).filter(|_| described.telephone_event);
         let direction = both(described.direction, reversed(remote.direction));
         let mut trusted = self.sources.clone();
@@ -327,17 +337,14 @@ impl Leg {
             trusted,
             rtcp_mux: remote.rtcp_mux,
             rtcp_xr: remote.rtcp_xr,
-            codec: Format {
-                codec,
-                payload_type: format.payload_type,
-                ptime_ms: remote.ptime_ms.unwrap_or(PTIME_MS),
-                fmtp: format.fmtp.clone(),
-            },
+            codec: format,
             telephone_event: event,
             offered_telephone_event: event
                 .and_then(|event| self.session.offered_telephone_event(event.clock_rate)),
             comfort_noise: remote.comfort_noise,
             redundant: remote.redundant(codec),
+            offered_redundant: self.session.offered_redundant().filter(|_| codec == Codec::Opus),
+            copies: self.treatment.copies(codec),
             direction,
             srtp: self.session.security().keys().cloned().map(Box::new),
         };

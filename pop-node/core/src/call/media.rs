@@ -5,8 +5,8 @@ use proto::control::{MediaEncryption, Trunk};
 use proto::id::StreamId;
 
 use crate::codec::{Codec, EncoderConfig};
-use crate::media::Direction;
-use crate::sdp::offer_answer::{Policy, RemoteMedia};
+use crate::media::{Direction, Format};
+use crate::sdp::offer_answer::{Description, Negotiated, Policy, RemoteMedia};
 
 /// Milliseconds per packet when nobody says otherwise (RFC 3551 §4.2).
 pub(crate) const PTIME_MS: u32 = 20;
@@ -32,6 +32,65 @@ pub(crate) fn security(trunk: &Trunk) -> Policy {
     }
 }
 
+/// What we encode for a trunk whose link carries little, and ask it to send: Opus in speech at its
+/// best below 12 kb/s (narrow to medium band), and headers of 40 bytes seldom.
+const LOW_BITRATE: u32 = 10_000;
+const LOW_PTIME_MS: std::ops::RangeInclusive<u32> = 40..=60;
+
+/// How media of a trunk is treated beside its codecs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Treatment {
+    /// Its link carries little: low bit rate, long packets, redundant audio (RFC 2198).
+    pub(crate) low_bandwidth: bool,
+}
+
+impl Treatment {
+    pub(crate) const fn of(trunk: &Trunk) -> Self {
+        Self { low_bandwidth: trunk.low_bandwidth }
+    }
+
+    /// The codecs of a description, Opus first where the link needs it.
+    pub(crate) fn order(self, mut codecs: Vec<Codec>) -> Vec<Codec> {
+        if self.low_bandwidth {
+            // Stable: the others stay in their order.
+            codecs.sort_by_key(|codec| *codec != Codec::Opus);
+        }
+        codecs
+    }
+
+    /// A description of ours, with what the link needs.
+    pub(crate) fn describe(self, what: Description) -> Description {
+        if !self.low_bandwidth {
+            return what;
+        }
+        let opus = EncoderConfig { bitrate: what.opus.bitrate.min(LOW_BITRATE), ..what.opus };
+        let codecs = self.order(what.codecs);
+        Description { codecs, opus, ptime_ms: *LOW_PTIME_MS.end(), redundant: true, ..what }
+    }
+
+    /// How to encode for the peer: as it wants, within what the link carries.
+    pub(crate) fn format(self, remote: &RemoteMedia, codec: Codec) -> Option<Format> {
+        let Negotiated { payload_type, fmtp, .. } = remote.format(codec)?;
+        let (mut ptime_ms, mut fmtp) = (remote.ptime_ms.unwrap_or(PTIME_MS), fmtp.clone());
+        if self.low_bandwidth && codec == Codec::Opus {
+            let (low, high) = LOW_PTIME_MS.into_inner();
+            ptime_ms = remote.ptime_ms.unwrap_or(high).clamp(low, high);
+            ptime_ms = ptime_ms.min(remote.max_ptime_ms.unwrap_or(high));
+            let wish = EncoderConfig::for_fmtp(fmtp.as_deref());
+            // Copies of RFC 2198 repair more, and in-band ones starve the voice at this rate.
+            let fec = wish.fec && remote.redundant(codec).is_none();
+            let bitrate = wish.bitrate.min(LOW_BITRATE);
+            fmtp = Some(EncoderConfig { bitrate, fec, ..wish }.to_fmtp());
+        }
+        Some(Format { codec, payload_type: *payload_type, ptime_ms, fmtp })
+    }
+
+    /// Does what we send carry copies?
+    pub(crate) fn copies(self, codec: Codec) -> bool {
+        self.low_bandwidth && codec == Codec::Opus
+    }
+}
+
 /// `first`, then the rest of `allowed`; nothing else.
 pub(crate) fn preferred(first: &[Codec], allowed: &[Codec]) -> Vec<Codec> {
     let mut codecs: Vec<Codec> = first.iter().filter(|c| allowed.contains(c)).copied().collect();
@@ -41,16 +100,24 @@ pub(crate) fn preferred(first: &[Codec], allowed: &[Codec]) -> Vec<Codec> {
 }
 
 /// What a peer's description means for the other half.
-pub(crate) fn to_far(remote: &RemoteMedia, allowed: &[Codec], receive: StreamId) -> Media {
+pub(crate) fn to_far(
+    remote: &RemoteMedia,
+    (allowed, treatment): (&[Codec], Treatment),
+    receive: StreamId,
+) -> Media {
     let codecs = remote.codecs.iter().map(|n| n.codec).filter(|c| allowed.contains(c));
+    let codecs = treatment.order(codecs.collect());
+    // Only Opus cares how long its packets are wanted.
+    let opus = treatment.format(remote, Codec::Opus).filter(|_| codecs.contains(&Codec::Opus));
+    let ptime_ms = opus.as_ref().filter(|_| treatment.low_bandwidth).map(|format| format.ptime_ms);
     Media {
-        codecs: codecs.map(to_proto).collect(),
+        codecs: codecs.into_iter().map(to_proto).collect(),
         direction: i32::from(direction_to_proto(remote.direction)),
         telephone_event: !remote.telephone_events.is_empty(),
-        ptime_ms: remote.ptime_ms.unwrap_or(PTIME_MS),
+        ptime_ms: ptime_ms.or(remote.ptime_ms).unwrap_or(PTIME_MS),
         stream: receive.0,
         ssrc: 0,
-        opus: None,
+        opus: opus.and_then(|format| opus_to_proto(format.fmtp.as_deref())),
         comfort_noise: remote.comfort_noise.is_some(),
     }
 }
@@ -84,6 +151,11 @@ pub(crate) fn opus_from_proto(wish: &OpusWish) -> EncoderConfig {
         cbr: wish.cbr,
         ..default
     }
+}
+
+/// What the peer of the other half wants of Opus.
+pub(crate) fn opus(media: &Media) -> EncoderConfig {
+    media.opus.as_ref().map(opus_from_proto).unwrap_or_default()
 }
 
 /// A codec of ours as number of the schema.

@@ -10,6 +10,7 @@ use super::measure::SilenceCause;
 use super::monitor::{Monitor, Surroundings, loss};
 use super::outgoing::Outgoing;
 use super::quality::{Band, PathQuality};
+use super::redundancy::Before;
 use super::secure::Security;
 use super::transcode::Transcoder;
 use super::{DropReason, Events, Format, LegParams, LinkKey, MediaEvent, QualityReport, Stream};
@@ -107,6 +108,8 @@ pub(super) struct Leg {
     pub(super) outward: Bridge,
     pub(super) feedback: Feedback,
     pub(super) secure: Security,
+    /// What is sent again with the next packet, where that was agreed on.
+    pub(super) before: Option<Box<Before>>,
     pub(super) monitor: Monitor,
     /// When the last packet came, or the peer was first allowed to send.
     heard: Option<Instant>,
@@ -131,6 +134,7 @@ impl Leg {
             outward: Bridge::default(),
             feedback: Feedback::default(),
             secure: Security::default(),
+            before: None,
             monitor: Monitor::begin(now),
             heard: None,
             reported_packets: 0,
@@ -153,6 +157,8 @@ impl Leg {
         self.outgoing.set_clock_rate(params.codec.codec.clock_rate());
         self.feedback.address = None;
         self.secure.agree(params.srtp.as_deref(), now);
+        let copies = params.sent_redundant().is_some();
+        self.before = copies.then(|| self.before.take().unwrap_or_default());
         self.params = Some(params.clone());
     }
 
@@ -181,7 +187,7 @@ impl Leg {
             Some(event) if is_event(event.payload_type) => Kind::Event(event.clock_rate),
             _ if header.payload_type == params.codec.codec.offered_payload_type() => Kind::Audio,
             _ if is_noise => Kind::Noise,
-            _ if params.redundant == Some(header.payload_type) => {
+            _ if params.is_redundant(header.payload_type) => {
                 Kind::Redundant(self.reception.missing_before(header.ssrc, header.sequence))
             }
             _ => {

@@ -106,7 +106,18 @@ impl Playout {
         payload: &[u8],
         now: Instant,
     ) -> Result<(), DropReason> {
-        self.insert(timestamp, (payload, false), now)
+        self.insert(timestamp, (payload, false), 0, now)
+    }
+
+    /// Takes a copy of a lost packet, which a later one brought: that it comes as late as is waited
+    /// for such (see [`Self::wait_longer`]) says nothing of the network.
+    pub(super) fn push_copy(
+        &mut self,
+        timestamp: u32,
+        payload: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        self.insert(timestamp, (payload, false), self.longer_ms, now)
     }
 
     /// Takes a description of comfort noise.
@@ -116,19 +127,20 @@ impl Playout {
         payload: &[u8],
         now: Instant,
     ) -> Result<(), DropReason> {
-        self.insert(timestamp, (payload, true), now)
+        self.insert(timestamp, (payload, true), 0, now)
     }
 
     fn insert(
         &mut self,
         timestamp: u32,
         (payload, is_noise): (&[u8], bool),
+        excused_ms: u32,
         now: Instant,
     ) -> Result<(), DropReason> {
         let extended = self.unwrap(timestamp);
         let transit = self.units(now) - extended;
         let above = self.base.above(transit, now);
-        self.record(above);
+        self.record((above - self.ms(excused_ms)).max(0));
         if self.next.is_some_and(|next| extended < next) {
             return Err(DropReason::PlayoutLate);
         }

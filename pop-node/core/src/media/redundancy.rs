@@ -1,5 +1,6 @@
-//! Redundant audio from a leg (RFC 2198): copies take the place of packets that were lost, and what
-//! goes on is a packet as any other.
+//! Redundant audio of a leg (RFC 2198). What comes: copies take the place of packets that were lost,
+//! and what goes on is a packet as any other. What leaves, where the trunk asks for it: each packet
+//! with a copy of the one before.
 
 use std::ops::Range;
 
@@ -8,10 +9,56 @@ use proto::time::Instant;
 
 use super::leg::FarEnd;
 use super::relay::{Arrival, depart};
-use super::{DropReason, Media, Received, Verdict};
+use super::{DropReason, LegParams, Media, Received, Verdict};
 use crate::codec::Codec;
 use crate::rtp::Header;
-use crate::rtp::red::{Block, Blocks};
+use crate::rtp::red::{self, Block, Blocks};
+
+/// Audio is sent twice only up to this bit rate: a peer that was asked for less and sends more shall
+/// not cost double.
+const COPIED_BITRATE_MAX: usize = 16_000;
+
+/// The packet of audio before, on its way out.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    sequence: u16,
+    timestamp: u32,
+    /// Empty: there is none.
+    payload: Vec<u8>,
+    /// A payload with its copy, to be sent.
+    joined: Vec<u8>,
+}
+
+impl Before {
+    /// The packet as it leaves: with a copy of the one right before it. What begins a talkspurt has
+    /// none, and what is no audio (a telephone event) stays as it is.
+    pub(super) fn join<'a>(
+        &'a mut self,
+        params: &LegParams,
+        header: Header,
+        payload: &'a [u8],
+    ) -> (Header, &'a [u8]) {
+        let format = &params.codec;
+        let Some(redundant) = params.sent_redundant() else { return (header, payload) };
+        if header.payload_type != format.payload_type {
+            return (header, payload);
+        }
+        let age = header.timestamp.wrapping_sub(self.timestamp);
+        let follows = header.sequence == self.sequence.wrapping_add(1) && !header.marker;
+        let is_cheap = self.payload.len() * 8 * format.codec.clock_rate() as usize
+            <= COPIED_BITRATE_MAX * age as usize;
+        let copy = Some((age, &self.payload[..]));
+        let copy = copy.filter(|(_, copy)| follows && is_cheap && !copy.is_empty());
+        let header = Header { payload_type: redundant, ..header };
+        self.joined.clear();
+        // Also without a copy: who plays it knows from the first packet that copies will come.
+        red::write(&mut self.joined, format.payload_type, copy.into_iter(), payload);
+        (self.sequence, self.timestamp) = (header.sequence, header.timestamp);
+        self.payload.clear();
+        self.payload.extend_from_slice(payload);
+        (header, &self.joined)
+    }
+}
 
 impl Media {
     /// A packet with copies, `missing` packets after the one before it.
@@ -27,9 +74,6 @@ impl Media {
         let blocks = Blocks::parse(bytes).map_err(|_| DropReason::MalformedRedundancy)?;
         let newest = blocks.newest().ok_or(DropReason::MalformedRedundancy)?;
         let leg = self.legs.get_mut(&id).ok_or(DropReason::UnknownLeg)?;
-        if let Some(transcoder) = &mut leg.inward.transcoder {
-            transcoder.expect_copies();
-        }
         let format = leg.params.as_ref().map(|params| params.codec.payload_type);
         let ours = arrival.codec.offered_payload_type();
         let is_audio =
@@ -48,6 +92,7 @@ impl Media {
                     sequence: arrival.sequence.wrapping_sub(before),
                     timestamp: arrival.timestamp.wrapping_sub(u32::from(copy.age)),
                     marker: false,
+                    is_copy: true,
                     ..arrival
                 };
                 self.recover(id, arrival, audio, now)?;

@@ -33,6 +33,10 @@ pub(super) struct Arrival {
     pub(super) marker: bool,
     /// Codec of its stream.
     pub(super) codec: Codec,
+    /// Later packets of its stream may bring it again.
+    pub(super) has_copies: bool,
+    /// It was brought so.
+    pub(super) is_copy: bool,
 }
 
 /// How it leaves.
@@ -93,6 +97,8 @@ impl Media {
             timestamp: header.timestamp,
             marker: header.marker,
             codec: leg.codec().ok_or(DropReason::NotConnected)?,
+            has_copies: matches!(kind, Kind::Redundant(_)),
+            is_copy: false,
         };
         if !same && let Some(transcoder) = &mut leg.inward.transcoder {
             transcoder.restart();
@@ -144,6 +150,13 @@ impl Media {
             timestamp: departure.placed.timestamp,
             ssrc: outgoing.ssrc,
         };
+        if audio && params.sent_redundant().is_some() {
+            // It grows: not in place.
+            let bytes = received.packet().get(payload).unwrap_or_default();
+            self.send_rtp(to, dst, header, bytes)?;
+            self.drop_bridge(from, Side::Inward);
+            return Ok(Verdict::Consumed);
+        }
         let payload_bytes = payload.len();
         let packet = received.packet_mut();
         header.rewrite(packet);
@@ -246,6 +259,8 @@ impl Media {
             timestamp: frame.timestamp,
             marker: frame.marker,
             codec,
+            has_copies: false,
+            is_copy: false,
         };
         let same_codec = leg.codec() == Some(codec);
         let (params, outgoing, dst) = leg.sending()?;
@@ -283,6 +298,11 @@ impl Media {
         payload: &[u8],
     ) -> Result<(), DropReason> {
         let sender = self.legs.get_mut(&leg).ok_or(DropReason::UnknownLeg)?;
+        let (header, payload) = match (&mut sender.before, &sender.params) {
+            (Some(before), Some(params)) => before.join(params, header, payload),
+            _ => (header, payload),
+        };
+        let octets = payload.len();
         let bytes = HEADER_BYTES + payload.len() + TRAILER_BYTES_MAX;
         if self.arena.capacity() < bytes {
             self.arena.reserve(ARENA_BYTES.max(bytes));
@@ -296,7 +316,7 @@ impl Media {
             protected?;
             self.counters.srtp_protected += 1;
         }
-        sender.outgoing.sent(payload.len());
+        sender.outgoing.sent(octets);
         self.counters.rtp_sent += 1;
         self.transmit(MediaTransmit::Rtp { leg, dst, bytes: packet.freeze() });
         Ok(())
@@ -535,7 +555,12 @@ fn bridge_push(
         Some(transcoder) if arrival.kind == Kind::Noise => {
             transcoder.push_noise(arrival.timestamp, payload, now)
         }
-        Some(transcoder) => transcoder.push(arrival.timestamp, payload, now),
+        Some(transcoder) => {
+            if arrival.has_copies {
+                transcoder.expect_copies();
+            }
+            transcoder.push((arrival.timestamp, arrival.is_copy), payload, now)
+        }
         None => Err(DropReason::CodecFailed),
     }
 }

@@ -101,8 +101,9 @@ pub(super) struct Transcoder {
     slack: Slack,
     /// The encoder may say that there is nothing to send.
     pauses: bool,
-    /// Packets carry copies of the ones before.
+    /// Packets carry copies of the ones before: in Opus, or beside it (RFC 2198).
     has_fec: bool,
+    has_copies: bool,
     stats: TranscodeStats,
 }
 
@@ -178,6 +179,7 @@ impl Transcoder {
             slack: Slack::default(),
             pauses: to.codec == Codec::Opus && config.dtx,
             has_fec: false,
+            has_copies: false,
             stats: TranscodeStats::default(),
         })
     }
@@ -230,19 +232,22 @@ impl Transcoder {
         self.stop();
     }
 
-    /// Takes a packet.
+    /// Takes a packet; a copy came late on purpose.
     pub(super) fn push(
         &mut self,
-        timestamp: u32,
+        (timestamp, is_copy): (u32, bool),
         payload: &[u8],
         now: Instant,
     ) -> Result<(), DropReason> {
         let samples = self.decoder.samples(payload).map_err(|_| DropReason::CodecFailed)?;
-        if self.from == Codec::Opus && !self.has_fec && opus_has_fec(payload) {
-            self.has_fec = true;
+        self.has_fec |= self.from == Codec::Opus && opus_has_fec(payload);
+        if self.has_fec || self.has_copies {
             self.playout.wait_longer(samples as u32 * 1_000 / self.decoder.rate());
         }
-        self.pushed(samples, now, |playout| playout.push(timestamp, payload, now))
+        self.pushed(samples, now, |playout| match is_copy {
+            false => playout.push(timestamp, payload, now),
+            true => playout.push_copy(timestamp, payload, now),
+        })
     }
 
     /// Takes a description of comfort noise (RFC 3389).
@@ -323,7 +328,7 @@ impl Transcoder {
 
     /// Copies of lost packets come in later ones: waits for one packet more.
     pub(super) fn expect_copies(&mut self) {
-        self.playout.wait_longer(self.frame_ms());
+        self.has_copies = true;
     }
 
     /// Adds what is due to `ready`; false if the sender fell silent.

@@ -181,12 +181,28 @@ pub struct LegParams {
     /// The payload type of comfort noise (RFC 3389), if the peer takes it. From the peer it is
     /// taken in any case.
     pub comfort_noise: Option<u8>,
-    /// The payload type of redundant audio (RFC 2198) of the format, if the peer may send it.
+    /// The payload type of redundant audio (RFC 2198) of the format, if agreed on.
     pub redundant: Option<u8>,
+    /// The payload type our offer gave it: it is understood too.
+    pub offered_redundant: Option<u8>,
+    /// Each packet of audio we send carries a copy of the one before, if `redundant` is agreed on.
+    pub copies: bool,
     /// What we may do.
     pub direction: Direction,
     /// Media of this leg is SRTP with these keys (RFC 3711), both ways, RTCP too.
     pub srtp: Option<Box<SrtpKeys>>,
+}
+
+impl LegParams {
+    /// Is it redundant audio from the peer?
+    pub(super) fn is_redundant(&self, payload_type: u8) -> bool {
+        [self.redundant, self.offered_redundant].contains(&Some(payload_type))
+    }
+
+    /// The payload type of audio with a copy of the packet before, if we send it so.
+    pub(super) fn sent_redundant(&self) -> Option<u8> {
+        self.redundant.filter(|_| self.copies)
+    }
 }
 
 /// The other side of a leg.

@@ -7,7 +7,7 @@ use super::offer_answer::{
     Description, LocalSession, NegotiationError, Policy, RemoteMedia, Security,
 };
 use super::*;
-use crate::codec::Codec;
+use crate::codec::{Codec, EncoderConfig};
 use crate::media::Direction;
 use crate::srtp::{KeySource, Profile};
 
@@ -30,7 +30,15 @@ fn session_of(policy: Policy) -> LocalSession {
 
 fn all(direction: Direction) -> Description {
     let codecs = vec![Codec::Opus, Codec::G722, Codec::Pcmu, Codec::Pcma];
-    Description { codecs, telephone_event: true, comfort_noise: false, direction, ptime_ms: 20 }
+    Description {
+        codecs,
+        telephone_event: true,
+        comfort_noise: false,
+        direction,
+        ptime_ms: 20,
+        opus: EncoderConfig::default(),
+        redundant: false,
+    }
 }
 
 /// Each file: an offer, `----`, then what we make of it and our answer. `REWRITE=1` writes the
@@ -84,7 +92,16 @@ fn answer(input: &str) -> String {
     let ptime_ms = remote.ptime_ms.unwrap_or(20);
     let telephone_event = !remote.telephone_events.is_empty();
     let comfort_noise = true;
-    let what = Description { codecs, telephone_event, comfort_noise, direction, ptime_ms };
+    let (opus, redundant) = (EncoderConfig::default(), false);
+    let what = Description {
+        codecs,
+        telephone_event,
+        comfort_noise,
+        direction,
+        ptime_ms,
+        opus,
+        redundant,
+    };
     let answer = session().answer(&offer, &remote, &what);
     out.push_str(&String::from_utf8(answer.to_vec()).unwrap().replace('\r', ""));
     out
@@ -346,6 +363,45 @@ fn comfort_noise_and_redundancy_are_agreed_on_when_offered_and_of_use() {
                 a=rtpmap:96 opus/48000/2\n";
     let remote = RemoteMedia::from_offer(&self::offer(opus), false).unwrap();
     assert_eq!(remote.redundant(Codec::Opus), Some(63));
+}
+
+/// A trunk whose link carries little: RFC 2198 is offered for Opus, with what we want of Opus.
+#[test]
+fn redundancy_of_opus_is_offered_where_wanted() {
+    let opus = EncoderConfig { bitrate: 10_000, ..EncoderConfig::default() };
+    let what = Description {
+        codecs: vec![Codec::Opus, Codec::Pcmu],
+        opus,
+        redundant: true,
+        ptime_ms: 60,
+        ..all(Direction::SendRecv)
+    };
+    let mut session = session();
+    let text = String::from_utf8(session.offer(&what).to_vec()).unwrap();
+    assert!(text.contains("m=audio 20000 RTP/AVP 111 0 101 110 121\r\n"), "{text}");
+    for line in [
+        "a=fmtp:111 maxaveragebitrate=10000;useinbandfec=1",
+        "a=rtpmap:121 red/48000/2",
+        "a=fmtp:121 111/111",
+        "a=ptime:60",
+    ] {
+        assert!(text.contains(&format!("{line}\r\n")), "{line}: {text}");
+    }
+    assert_eq!(session.offered_redundant(), Some(121));
+    // The peer calls it 98: so do we, from then on.
+    let answer = offer(
+        "m=audio 4000 RTP/AVP 111 98\na=rtpmap:111 opus/48000/2\na=rtpmap:98 red/48000/2\n\
+         a=fmtp:98 111/111\na=maxptime:40\n",
+    );
+    let remote = RemoteMedia::from_answer(&answer, 0).unwrap();
+    assert_eq!((remote.redundant(Codec::Opus), remote.max_ptime_ms), (Some(98), Some(40)));
+    session.accept(&remote).unwrap();
+    let again = parse(std::str::from_utf8(&session.offer(&what)).unwrap());
+    assert!(again.media[0].formats.contains(&"98".to_owned()), "{:?}", again.media[0].formats);
+    // Nothing of it without Opus.
+    let plain = Description { codecs: vec![Codec::Pcmu], ..what };
+    let text = String::from_utf8(session_of(Policy::Accept).offer(&plain).to_vec()).unwrap();
+    assert!(!text.contains("red/"), "{text}");
 }
 
 #[test]

@@ -278,6 +278,8 @@ fn attempt(
             comfort_noise: wanted.media.comfort_noise,
             direction: media::direction(&wanted.media),
             ptime_ms: media::ptime_ms(&wanted.media),
+            opus: media::opus(&wanted.media),
+            redundant: false,
         });
         let mut request = invite(wanted, host, Wish::new(&core.config.timing), half);
         request.set_body(SDP, body);

@@ -27,6 +27,8 @@ impl Session {
             comfort_noise: media.comfort_noise,
             direction: self.wish,
             ptime_ms: media::ptime_ms(&media),
+            opus: media::opus(&media),
+            redundant: false,
         });
         let mut request = self.dialog.request(Method::Invite);
         self.liveness.put(&mut request.headers);

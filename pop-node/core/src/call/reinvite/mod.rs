@@ -14,7 +14,7 @@ use proto::call::call_message::Kind;
 use proto::call::{Media, MediaUpdate, MediaUpdateAnswer, MediaUpdateReject};
 use proto::time::{Duration, Instant};
 
-use super::leg::{FarMedia, SDP};
+use super::leg::{FarMedia, Leg, SDP};
 use super::session::Session;
 use super::timer::{self, Terms};
 use super::{EndCause, Half, Offer, Side, State, media, plain, too_short};
@@ -171,7 +171,9 @@ pub(super) fn full_offer(half: &Half, direction: Direction) -> Description {
         telephone_event: half.far.is_none_or(|far| far.telephone_event),
         comfort_noise: half.far.is_some_and(|far| far.comfort_noise),
         direction,
-        ptime_ms: media::PTIME_MS,
+        ptime_ms: half.far.map_or(media::PTIME_MS, |far| far.ptime_ms),
+        opus: half.far.and_then(|far| far.opus).unwrap_or_default(),
+        redundant: false,
     }
 }
 
@@ -179,18 +181,24 @@ pub(super) fn full_offer(half: &Half, direction: Direction) -> Description {
 /// offer's first and this POP transcodes.
 pub(super) fn answer_description(
     remote: &RemoteMedia,
-    allowed: &[crate::codec::Codec],
+    leg: &Leg,
     far: FarMedia,
     answer: &Media,
 ) -> Description {
-    let mut common = remote.codecs.iter().map(|n| n.codec).filter(|c| allowed.contains(c));
-    let same = common.clone().find(|codec| *codec == far.codec);
+    let common = remote.codecs.iter().map(|n| n.codec).filter(|c| leg.allowed.contains(c));
+    let common = leg.treatment.order(common.collect());
+    let needed = common.first().filter(|_| leg.treatment.low_bandwidth);
+    let same = needed.or_else(|| common.iter().find(|codec| **codec == far.codec)).copied();
+    let codec = same.or(common.first().copied());
+    let same = codec == Some(far.codec);
     Description {
-        codecs: same.or_else(|| common.next()).into_iter().collect(),
+        codecs: codec.into_iter().collect(),
         telephone_event: far.telephone_event,
         // Whoever transcodes makes noise of it.
-        comfort_noise: far.comfort_noise || same.is_none(),
+        comfort_noise: far.comfort_noise || !same,
         direction: both(media::direction(answer), reversed(remote.direction)),
         ptime_ms: media::ptime_ms(answer),
+        opus: media::opus(answer),
+        redundant: false,
     }
 }

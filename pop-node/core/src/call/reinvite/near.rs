@@ -74,7 +74,7 @@ impl Session {
         if !changes && let Some(body) = half.leg.answer_again(&description, remote.clone(), core) {
             return self.accept(&asked, (body, false), half, core, now);
         }
-        let media = media::to_far(&remote, &half.leg.allowed, half.receive);
+        let media = half.leg.to_far(&remote, half.receive);
         let pending = Pending { asked, offer: description, remote };
         self.tell(media, Then::Answer(Box::new(pending)), half, core, now);
     }
@@ -156,13 +156,13 @@ impl Session {
             Then::Undo => {
                 half.connect(far, core);
                 if let Some(remote) = &half.leg.remote {
-                    let media = media::to_far(remote, &half.leg.allowed, half.receive);
+                    let media = half.leg.to_far(remote, half.receive);
                     self.tell(media, Then::Settle, half, core, now);
                 }
             }
             Then::Answer(pending) => {
                 let Pending { asked, offer, remote } = *pending;
-                let what = answer_description(&remote, &half.leg.allowed, far, answer);
+                let what = answer_description(&remote, &half.leg, far, answer);
                 let body = half.leg.answer(&offer, remote, what, core);
                 half.connect(far, core);
                 self.accept(&asked, (body, false), half, core, now);
@@ -242,7 +242,7 @@ impl Session {
         let Some(remote) = &half.leg.remote else { return };
         let old = before.map_or(Direction::SendRecv, |before| before.direction);
         if old != remote.direction {
-            let media = media::to_far(remote, &half.leg.allowed, half.receive);
+            let media = half.leg.to_far(remote, half.receive);
             self.tell(media, Then::Settle, half, core, now);
         }
     }

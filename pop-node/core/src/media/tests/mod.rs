@@ -2,6 +2,7 @@
 //! measured and told (`report`), and anything at any time (`random`).
 
 mod hostile;
+mod low_bandwidth;
 mod mesh;
 mod pauses;
 mod random;
@@ -66,6 +67,8 @@ fn params(codec: Codec, port: u16) -> LegParams {
         offered_telephone_event: None,
         comfort_noise: None,
         redundant: None,
+        offered_redundant: None,
+        copies: false,
         direction: Direction::SendRecv,
         srtp: None,
     }

@@ -74,7 +74,7 @@ fn drive(from: Codec, to: &Format, arrivals: &[(u64, u32, Vec<u8>)]) -> Run {
     let mut late = 0;
     for (at, timestamp, packet) in arrivals {
         timeouts(&mut transcoder, &mut run, &mut decoder, *at);
-        let pushed = transcoder.push(*timestamp, packet, Instant::from_nanos(at * 1_000));
+        let pushed = transcoder.push((*timestamp, false), packet, Instant::from_nanos(at * 1_000));
         late += u64::from(pushed == Err(DropReason::PlayoutLate));
     }
     run.delay = transcoder.delay();
@@ -138,7 +138,7 @@ fn comfort_noise_fills_a_pause_and_nothing_is_concealed() {
                 match n {
                     50 => transcoder.push_noise(50 * 160, &[50], now).unwrap(),
                     51..200 => {}
-                    _ => transcoder.push(n as u32 * 160, &[0x20; 160], now).unwrap(),
+                    _ => transcoder.push((n as u32 * 160, false), &[0x20; 160], now).unwrap(),
                 }
             }
         };
@@ -300,7 +300,11 @@ fn garbage_is_refused_or_counted() {
     let mut transcoder = Transcoder::new(Codec::Opus, &format(Codec::Pcmu, 20), 5).unwrap();
     for n in 0..2_000_u64 {
         let payload: Vec<u8> = (0..n % 40).map(|k| (jitter(n * 64 + k, 256)) as u8).collect();
-        let _ = transcoder.push(jitter(n, 1 << 31) as u32, &payload, Instant::from_millis(n * 7));
+        let _ = transcoder.push(
+            (jitter(n, 1 << 31) as u32, n % 3 == 0),
+            &payload,
+            Instant::from_millis(n * 7),
+        );
         while transcoder.handle_timeout(Instant::from_millis(n * 7)).is_some() {}
     }
 }

@@ -10,7 +10,7 @@ use super::phone::Phone;
 use crate::pop::ResolveError;
 
 /// Name, address, POPs of its trunk, what calls to it begin with.
-pub(super) const NAMES: [(&str, &str, &[&str], &str); 12] = [
+pub(super) const NAMES: [(&str, &str, &[&str], &str); 13] = [
     ("alice", "10.0.0.1", &["fra1"], "41"),
     ("bob", "10.0.0.2", &["fra1"], "49"),
     ("carol", "10.0.0.3", &["sin1"], "65"),
@@ -29,6 +29,8 @@ pub(super) const NAMES: [(&str, &str, &[&str], &str); 12] = [
     ("judy", "10.0.0.10", &["sin1", "fra1"], "36"),
     // Called over TCP.
     ("kate", "10.0.0.11", &["fra1"], "45"),
+    // His link carries little.
+    ("leo", "10.0.0.12", &["sin1"], "47"),
     // No trunk at all.
     ("mallory", "10.0.0.66", &[], ""),
 ];
@@ -55,6 +57,7 @@ fn trunk(name: &str, address: &str, pops: &[&str]) -> Trunk {
         max_calls: u32::from(name == "henry"),
         default_region: if name == "alice" { "CH".to_owned() } else { String::new() },
         media_encryption: 0,
+        low_bandwidth: name == "leo",
     }
 }
 

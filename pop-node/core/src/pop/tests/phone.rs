@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
+use crate::codec::Codec;
 use crate::sdp::SessionDescription;
 use crate::sdp::offer_answer::RemoteMedia;
 use crate::sip::digest::{self, Credentials};
@@ -75,7 +76,7 @@ impl Phone {
         NameAddr::new(Uri::sip(Some(&self.name), self.address))
     }
 
-    /// `pcmu,opus,dtmf`, with a direction or `zero` for the old way to hold. `srtp1`: encrypted,
+    /// `pcmu,opus,red,dtmf`, with a direction or `zero` for the old way to hold. `srtp1`: encrypted,
     /// with the first of its keys; `srtp9`: with one that answers no line of ours.
     pub(super) fn describe(&mut self, codecs: &str, direction: &str) -> Bytes {
         self.version += 1;
@@ -100,6 +101,8 @@ impl Phone {
                 "g729" => (18, "G729/8000"),
                 "opus" => (96, "opus/48000/2"),
                 "dtmf" => (101, "telephone-event/8000"),
+                // Redundant audio of Opus.
+                "red" => (63, "red/48000/2\r\na=fmtp:63 96/96"),
                 other => panic!("no codec {other}"),
             };
             types.push_str(&format!(" {number}"));
@@ -346,13 +349,23 @@ pub(super) fn describe(bytes: &Bytes) -> String {
                 Ok(media) => {
                     let codecs: Vec<_> = media.codecs.iter().map(|n| n.codec.name()).collect();
                     let event = if media.telephone_events.is_empty() { "" } else { ",DTMF" };
+                    let red = media.redundant(Codec::Opus).map_or("", |_| ",RED");
+                    let opus = media.format(Codec::Opus).and_then(|f| f.fmtp.as_deref());
+                    let opus = opus.filter(|fmtp| *fmtp != "useinbandfec=1");
+                    let opus = opus.map_or(String::new(), |fmtp| format!(" {fmtp}"));
+                    let ptime = media.ptime_ms.filter(|ms| *ms != 20);
+                    let ptime = ptime.map_or(String::new(), |ms| format!(" {ms}ms"));
                     let keys: Vec<_> = media.crypto.iter().map(|c| key(&c.key)).collect();
                     let keys = if keys.is_empty() {
                         String::new()
                     } else {
                         format!(" SRTP {}", keys.join(" or "))
                     };
-                    format!(" ({}{event}{keys} {:?} v{version})", codecs.join(","), media.direction)
+                    format!(
+                        " ({}{event}{red}{opus}{ptime}{keys} {:?} v{version})",
+                        codecs.join(","),
+                        media.direction
+                    )
                 }
                 Err(error) => format!(" ({error})"),
             }

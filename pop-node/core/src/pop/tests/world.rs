@@ -184,11 +184,21 @@ impl World {
                 let keys = params.srtp.as_ref().map_or(String::new(), |keys| {
                     format!(", SRTP sent {} received {}", key(&keys.send), key(&keys.receive))
                 });
-                format!("set {leg}: {codec}{event} {:?} {remote}{keys}", params.direction)
+                let opus = params.codec.fmtp.map_or(String::new(), |fmtp| format!(" {fmtp}"));
+                let ptime = Some(params.codec.ptime_ms).filter(|ms| *ms != 20);
+                let ptime = ptime.map_or(String::new(), |ms| format!(" {ms}ms"));
+                let copies = params.redundant.filter(|_| params.copies);
+                let copies = copies.map_or("", |_| " with copies");
+                let how = format!("{event}{opus}{ptime}{copies}");
+                format!("set {leg}: {codec}{how} {:?} {remote}{keys}", params.direction)
             }
             MediaCommand::Connect { leg, to: Far::Leg(other) } => format!("join {leg} and {other}"),
             MediaCommand::Connect { leg, to: Far::Stream(stream) } => {
-                format!("join {leg} and {} over {}", stream.peer, stream.codec.name())
+                let opus = stream.fmtp.map_or(String::new(), |fmtp| format!(" {fmtp}"));
+                let ptime = Some(stream.ptime_ms).filter(|ms| *ms != 20);
+                let ptime = ptime.map_or(String::new(), |ms| format!(" {ms}ms"));
+                let (peer, codec) = (stream.peer, stream.codec.name());
+                format!("join {leg} and {peer} over {codec}{opus}{ptime}")
             }
             MediaCommand::Disconnect { leg } => format!("part {leg}"),
             MediaCommand::CloseLeg { leg } => {

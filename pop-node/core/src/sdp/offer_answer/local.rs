@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 
 use super::{NegotiationError, RemoteMedia, Security, attribute};
-use crate::codec::{COMFORT_NOISE, Codec};
+use crate::codec::{COMFORT_NOISE, Codec, EncoderConfig};
 use crate::media::{Direction, TelephoneEvent};
 use crate::sdp::description::{
     Attribute, Connection, MediaDescription, Origin, SessionDescription,
@@ -29,6 +29,10 @@ pub struct Description {
     pub direction: Direction,
     /// Milliseconds of audio per packet we would like.
     pub ptime_ms: u32,
+    /// What we want to receive of Opus.
+    pub opus: EncoderConfig,
+    /// Whether redundant audio (RFC 2198) of Opus is offered; it is answered in any case.
+    pub redundant: bool,
 }
 
 /// Our side of one offer/answer session.
@@ -45,6 +49,10 @@ pub struct LocalSession {
     telephone_events: BTreeMap<u32, u8>,
     /// The same in our last offer; an answer does not change these.
     offered_events: BTreeMap<u32, u8>,
+    /// Redundant audio of Opus.
+    redundant: Option<u8>,
+    /// The same in our last offer.
+    offered_redundant: Option<u8>,
     used: BTreeSet<u8>,
     /// The sections agreed so far; the one in use is `section`.
     sections: Vec<MediaDescription>,
@@ -65,6 +73,8 @@ impl LocalSession {
             codecs: BTreeMap::new(),
             telephone_events: BTreeMap::new(),
             offered_events: BTreeMap::new(),
+            redundant: None,
+            offered_redundant: None,
             used: BTreeSet::new(),
             sections: Vec::new(),
             section: 0,
@@ -95,6 +105,7 @@ impl LocalSession {
         if what.comfort_noise && what.codecs.iter().any(|codec| *codec != Codec::Opus) {
             add_format(&mut audio, COMFORT_NOISE, "CN/8000");
         }
+        self.offered_redundant = self.add_redundant(&mut audio, what);
         self.offered_events = self.telephone_events.clone();
         let mut sections = std::mem::take(&mut self.sections);
         match sections.get_mut(self.section) {
@@ -108,6 +119,11 @@ impl LocalSession {
     /// although the answer named another (RFC 3264 §6.1).
     pub fn offered_telephone_event(&self, clock_rate: u32) -> Option<u8> {
         self.offered_events.get(&clock_rate).copied()
+    }
+
+    /// The same of redundant audio of Opus; `None` if the last offer had none.
+    pub const fn offered_redundant(&self) -> Option<u8> {
+        self.offered_redundant
     }
 
     /// An answer to `offer`, whose usable section is `remote` (RFC 3264 §6).
@@ -157,6 +173,7 @@ impl LocalSession {
     /// Takes over the payload types of the peer: they hold for both directions.
     fn learn(&mut self, remote: &RemoteMedia) {
         self.used.extend(&remote.payload_types);
+        self.redundant = remote.redundant(Codec::Opus).or(self.redundant);
         self.codecs.extend(remote.codecs.iter().map(|n| (n.codec, n.payload_type)));
         for TelephoneEvent { payload_type, clock_rate } in &remote.telephone_events {
             self.telephone_events.insert(*clock_rate, *payload_type);
@@ -201,7 +218,7 @@ impl LocalSession {
             attributes: Vec::new(),
         };
         for codec in &what.codecs {
-            self.add_codec(&mut media, *codec);
+            self.add_codec(&mut media, *codec, what.opus);
         }
         if what.telephone_event {
             for clock in telephone_event_clocks {
@@ -216,7 +233,7 @@ impl LocalSession {
         media
     }
 
-    fn add_codec(&mut self, media: &mut MediaDescription, codec: Codec) {
+    fn add_codec(&mut self, media: &mut MediaDescription, codec: Codec, opus: EncoderConfig) {
         let known = self.codecs.get(&codec).copied().or(codec.static_payload_type());
         let Some(number) = known.or_else(|| self.free(codec.offered_payload_type())) else {
             return;
@@ -228,8 +245,21 @@ impl LocalSession {
         media.formats.push(number.to_string());
         media.attributes.push(Attribute::with("rtpmap", map));
         if codec == Codec::Opus {
-            media.attributes.push(Attribute::with("fmtp", format!("{number} useinbandfec=1")));
+            // Our decoder reads copies, whatever is wanted of them.
+            let wanted = EncoderConfig { fec: true, ..opus }.to_fmtp();
+            media.attributes.push(Attribute::with("fmtp", format!("{number} {wanted}")));
         }
+    }
+
+    /// Redundant audio of Opus, if that is to be offered; its payload type.
+    fn add_redundant(&mut self, media: &mut MediaDescription, what: &Description) -> Option<u8> {
+        let carried = what.codecs.contains(&Codec::Opus).then_some(&Codec::Opus);
+        let format = *carried.filter(|_| what.redundant).and_then(|c| self.codecs.get(c))?;
+        let number = self.redundant.or_else(|| self.free(121))?;
+        self.used.insert(number);
+        self.redundant = Some(number);
+        add_redundant(media, number, Codec::Opus, format);
+        Some(number)
     }
 
     fn add_telephone_event(&mut self, media: &mut MediaDescription, clock: u32) {
@@ -259,11 +289,16 @@ fn add_agreed(section: &mut MediaDescription, remote: &RemoteMedia, what: &Descr
     }
     let format = remote.format(codec).map(|format| format.payload_type);
     if let (Some(number), Some(format)) = (remote.redundant(codec), format) {
-        let channels = if codec.channels() == 1 { "" } else { "/2" };
-        add_format(section, number, &format!("red/{}{channels}", codec.clock_rate()));
-        let carries = format!("{number} {format}/{format}");
-        section.attributes.push(Attribute::with("fmtp", carries));
+        add_redundant(section, number, codec, format);
     }
+}
+
+/// Redundant audio that carries nothing but one format (RFC 2198 §5).
+fn add_redundant(section: &mut MediaDescription, number: u8, codec: Codec, format: u8) {
+    let channels = if codec.channels() == 1 { "" } else { "/2" };
+    add_format(section, number, &format!("red/{}{channels}", codec.clock_rate()));
+    let carries = format!("{number} {format}/{format}");
+    section.attributes.push(Attribute::with("fmtp", carries));
 }
 
 fn add_format(section: &mut MediaDescription, number: u8, name: &str) {

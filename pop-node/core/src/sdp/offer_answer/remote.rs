@@ -57,6 +57,8 @@ pub struct RemoteMedia {
     pub direction: Direction,
     /// Milliseconds of audio per packet the peer wants.
     pub ptime_ms: Option<u32>,
+    /// The most it takes (`a=maxptime`).
+    pub max_ptime_ms: Option<u32>,
     /// The section is of the profile SAVP: without keys it is of no use.
     pub secure: bool,
     /// Keys of the peer that we understand (RFC 4568), in its order; empty: media is plain.
@@ -189,7 +191,8 @@ impl RemoteMedia {
             rtcp_xr: wants_voip_metrics(description, media),
             ssrc: ssrc(media),
             direction: peer_direction(description, media, silent),
-            ptime_ms: ptime(description, media),
+            ptime_ms: milliseconds("ptime", description, media),
+            max_ptime_ms: milliseconds("maxptime", description, media),
             secure,
             crypto,
             payload_types: formats.payload_types,
@@ -217,9 +220,13 @@ impl RemoteMedia {
     }
 }
 
-/// `a=ptime`, kept to what a packet can reasonably hold.
-fn ptime(description: &SessionDescription, media: &MediaDescription) -> Option<u32> {
-    let text = media.attribute("ptime").or_else(|| value(&description.attributes, "ptime"))?;
+/// `a=ptime` or `a=maxptime`, kept to what a packet can reasonably hold.
+fn milliseconds(
+    name: &str,
+    description: &SessionDescription,
+    media: &MediaDescription,
+) -> Option<u32> {
+    let text = media.attribute(name).or_else(|| value(&description.attributes, name))?;
     text.split('.').next()?.parse().ok().filter(|ms| (5..=120).contains(ms))
 }
 
