@@ -18,6 +18,7 @@ pub mod pace;
 pub mod peer;
 pub mod pki;
 pub mod problem;
+pub mod questions;
 pub mod raft_log;
 pub mod rescue;
 pub mod run;

@@ -209,6 +209,7 @@ mod tests {
             epoch,
             calls,
             view_revision: 7,
+            ..HeartbeatRequest::default()
         };
         liveness.heard(&beat(2, 5), 2, start);
         liveness.heard(&beat(1, 9), 2, start + core::TTL);

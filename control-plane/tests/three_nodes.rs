@@ -196,6 +196,7 @@ async fn heartbeats(cluster: &Cluster, node: &Node, epoch: u64) {
         epoch,
         calls: 7,
         view_revision: 1,
+        answers: Vec::new(),
     };
     let beats = tokio_stream::iter([beat("fra1", epoch)]);
     let mut answers = pops.heartbeat(beats).await.unwrap().into_inner();

@@ -101,7 +101,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
     let (control_events, control_in) = mpsc::channel(EVENTS_MAX);
     let settings = control_settings(&config);
-    let control = control::Client::start(settings, &credentials, view, control_events, peers)?;
+    let heard = (control_events, admin::ask::start(links.clone(), clock));
+    let control = control::Client::start(settings, &credentials, view, heard, peers)?;
 
     let (links_now, nodes) = (links.clone(), control.shared.channels());
     tokio::spawn(rotation::run(config.clone(), credentials.clone(), links_now, nodes));

@@ -96,7 +96,7 @@ impl Pops for Node {
                 let answer = if fenced {
                     Err(Status::failed_precondition("fenced"))
                 } else {
-                    Ok(wire::HeartbeatResponse { revision: 1 })
+                    Ok(wire::HeartbeatResponse { revision: 1, questions: Vec::new() })
                 };
                 if sender.send(answer).await.is_err() {
                     return;
@@ -110,6 +110,13 @@ impl Pops for Node {
         &self,
         _: Request<wire::ListPopsRequest>,
     ) -> Result<Response<wire::ListPopsResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn ask(
+        &self,
+        _: Request<wire::AskPopRequest>,
+    ) -> Result<Response<wire::AskPopResponse>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
 }
@@ -204,13 +211,16 @@ impl Follower {
         let credentials = mesh.credentials("fra1");
         let (sender, events) = mpsc::channel(64);
         let (peers_out, peers) = watch::channel(Vec::new());
+        // Nobody answers questions here.
+        let (asked, _) = mpsc::channel(1);
         let settings = Settings {
             pop: wire::Pop { pop_id: "fra1".to_owned(), ..wire::Pop::default() },
             endpoints: endpoints.iter().map(ToString::to_string).collect(),
             data_dir: mesh.directory.path().to_owned(),
         };
         let client =
-            Client::start(settings, &credentials, view.clone(), sender, peers_out).unwrap();
+            Client::start(settings, &credentials, view.clone(), (sender, asked), peers_out)
+                .unwrap();
         Self { client, events, peers, view }
     }
 

@@ -414,6 +414,21 @@ impl Mesh {
         &self.bin_dir
     }
 
+    /// Runs `meshctl` as the operator, against all control nodes; what it printed.
+    pub async fn meshctl(&self, args: &[&str]) -> Result<String> {
+        let mut command = tokio::process::Command::new(self.bin_dir.join("meshctl"));
+        let endpoints: Vec<String> = self.api.iter().map(ToString::to_string).collect();
+        let pki::Files { ca, cert, key } = &self.operator;
+        command.args(["--endpoint", &endpoints.join(",")]);
+        for (flag, file) in [("--ca", ca), ("--cert", cert), ("--key", key)] {
+            command.arg(flag).arg(file);
+        }
+        let output = command.args(args).kill_on_drop(true).output().await?;
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        anyhow::ensure!(output.status.success(), "meshctl {args:?}: {}", said(&output.stderr));
+        Ok(said(&output.stdout))
+    }
+
     /// A node's configuration file.
     pub fn config(&self, node: &Node) -> PathBuf {
         self.dir().join(format!("{node}.toml"))

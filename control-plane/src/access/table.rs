@@ -299,6 +299,10 @@ static TABLE: &[Row] = &[
             of!(c::UpdateNumberRequest, |m| { vec![tenant(&m.tenant), number(&m.e164)] }),
         ),
     ),
+    line(
+        "control.v1.Pops/Ask",
+        Named("read", of!(c::AskPopRequest, |m| { vec![format!("pops/{}", m.pop_id)] })),
+    ),
     line("control.v1.Pops/Heartbeat", Own("register", "pops")),
     line("control.v1.Pops/List", Fixed("read", "pops")),
     line(

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use proto::control::list_pops_response::Entry;
 use proto::control::pops_server::Pops;
 use proto::control::{
-    HeartbeatRequest, HeartbeatResponse, ListPopsRequest, ListPopsResponse, Pop,
-    RegisterPopRequest, RegisterPopResponse,
+    AskPopRequest, AskPopResponse, HeartbeatRequest, HeartbeatResponse, ListPopsRequest,
+    ListPopsResponse, Pop, PopQuestion, RegisterPopRequest, RegisterPopResponse,
 };
 use proto::identity::Kind;
 use proto::raft::{command, outcome};
@@ -18,6 +18,7 @@ use tonic::{Code, Request, Status, Streaming};
 
 use super::read::Reads;
 use super::{Answer, Api, Failure, answer, authorise, caller};
+use crate::questions::NotAsked;
 use crate::telemetry;
 
 /// Feature level from which POPs expire by the log.
@@ -81,9 +82,52 @@ impl Pops for Api {
         })
         .await
     }
+
+    async fn ask(&self, request: Request<AskPopRequest>) -> Answer<AskPopResponse> {
+        answer("Pops.Ask", async {
+            let (_, request) = authorise(request)?;
+            self.asked(request).await
+        })
+        .await
+    }
 }
 
+/// A POP answers within this; it passes the time of a heartbeat at most twice.
+const ANSWER: Duration = Duration::from_secs(3);
+
 impl Api {
+    async fn asked(&self, request: AskPopRequest) -> Result<AskPopResponse, Failure> {
+        let pop_id = request.pop_id;
+        let question = request.question.filter(|question| question.about.is_some());
+        let question = question.ok_or_else(|| Failure::invalid("question.about is missing"))?;
+        let unavailable = |reason, message| {
+            let failure = Failure::new(Code::Unavailable, reason, message);
+            failure.with("subject", format!("pops/{pop_id}"))
+        };
+        let answer = self.0.questions.ask(&pop_id, question).map_err(|why| match why {
+            NotAsked::NotHeard => unavailable(
+                "POP_NOT_HEARD",
+                format!("this node hears no POP \"{pop_id}\": see `meshctl pops`"),
+            ),
+            NotAsked::Busy => unavailable(
+                "POP_BUSY",
+                format!("POP \"{pop_id}\" has too many questions to answer: ask again"),
+            ),
+        })?;
+        let answer = tokio::time::timeout(ANSWER, answer).await;
+        let answer = answer.ok().and_then(Result::ok).ok_or_else(|| {
+            let message = format!(
+                "POP \"{pop_id}\" did not answer within 3 s: it is cut off, or of a version \
+                 that cannot be asked"
+            );
+            unavailable("POP_SILENT", message)
+        })?;
+        if !answer.refused.is_empty() {
+            return Err(Failure::new(Code::NotFound, "POP_REFUSED", answer.refused));
+        }
+        Ok(AskPopResponse { answer: Some(answer) })
+    }
+
     fn entry(&self, pop: Pop, level: u32, now: Instant) -> Entry {
         let beat = self.0.liveness.last(&pop.pop_id);
         let silent = beat.as_ref().map(|beat| beat.silent(now).as_millis());
@@ -109,16 +153,43 @@ struct HeartStream {
 }
 
 impl HeartStream {
-    async fn run(self, mut beats: Streaming<HeartbeatRequest>) {
+    async fn run(self, beats: Streaming<HeartbeatRequest>) {
+        let (number, questions) = self.api.0.questions.begin(&self.pop_id);
+        self.beats(beats, questions).await;
+        self.api.0.questions.end(&self.pop_id, number);
+    }
+
+    async fn beats(
+        &self,
+        mut beats: Streaming<HeartbeatRequest>,
+        mut questions: mpsc::Receiver<PopQuestion>,
+    ) {
         let mut stop = self.api.0.stop.clone();
+        let mut revision = 0;
         loop {
-            let beat = tokio::select! {
-                beat = beats.message() => beat,
+            let turn = tokio::select! {
+                beat = beats.message() => Ok(beat),
+                Some(question) = questions.recv() => Err(question),
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = self.answers.closed() => return,
             };
-            let Ok(Some(beat)) = beat else { return };
+            let beat = match turn {
+                Ok(beat) => beat,
+                Err(question) => {
+                    let asked = HeartbeatResponse { revision, questions: vec![question] };
+                    if self.answers.send(Ok(asked)).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            let Ok(Some(mut beat)) = beat else { return };
+            let answers = std::mem::take(&mut beat.answers);
             let answer = self.heard(&beat).await;
+            if let Ok(answer) = &answer {
+                revision = answer.revision;
+                answers.into_iter().for_each(|a| self.api.0.questions.answered(&self.pop_id, a));
+            }
             let fatal = answer.is_err();
             if self.answers.send(answer.map_err(Status::from)).await.is_err() || fatal {
                 return;
@@ -151,6 +222,6 @@ impl HeartStream {
         }
         telemetry::heartbeat();
         self.api.0.liveness.heard(beat, epoch, Instant::now());
-        Ok(HeartbeatResponse { revision: revision.0 })
+        Ok(HeartbeatResponse { revision: revision.0, questions: Vec::new() })
     }
 }

@@ -4,6 +4,7 @@
 //! Read-only. Figures are read from the cores at each request, so an idle POP does nothing.
 //! Deliberately absent: TLS and users. Listen on loopback or a management network.
 
+pub mod ask;
 mod paths;
 
 use std::convert::Infallible;

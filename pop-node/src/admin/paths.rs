@@ -1,6 +1,6 @@
 //! `/paths`: the paths to other POPs, for programs; `/paths/POP`: one of them, in words.
 
-use pop_core::overlay::{Change, Hop, PathReport, PeerReport, Route};
+use pop_core::overlay::{Change, Hop, Moment, PathReport, PeerReport, Route, Seen};
 use proto::time::Instant;
 use serde_json::{Value, json};
 
@@ -20,6 +20,45 @@ pub(super) fn words(report: &PeerReport, now: Instant) -> String {
         let ago = seconds(now - change.at);
         let route = route(&change.route);
         text += &format!("  {ago:.1} s ago: {route}, because {}\n", change.why.sentence());
+    }
+    text
+}
+
+/// All paths to a POP as they were at a moment.
+pub(super) fn moment(peer: &str, moment: &Moment, now: Instant) -> Value {
+    json!({
+        "peer": peer,
+        "seconds_ago": seconds(now - moment.at),
+        "primary": moment.route.as_ref().map(|route| route.primary.to_string()),
+        "copy": moment.route.as_ref().and_then(|r| r.copy.as_ref()).map(Hop::to_string),
+        "paths": moment.paths.iter().map(seen).collect::<Vec<_>>(),
+    })
+}
+
+fn seen(path: &Seen) -> Value {
+    json!({
+        "path": path.path,
+        "state": path.state,
+        "rtt_ms": (path.rtt_us > 0).then(|| f64::from(path.rtt_us) / 1_000.0),
+        "loss": f64::from(path.loss) / 10_000.0,
+        "r_factor": f64::from(path.r) / 10.0,
+    })
+}
+
+/// The same in sentences.
+pub(super) fn moment_words(peer: &str, moment: &Moment, now: Instant) -> String {
+    let ago = seconds(now - moment.at);
+    let mut text = match &moment.route {
+        Some(used) => format!("{ago:.0} s ago media for {peer} went by {}.\n", route(used)),
+        None => format!("{ago:.0} s ago no path to {peer} was up.\n"),
+    };
+    for Seen { path, state, rtt_us, loss, r } in &moment.paths {
+        let rtt = match rtt_us {
+            0 => "no round trip yet".to_owned(),
+            us => format!("round trip {:.1} ms", f64::from(*us) / 1_000.0),
+        };
+        let (loss, r) = (f64::from(*loss) / 100.0, f64::from(*r) / 10.0);
+        text += &format!("Path {path}: {state}, {rtt}, loss {loss:.2} %, R {r:.1}.\n");
     }
     text
 }

@@ -4,19 +4,23 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use proto::control::HeartbeatRequest;
 use proto::control::pops_client::PopsClient;
-use tokio::sync::mpsc;
+use proto::control::{HeartbeatRequest, PopAnswer, PopQuestion};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use super::Shared;
+use super::{Asked, Shared};
 use crate::backoff::Backoff;
 
 /// Between heartbeats. A POP expires after four that a majority of the control nodes misses.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// A node that answers nothing for so long is left, and tried again.
 const SILENCE: Duration = Duration::from_secs(5);
+/// Questions taken from one message; a node sends one in each.
+const QUESTIONS_MAX: usize = 8;
+/// Later nobody waits for the answer.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// Runs for the life of the process.
 pub(super) async fn run(shared: Arc<Shared>, index: usize, pop_id: String, seed: u64) {
@@ -65,7 +69,11 @@ async fn beat(
     loop {
         tokio::select! {
             answer = answers.message() => match answer {
-                Ok(Some(_)) => {
+                Ok(Some(answer)) => {
+                    for question in answer.questions.into_iter().take(QUESTIONS_MAX) {
+                        let beat = heartbeat(shared, pop_id, epoch);
+                        tokio::spawn(reply(shared.asked.clone(), question, beat, beats.clone()));
+                    }
                     node.heard.store(true, Ordering::Relaxed);
                     backoff.reset();
                     last = tokio::time::Instant::now();
@@ -87,11 +95,30 @@ async fn beat(
     }
 }
 
+/// The answer to a question goes with a heartbeat of its own.
+async fn reply(
+    asked: mpsc::Sender<Asked>,
+    question: PopQuestion,
+    mut beat: HeartbeatRequest,
+    beats: mpsc::Sender<HeartbeatRequest>,
+) {
+    let (answer, said) = oneshot::channel();
+    let number = question.number;
+    if asked.try_send(Asked { question, answer }).is_ok()
+        && let Ok(Ok(answer)) = tokio::time::timeout(ANSWER, said).await
+    {
+        beat.answers.push(PopAnswer { number, ..answer });
+        // The stream is over: so is the question.
+        let _ = beats.send(beat).await;
+    }
+}
+
 fn heartbeat(shared: &Shared, pop_id: &str, epoch: u64) -> HeartbeatRequest {
     HeartbeatRequest {
         pop_id: pop_id.to_owned(),
         epoch,
         calls: shared.calls.load(Ordering::Relaxed),
         view_revision: shared.revision.load(Ordering::Relaxed),
+        answers: Vec::new(),
     }
 }

@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use pop_core::view::{View, ViewUpdate};
 use proto::control::pops_client::PopsClient;
-use proto::control::{Pop, RegisterPopRequest, WriteOptions};
+use proto::control::{Pop, PopAnswer, PopQuestion, RegisterPopRequest, WriteOptions};
 use proto::id::Epoch;
 use proto::identity::CONTROL_DNS_NAME;
 use rustls_pki_types::ServerName;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -59,6 +59,15 @@ pub struct Node {
     channel: Channel,
 }
 
+/// A question of an operator, through a control node.
+#[derive(Debug)]
+pub struct Asked {
+    /// What.
+    pub question: PopQuestion,
+    /// Its number is filled in.
+    pub answer: oneshot::Sender<PopAnswer>,
+}
+
 /// What the tasks share, with the signaling loop and the admin page.
 #[derive(Debug)]
 pub struct Shared {
@@ -73,6 +82,7 @@ pub struct Shared {
     /// A watch feeds the view now.
     pub live: AtomicBool,
     registered: Notify,
+    asked: mpsc::Sender<Asked>,
     /// The latest epoch of ours that a node calls outdated.
     fenced: AtomicU64,
     fenced_anew: Notify,
@@ -129,7 +139,7 @@ impl Client {
         settings: Settings,
         credentials: &Credentials,
         view: View,
-        events: mpsc::Sender<Event>,
+        (events, asked): (mpsc::Sender<Event>, mpsc::Sender<Asked>),
         peers: tokio::sync::watch::Sender<Vec<Peer>>,
     ) -> Result<Self, tonic::transport::Error> {
         let nodes: Result<_, tonic::transport::Error> =
@@ -141,6 +151,7 @@ impl Client {
             epoch: AtomicU64::new(0),
             live: AtomicBool::new(false),
             registered: Notify::new(),
+            asked,
             fenced: AtomicU64::new(0),
             fenced_anew: Notify::new(),
         });

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pop_core::media::PathCounts;
-use pop_core::overlay::{PathCommand, Paths, PathsConfig, PeerReport, Route};
+use pop_core::overlay::{Moment, PathCommand, Paths, PathsConfig, PeerReport, Route};
 use proto::id::PopId;
 use proto::overlay::{Datagram, PathId, PopTag};
 use proto::time::Instant;
@@ -34,6 +34,8 @@ pub(super) enum Input {
     /// A probe for us, and the POP at the other end of the connection.
     Probe(PopId, Bytes),
     Report(oneshot::Sender<Vec<PeerReport>>),
+    /// The paths to a POP at a moment.
+    Past(String, Instant, oneshot::Sender<Option<Moment>>),
 }
 
 pub(super) struct Keeper {
@@ -120,6 +122,7 @@ impl Keeper {
                 }
             }
             // Nobody waits any more: fine.
+            Input::Past(peer, at, answer) => drop(answer.send(self.paths.past(&peer, at))),
             Input::Report(answer) => drop(answer.send(self.paths.report(now))),
         }
     }

@@ -18,11 +18,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pop_core::overlay::{PathsConfig, PeerReport};
+use pop_core::overlay::{Moment, PathsConfig, PeerReport};
 
 use pop_core::pop::{CallStream, StreamEvent};
 use proto::id::PopId;
 use proto::overlay::{PathId, PopTag};
+use proto::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::Clock;
@@ -162,6 +163,14 @@ impl Links {
         let (answer, report) = oneshot::channel();
         self.context.keeper.send(keeper::Input::Report(answer)).await.ok()?;
         report.await.ok()
+    }
+
+    /// The paths to a POP as they were at `at`; `None` in it: nothing is known from then.
+    pub async fn past(&self, peer: &str, at: Instant) -> Option<Option<Moment>> {
+        let (answer, moment) = oneshot::channel();
+        let input = keeper::Input::Past(peer.to_owned(), at, answer);
+        self.context.keeper.send(input).await.ok()?;
+        moment.await.ok()
     }
 
     /// A newer process has our name: closes all connections, dials and answers no more.

@@ -40,6 +40,38 @@ fn calls_go_on_when_their_upstream_falls_silent() {
     });
 }
 
+/// An operator asks what the paths are, why, and what they were, from anywhere.
+#[test]
+fn an_operator_is_told_which_path_and_why() {
+    run(async {
+        let stage = Upstreams::start().await?;
+        stage.call(2).await?;
+        let mesh = &stage.scene.mesh;
+        let words = mesh.meshctl(&["path", "explain", "fra1", "sin1"]).await?;
+        assert!(words.starts_with("Media for sin1 goes by path 0-0"), "{words}");
+        assert!(words.contains("Path 1-1: good, round trip "), "{words}");
+        stage.cut(&"0-0".into())?;
+        stage.until("fra1", "media moved", |paths| paths["primary"] != "0-0").await?;
+        let words = mesh.meshctl(&["path", "explain", "fra1", "sin1"]).await?;
+        assert!(!words.starts_with("Media for sin1 goes by path 0-0"), "{words}");
+        assert!(words.contains("went silent or its connection broke"), "{words}");
+        let words = mesh.meshctl(&["path", "history", "fra1", "sin1"]).await?;
+        assert!(words.starts_with("Changes, newest first:"), "{words}");
+        // The last look is at most ten seconds old.
+        let words = mesh.meshctl(&["path", "history", "fra1", "sin1", "--ago", "10s"]).await?;
+        assert!(words.contains("s ago media for sin1 went by path 0-0."), "{words}");
+        let list = mesh.meshctl(&["--output", "json", "path", "list"]).await?;
+        let list: serde_json::Value = serde_json::from_str(&list)?;
+        assert_eq!(list.as_array().map(Vec::len), Some(3), "{list}");
+        let nobody = mesh.meshctl(&["path", "explain", "fra1", "nowhere"]).await.unwrap_err();
+        assert!(nobody.to_string().contains("no path to a POP \"nowhere\""), "{nobody}");
+        let nobody = mesh.meshctl(&["--timeout", "1", "path", "explain", "nowhere", "fra1"]);
+        let nobody = nobody.await.unwrap_err().to_string();
+        assert!(nobody.contains("hears no POP \"nowhere\""), "{nobody}");
+        Ok(())
+    });
+}
+
 /// Loss on the upstream in use is repaired by copies on the other one; carriers hear each packet once.
 #[test]
 fn loss_on_one_upstream_is_not_heard() {

@@ -7,6 +7,7 @@
 pub mod choice;
 mod explain;
 mod health;
+mod history;
 mod lane;
 mod paths;
 mod peer;
@@ -17,6 +18,7 @@ mod tests;
 
 pub use explain::{Change, PathReport, PeerReport, Why};
 pub use health::Health;
+pub use history::{Moment, Seen};
 pub use lane::LaneWindow;
 pub use paths::{PathCommand, Paths, PathsConfig};
 pub use route::{Hop, Route};

@@ -15,6 +15,7 @@ use proto::time::{Duration, Instant, earlier};
 use super::choice::{Candidate, Choice, standby_of};
 use super::explain::{Change, PathReport, PeerReport, Why};
 use super::health::Health;
+use super::history::{History, Moment};
 use super::peer::{Against, Path};
 use super::route::{Hop, Route};
 use super::stats::LinkStats;
@@ -85,6 +86,7 @@ struct Peer {
     choice: Choice,
     why: Option<(Why, Instant)>,
     changes: VecDeque<Change>,
+    history: History,
     totals: BTreeMap<Why, u64>,
     /// Datagrams of media sent, as last counted, and when that grew, or what came did.
     sent: u64,
@@ -194,9 +196,8 @@ impl Paths {
     pub fn handle_restart(&mut self, peer: &PopId, now: Instant) {
         self.wake(now);
         if let Some(state) = self.peers.get_mut(peer) {
-            let (changes, totals) =
-                (std::mem::take(&mut state.changes), std::mem::take(&mut state.totals));
-            *state = Peer { changes, totals, ..Peer::default() };
+            let Peer { changes, history, totals, .. } = std::mem::take(state);
+            *state = Peer { changes, history, totals, ..Peer::default() };
         }
     }
 
@@ -336,6 +337,7 @@ impl Paths {
         let candidates: Vec<_> = state.paths.values().map(|path| path.candidate(now)).collect();
         let decided = state.choice.decide(&candidates, now);
         set_intervals(state, &candidates, busy, now);
+        state.history.observe(&candidates, state.choice.route(), now);
         let Some(why) = decided else { return };
         let Some(route) = state.choice.route().cloned() else { return };
         state.why = Some((why, now));
@@ -486,6 +488,12 @@ impl Paths {
     /// How often this process was found not to have run when it should have.
     pub const fn oversleeps(&self) -> u64 {
         self.oversleeps
+    }
+
+    /// The paths to a POP as they were at `at`; `None` if nothing is known from then.
+    pub fn past(&self, peer: &str, at: Instant) -> Option<Moment> {
+        let (_, peer) = self.peers.iter().find(|(id, _)| id.as_str() == peer)?;
+        peer.history.at(at).cloned()
     }
 
     /// Everything about the paths to one POP, or to all.

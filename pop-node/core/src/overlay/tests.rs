@@ -425,6 +425,32 @@ fn direct_paths_find_room_and_a_restarted_peer_begins_anew() {
 }
 
 #[test]
+fn the_view_of_any_moment_of_the_last_hour_is_kept() {
+    let mut world = World::new(15, &two_disjoint());
+    world.run(Duration::from_secs(60));
+    let cut = world.now;
+    world.wires.get_mut(&id(0, 0)).unwrap().dead = [true; 2];
+    world.run(Duration::from_secs(60));
+    let then = world.pops[0].past("sin1", cut).unwrap();
+    assert!(cut - then.at <= Duration::from_secs(10), "{then:?}");
+    let states = |moment: &Moment| moment.paths.iter().map(|p| p.state).collect::<Vec<_>>();
+    assert_eq!(states(&then), ["good", "good"]);
+    assert_eq!(then.route.as_ref().unwrap().primary.to_string(), "0-0");
+    assert!((40_000..45_000).contains(&then.paths[0].rtt_us), "{then:?}");
+    let now = world.pops[0].past("sin1", world.now).unwrap();
+    assert_eq!(states(&now), ["down", "good"]);
+    assert_eq!(now.route.unwrap().primary.to_string(), "1-1");
+    assert_eq!(world.pops[0].past("sin1", Instant::ZERO), None);
+    // An hour of them, no more.
+    for minute in 2..80 {
+        world.pops[0].handle_timeout(cut + Duration::from_secs(60 * minute));
+    }
+    let now = cut + Duration::from_secs(60 * 79);
+    assert_eq!(world.pops[0].past("iad1", now), None);
+    assert!(world.pops[0].past("sin1", now).is_some());
+}
+
+#[test]
 fn decisions_are_told_in_words() {
     let mut world = World::new(9, &two_disjoint());
     let words = |world: &World| {
