@@ -129,6 +129,10 @@ table! {
     SRTCP_PROTECTED = Counter "pop_srtcp_protected_packets_total" Count
         "SRTCP packets to legs, encrypted";
     TRANSCODED = Counter "pop_transcoded_packets_total" Count "Packets encoded by transcoding";
+    SUPPRESSED = Counter "pop_noise_suppressed_frames_total" Count
+        "Frames of 10 ms whose noise was suppressed";
+    SUPPRESSION_SKIPPED = Counter "pop_noise_suppression_skipped_frames_total" Count
+        "Frames of 10 ms left noisy because the media thread was too busy";
     REPAIRED = Counter "pop_repaired_frames_total" Count
         "Lost frames played from the copy in the next packet (Opus FEC)";
     OPUS_COMPLEXITY = Gauge "pop_opus_complexity" Count

@@ -61,6 +61,7 @@ fn params(remote: SocketAddr) -> LegParams {
         redundant: None,
         offered_redundant: None,
         copies: false,
+        suppress_noise: false,
         direction: Direction::SendRecv,
         srtp: None,
     }

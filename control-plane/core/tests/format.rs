@@ -45,6 +45,19 @@ fn member(node_id: u64) -> c::ClusterMember {
     c::ClusterMember { node_id, address, region: "eu".into(), ..<_>::default() }
 }
 
+/// With all that came later than its table.
+fn trunk() -> c::Trunk {
+    c::Trunk {
+        trunk_id: "telco".into(),
+        pop_ids: vec!["fra1".into()],
+        host: "192.0.2.9".into(),
+        media_encryption: c::MediaEncryption::Required.into(),
+        low_bandwidth: true,
+        noise_suppression: true,
+        ..<_>::default()
+    }
+}
+
 /// One of most kinds.
 fn script() -> Vec<Kind> {
     let way = c::RouteCandidate { trunk_id: "telco".into(), priority: 0, weight: 1 };
@@ -54,14 +67,7 @@ fn script() -> Vec<Kind> {
     let learner = c::MemberChange { kind: Some(Change::AddLearner(member(2))) };
     vec![
         Kind::RegisterPop(c::Pop { pop_id: "fra1".into(), region: "eu".into(), ..<_>::default() }),
-        Kind::PutTrunk(c::Trunk {
-            trunk_id: "telco".into(),
-            pop_ids: vec!["fra1".into()],
-            host: "192.0.2.9".into(),
-            media_encryption: c::MediaEncryption::Required.into(),
-            low_bandwidth: true,
-            ..<_>::default()
-        }),
+        Kind::PutTrunk(trunk()),
         Kind::PutRoute(c::Route {
             route_id: "world".into(),
             prefix: String::new(),

@@ -358,6 +358,8 @@ fn media_metrics(media: &media::Status) {
         }
     }
     t::REPAIRED.total(counters.repaired);
+    t::SUPPRESSED.total(counters.suppressed);
+    t::SUPPRESSION_SKIPPED.total(counters.suppression_skipped);
     t::SRTP_OPENED.total(counters.srtp_opened);
     t::SRTP_PROTECTED.total(counters.srtp_protected);
     t::SRTCP_OPENED.total(counters.srtcp_opened);

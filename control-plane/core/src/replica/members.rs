@@ -27,7 +27,7 @@ use crate::state::{Conf, State, changes_conf};
 ///
 /// 1: POPs, trunks, routes, single numbers. 2: members, feature levels, and every command with a
 /// tag of 20 or more. 3: POPs expire and return. 4: media encryption of trunks. 5: low
-/// bandwidth of trunks.
+/// bandwidth and noise suppression of trunks.
 pub const LEVELS: (u32, u32) = (1, 5);
 
 /// A learner that lags by more entries gets no vote.
@@ -36,7 +36,7 @@ const CAUGHT_UP: u64 = 1_000;
 /// The level at which the log may hold it.
 pub(super) const fn level_of(kind: &Kind) -> u32 {
     match kind {
-        Kind::PutTrunk(trunk) if trunk.low_bandwidth => 5,
+        Kind::PutTrunk(trunk) if trunk.low_bandwidth || trunk.noise_suppression => 5,
         Kind::PutTrunk(trunk) if trunk.media_encryption != 0 => 4,
         Kind::RegisterPop(_)
         | Kind::PutTrunk(_)

@@ -299,4 +299,5 @@ fn what_a_trunk_asks_for_has_its_level() {
     assert_eq!(level(Trunk { media_encryption: 1, ..trunk.clone() }), 4);
     let low = Trunk { low_bandwidth: true, media_encryption: 1, ..trunk };
     assert_eq!(level(low), 5);
+    assert_eq!(level(Trunk { noise_suppression: true, ..Trunk::default() }), 5);
 }

@@ -148,7 +148,7 @@ pub(crate) struct PutTrunk {
     pub(crate) id: Option<String>,
     /// TOML or JSON file with the fields `trunks list --output json` shows
     #[arg(long, value_name = "FILE", conflicts_with_all = ["id", "pop", "host", "port",
-        "transport", "source", "codec", "srtp", "low_bandwidth", "max_calls", "default_region", "outbound_auth",
+        "transport", "source", "codec", "srtp", "low_bandwidth", "noise_suppression", "max_calls", "default_region", "outbound_auth",
         "inbound_auth"])]
     pub(crate) file: Option<PathBuf>,
     /// POPs that reach it, in order of preference
@@ -176,6 +176,9 @@ pub(crate) struct PutTrunk {
     /// Its link carries little (2G): Opus at 10 kb/s, long packets, with copies if it takes them
     #[arg(long)]
     pub(crate) low_bandwidth: bool,
+    /// Suppress the noise in what comes from it; its calls are decoded and encoded for that
+    #[arg(long)]
+    pub(crate) noise_suppression: bool,
     /// Calls at once per POP, 0 for no limit
     #[arg(long, default_value_t = 0)]
     pub(crate) max_calls: u32,

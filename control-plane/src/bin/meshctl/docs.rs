@@ -31,6 +31,8 @@ pub(crate) struct TrunkDoc {
     #[serde(default)]
     pub(crate) low_bandwidth: bool,
     #[serde(default)]
+    pub(crate) noise_suppression: bool,
+    #[serde(default)]
     pub(crate) max_calls: u32,
     #[serde(default)]
     pub(crate) default_region: String,
@@ -110,6 +112,7 @@ impl From<Trunk> for TrunkDoc {
             transport: transport.into(),
             media_encryption,
             low_bandwidth: trunk.low_bandwidth,
+            noise_suppression: trunk.noise_suppression,
             id: trunk.trunk_id,
             pops: trunk.pop_ids,
             host: trunk.host,
@@ -144,6 +147,7 @@ impl TryFrom<TrunkDoc> for Trunk {
         Ok(Self {
             media_encryption: media_encryption.into(),
             low_bandwidth: doc.low_bandwidth,
+            noise_suppression: doc.noise_suppression,
             trunk_id: doc.id,
             pop_ids: doc.pops,
             host: doc.host,

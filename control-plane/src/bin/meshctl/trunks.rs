@@ -55,6 +55,9 @@ fn row(trunk: &TrunkDoc) -> Vec<String> {
         .filter_map(|(name, auth)| auth.as_ref().map(|_| name))
         .collect();
     let codecs = if trunk.codecs.is_empty() { "all".to_owned() } else { trunk.codecs.join(" ") };
+    let media =
+        [("low bandwidth", trunk.low_bandwidth), ("noise suppression", trunk.noise_suppression)];
+    let media: Vec<&str> = media.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect();
     let max_calls = if trunk.max_calls == 0 { "-".to_owned() } else { trunk.max_calls.to_string() };
     vec![
         trunk.id.clone(),
@@ -63,7 +66,7 @@ fn row(trunk: &TrunkDoc) -> Vec<String> {
         or_dash(trunk.sources.join(" ")),
         codecs,
         trunk.media_encryption.clone(),
-        or_dash(if trunk.low_bandwidth { "low bandwidth".to_owned() } else { String::new() }),
+        or_dash(media.join(", ")),
         or_dash(auth.join(" ")),
         max_calls,
     ]
@@ -102,6 +105,7 @@ fn from_flags(put: &PutTrunk) -> Result<TrunkDoc> {
             Srtp::Required => "required".into(),
         },
         low_bandwidth: put.low_bandwidth,
+        noise_suppression: put.noise_suppression,
         max_calls: put.max_calls,
         default_region: put.default_region.clone(),
         outbound_auth: auth(&put.outbound_auth)?,

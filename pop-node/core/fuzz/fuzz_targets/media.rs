@@ -119,6 +119,7 @@ fn params(codec: Codec, which: u8, bytes: &[u8]) -> LegParams {
         redundant: (which & 32 == 0).then_some(121),
         offered_redundant: (which & 64 == 0).then_some(122),
         copies: which & 128 == 0,
+        suppress_noise: which & 3 == 3,
         direction: if which & 8 == 0 { Direction::SendRecv } else { Direction::RecvOnly },
         srtp: (which & 32 != 0).then(|| keys(which)).map(Box::new),
     }

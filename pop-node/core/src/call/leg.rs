@@ -345,6 +345,7 @@ impl Leg {
             redundant: remote.redundant(codec),
             offered_redundant: self.session.offered_redundant().filter(|_| codec == Codec::Opus),
             copies: self.treatment.copies(codec),
+            suppress_noise: self.treatment.noise_suppression,
             direction,
             srtp: self.session.security().keys().cloned().map(Box::new),
         };

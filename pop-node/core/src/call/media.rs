@@ -42,11 +42,14 @@ const LOW_PTIME_MS: std::ops::RangeInclusive<u32> = 40..=60;
 pub(crate) struct Treatment {
     /// Its link carries little: low bit rate, long packets, redundant audio (RFC 2198).
     pub(crate) low_bandwidth: bool,
+    /// The noise in what comes from it is suppressed.
+    pub(crate) noise_suppression: bool,
 }
 
 impl Treatment {
     pub(crate) const fn of(trunk: &Trunk) -> Self {
-        Self { low_bandwidth: trunk.low_bandwidth }
+        let Trunk { low_bandwidth, noise_suppression, .. } = trunk;
+        Self { low_bandwidth: *low_bandwidth, noise_suppression: *noise_suppression }
     }
 
     /// The codecs of a description, Opus first where the link needs it.

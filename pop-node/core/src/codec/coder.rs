@@ -25,6 +25,9 @@ pub enum CodecError {
         /// The rate asked for.
         rate: u32,
     },
+    /// Noise is not suppressed at this sample rate.
+    #[error("noise suppression does not run at {0} Hz")]
+    Suppression(u32),
     /// The payload is empty, too long or malformed.
     #[error("payload cannot be decoded")]
     Payload,

@@ -27,6 +27,11 @@ impl Complexity {
         self.fixed.or_else(|| STEPS.get(self.step).map(|(complexity, _)| *complexity)).unwrap_or(0)
     }
 
+    /// Is there CPU left for what only makes voices nicer?
+    pub const fn affords_extras(self) -> bool {
+        self.step < 2
+    }
+
     /// Takes the share of one core that the thread used since the last call, 0 to 1; at most about
     /// once a second.
     pub fn handle_load(&mut self, load: f64) {
@@ -53,6 +58,16 @@ mod tests {
         assert_eq!([0.3, 0.59, 0.7, 0.7, 0.8, 0.95, 0.95].map(&mut after), [10, 10, 5, 5, 2, 0, 0]);
         assert_eq!([0.7, 0.6, 0.5, 0.45, 0.39].map(&mut after), [0, 2, 5, 5, 10]);
         assert_eq!(after(f64::NAN), 10);
+    }
+
+    #[test]
+    fn extras_yield_above_three_quarters_whatever_opus_does() {
+        let mut complexity = Complexity::new(Some(10));
+        let mut after = |load: f64| {
+            complexity.handle_load(load);
+            complexity.affords_extras()
+        };
+        assert_eq!([0.5, 0.7, 0.8, 0.7, 0.5].map(&mut after), [true, true, false, false, true]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod coder;
 pub mod complexity;
 mod conceal;
+mod denoise;
 mod g711;
 mod noise;
 mod opus_config;
@@ -17,6 +18,9 @@ pub(crate) mod tests;
 
 pub use coder::{CodecError, Decoder, Encoder, PACKET_MS_MAX};
 pub use conceal::Concealer;
+pub use denoise::NoiseSuppressor;
+#[cfg(test)]
+pub(crate) use denoise::test_noise as denoise_tests;
 pub use g711::{alaw_decode, alaw_encode, ulaw_decode, ulaw_encode};
 pub use noise::{COMFORT_NOISE, ComfortNoise};
 pub(crate) use opus_config::OPUS_PAUSE_BYTES;

@@ -1,38 +1,52 @@
 //! 2:1 resampling by a half-band filter: 8 kHz ↔ 16 kHz, the only step transcoding needs.
 //!
-//! Opus decodes and encodes at the other side's rate itself, so only G.711 ↔ G.722 comes here.
-#![allow(clippy::indexing_slicing, reason = "indices are taken modulo the fixed filter length")]
+//! Opus decodes and encodes at the other side's rate itself, so only G.711 ↔ G.722 comes here; and
+//! noise suppression, with factors and filters of its own.
+#![allow(clippy::indexing_slicing, reason = "indices stay below the filter's length")]
+
+use std::f64::consts::PI;
 
 /// Taps of the half-band filter: 60 dB from 0.29 to 0.21 of the high rate (3.4 to 4.6 kHz at 16).
 const TAPS: usize = 47;
-const HISTORY: usize = 64;
 
+/// A filter of finite impulse response.
 #[derive(Debug, Clone)]
-struct Filter {
-    taps: [f32; TAPS],
-    history: [f32; HISTORY],
+pub(super) struct Filter {
+    taps: Vec<f32>,
+    /// A ring written twice, so that the newest samples are always in one piece.
+    history: Vec<f32>,
     at: usize,
 }
 
 impl Filter {
-    fn new() -> Self {
-        Self { taps: half_band(), history: [0.0; HISTORY], at: 0 }
+    pub(super) fn new(taps: Vec<f32>) -> Self {
+        let history = vec![0.0; taps.len() * 2];
+        Self { taps, history, at: 0 }
     }
 
-    fn push(&mut self, sample: f32) {
-        self.at = (self.at + 1) % HISTORY;
+    pub(super) fn push(&mut self, sample: f32) {
+        let length = self.taps.len();
+        self.at = if self.at == 0 { length - 1 } else { self.at - 1 };
         self.history[self.at] = sample;
+        self.history[self.at + length] = sample;
     }
 
-    fn output(&self) -> f32 {
-        let past = |n: usize| self.history[(self.at + HISTORY - n) % HISTORY];
-        self.taps.iter().enumerate().map(|(n, tap)| tap * past(n)).sum()
+    pub(super) fn output(&self) -> f32 {
+        let past = &self.history[self.at..self.at + self.taps.len()];
+        // Eight sums, so that they can be made at once.
+        let mut sums = [0.0_f32; 8];
+        let (taps, past) = (self.taps.chunks(8), past.chunks(8));
+        for (taps, past) in taps.zip(past) {
+            for ((sum, tap), sample) in sums.iter_mut().zip(taps).zip(past) {
+                *sum += tap * sample;
+            }
+        }
+        sums.iter().sum()
     }
 }
 
-/// Windowed sinc at a quarter of the rate, Kaiser window of β 5.65.
-fn half_band() -> [f32; TAPS] {
-    use std::f64::consts::PI;
+/// Windowed sinc at half of the rate over `factor`, Kaiser window of β 5.65.
+pub(super) fn low_pass(factor: usize, taps: usize) -> Vec<f32> {
     let bessel = |x: f64| {
         let mut term = 1.0;
         (1..32).fold(1.0, |sum, k| {
@@ -40,17 +54,17 @@ fn half_band() -> [f32; TAPS] {
             sum + term
         })
     };
-    let middle = f64::from(TAPS as u32 - 1) / 2.0;
-    let mut n = -1.0;
-    let taps = [0.0_f64; TAPS].map(|_| {
-        n += 1.0;
-        let x: f64 = n - middle;
-        let sinc = if x == 0.0 { 0.5 } else { (PI * x / 2.0).sin() / (PI * x) };
+    #[allow(clippy::cast_precision_loss, reason = "a few hundred taps")]
+    let (middle, factor) = ((taps - 1) as f64 / 2.0, factor as f64);
+    let tap = |n: u32| {
+        let x: f64 = f64::from(n) - middle;
+        let sinc = if x == 0.0 { 1.0 / factor } else { (PI * x / factor).sin() / (PI * x) };
         sinc * bessel(5.65 * (1.0 - (x / middle).powi(2)).max(0.0).sqrt()) / bessel(5.65)
-    });
+    };
+    let taps: Vec<f64> = (0_u32..).take(taps).map(tap).collect();
     let sum: f64 = taps.iter().sum();
     #[allow(clippy::cast_possible_truncation, reason = "f32 is precise enough for 16-bit audio")]
-    taps.map(|tap| (tap / sum) as f32)
+    taps.iter().map(|tap| (tap / sum) as f32).collect()
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "a float cast to i16 saturates")]
@@ -64,7 +78,7 @@ pub struct Up(Filter);
 
 impl Default for Up {
     fn default() -> Self {
-        Self(Filter::new())
+        Self(Filter::new(low_pass(2, TAPS)))
     }
 }
 
@@ -89,7 +103,7 @@ pub struct Down {
 
 impl Default for Down {
     fn default() -> Self {
-        Self { filter: Filter::new(), odd: false }
+        Self { filter: Filter::new(low_pass(2, TAPS)), odd: false }
     }
 }
 

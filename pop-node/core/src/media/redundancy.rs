@@ -135,7 +135,7 @@ impl Media {
             Some(FarEnd::Leg(to)) => *to,
         };
         let far = self.legs.get_mut(&to).ok_or(DropReason::NotConnected)?;
-        if far.codec() != Some(arrival.codec) {
+        if far.codec() != Some(arrival.codec) || arrival.is_noisy {
             return self.bridge_to_leg(id, to, arrival, audio, now);
         }
         let (params, outgoing, dst) = far.sending()?;

@@ -8,7 +8,7 @@ use proto::time::Instant;
 
 use super::leg::{Bridge, FarEnd, Kind, Leg};
 use super::outgoing::{Feed, Outgoing, Placed};
-use super::transcode::{Encoded, Transcoder};
+use super::transcode::{Effort, Encoded, Transcoder};
 use super::{
     ARENA_BYTES, DropReason, Format, LegParams, Media, MediaTransmit, Received, Side, Timer,
     Verdict,
@@ -37,6 +37,8 @@ pub(super) struct Arrival {
     pub(super) has_copies: bool,
     /// It was brought so.
     pub(super) is_copy: bool,
+    /// Its noise is to be suppressed: it is not relayed as it is.
+    pub(super) is_noisy: bool,
 }
 
 /// How it leaves.
@@ -99,6 +101,7 @@ impl Media {
             codec: leg.codec().ok_or(DropReason::NotConnected)?,
             has_copies: matches!(kind, Kind::Redundant(_)),
             is_copy: false,
+            is_noisy: leg.params.as_ref().is_some_and(|params| params.suppress_noise),
         };
         if !same && let Some(transcoder) = &mut leg.inward.transcoder {
             transcoder.restart();
@@ -134,7 +137,7 @@ impl Media {
         now: Instant,
     ) -> Result<Verdict, DropReason> {
         let far = self.legs.get_mut(&to).ok_or(DropReason::NotConnected)?;
-        let same_codec = far.codec() == Some(arrival.codec);
+        let same_codec = far.codec() == Some(arrival.codec) && !arrival.is_noisy;
         let (params, outgoing, dst) = far.sending()?;
         let audio = arrival.kind == Kind::Audio;
         if arrival.kind.is_bridged() && !same_codec {
@@ -186,13 +189,12 @@ impl Media {
     ) -> Result<(), DropReason> {
         let leg = self.legs.get_mut(&id).ok_or(DropReason::UnknownLeg)?;
         let Some(FarEnd::Stream(end)) = &mut leg.far else { return Err(DropReason::NotConnected) };
-        let same_codec = end.stream.codec == arrival.codec;
+        let same_codec = end.stream.codec == arrival.codec && !arrival.is_noisy;
         match arrival.kind {
             _ if arrival.kind.is_bridged() && !same_codec => {
                 let mut bridge = leg.inward.transcoder.take();
-                let complexity = self.complexity.now();
-                let pushed =
-                    bridge_push(&mut bridge, arrival, (&end.format, complexity), payload, now);
+                let effort = self.complexity.into();
+                let pushed = bridge_push(&mut bridge, arrival, (&end.format, effort), payload, now);
                 self.keep_bridge(id, Side::Inward, bridge);
                 return pushed;
             }
@@ -261,15 +263,16 @@ impl Media {
             codec,
             has_copies: false,
             is_copy: false,
+            is_noisy: false,
         };
         let same_codec = leg.codec() == Some(codec);
         let (params, outgoing, dst) = leg.sending()?;
         if arrival.kind.is_bridged() && !same_codec {
             let mut bridge = leg.outward.transcoder.take();
             let params = leg.params.as_ref().ok_or(DropReason::NotConnected)?;
-            let complexity = self.complexity.now();
+            let effort = self.complexity.into();
             let pushed =
-                bridge_push(&mut bridge, arrival, (&params.codec, complexity), frame.payload, now);
+                bridge_push(&mut bridge, arrival, (&params.codec, effort), frame.payload, now);
             self.keep_bridge(id, Side::Outward, bridge);
             return pushed;
         }
@@ -332,10 +335,10 @@ impl Media {
     ) -> Result<(), DropReason> {
         let mut bridge = self.legs.get_mut(&from).and_then(|leg| leg.inward.transcoder.take());
         let params = self.legs.get(&to).and_then(|leg| leg.params.as_ref());
-        let complexity = self.complexity.now();
+        let effort = self.complexity.into();
         let pushed = match params {
             Some(params) => {
-                bridge_push(&mut bridge, arrival, (&params.codec, complexity), payload, now)
+                bridge_push(&mut bridge, arrival, (&params.codec, effort), payload, now)
             }
             None => Err(DropReason::NotConnected),
         };
@@ -378,7 +381,7 @@ impl Media {
         let bridge = side_of(leg, side);
         bridge.armed = None;
         let Some(mut transcoder) = bridge.transcoder.take() else { return };
-        transcoder.set_complexity(self.complexity.now());
+        transcoder.set_effort(self.complexity.into());
         while let Some(encoded) = transcoder.handle_timeout(now) {
             self.counters.transcoded += 1;
             let sent = match side {
@@ -392,6 +395,8 @@ impl Media {
         let stats = transcoder.take_stats();
         self.counters.concealed += stats.concealed;
         self.counters.repaired += stats.repaired;
+        self.counters.suppressed += stats.suppressed;
+        self.counters.suppression_skipped += stats.suppression_skipped;
         for (reason, count) in
             [(DropReason::PlayoutLate, stats.late), (DropReason::CodecFailed, stats.failed)]
         {
@@ -542,13 +547,14 @@ fn converted<'a>(
 fn bridge_push(
     bridge: &mut Option<Box<Transcoder>>,
     arrival: Arrival,
-    (to, complexity): (&Format, u8),
+    (to, effort): (&Format, Effort),
     payload: &[u8],
     now: Instant,
 ) -> Result<(), DropReason> {
-    if !bridge.as_ref().is_some_and(|transcoder| transcoder.fits(arrival.codec, to)) {
+    let (from, is_noisy) = (arrival.codec, arrival.is_noisy);
+    if !bridge.as_ref().is_some_and(|transcoder| transcoder.fits(from, to, is_noisy)) {
         let transcoder =
-            Transcoder::new(arrival.codec, to, complexity).map_err(|_| DropReason::CodecFailed)?;
+            Transcoder::new(from, to, effort, is_noisy).map_err(|_| DropReason::CodecFailed)?;
         *bridge = Some(Box::new(transcoder));
     }
     match bridge {

@@ -22,10 +22,11 @@ use super::meter::Meter;
 use super::playout::{Due, Playout};
 use super::quality::Band;
 use super::{DropReason, Format};
+use crate::codec::complexity::Complexity;
 use crate::codec::resample::{Down, Up};
 use crate::codec::{
-    Codec, CodecError, ComfortNoise, Decoder, Encoder, EncoderConfig, OPUS_PAUSE_BYTES,
-    opus_has_fec, opus_is_pause,
+    Codec, CodecError, ComfortNoise, Decoder, Encoder, EncoderConfig, NoiseSuppressor,
+    OPUS_PAUSE_BYTES, opus_has_fec, opus_is_pause,
 };
 
 /// After this much made-up audio in a row the sender is taken to be silent.
@@ -55,6 +56,9 @@ pub(super) struct TranscodeStats {
     pub(super) late: u64,
     /// Packets the codec refused.
     pub(super) failed: u64,
+    /// Frames of 10 ms whose noise was suppressed, and such that were left as they were.
+    pub(super) suppressed: u64,
+    pub(super) suppression_skipped: u64,
     /// Level of what was decoded.
     pub(super) meter: Meter,
 }
@@ -67,6 +71,21 @@ pub(super) struct Encoded<'a> {
     pub(super) units: u32,
     /// It begins a talkspurt.
     pub(super) first: bool,
+}
+
+/// How much CPU a transcoder may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Effort {
+    /// Of Opus, 0 to 10.
+    pub(super) complexity: u8,
+    /// Is there enough to suppress noise?
+    pub(super) affords_extras: bool,
+}
+
+impl From<Complexity> for Effort {
+    fn from(complexity: Complexity) -> Self {
+        Self { complexity: complexity.now(), affords_extras: complexity.affords_extras() }
+    }
 }
 
 #[derive(Debug)]
@@ -83,6 +102,8 @@ pub(super) struct Transcoder {
     to: Format,
     playout: Playout,
     decoder: Decoder,
+    /// For the noise in what is decoded, and whether there is no CPU for that now.
+    suppressor: Option<(Box<NoiseSuppressor>, bool)>,
     resampler: Resampler,
     encoder: Encoder,
     /// Decoded, at the decoder's rate.
@@ -150,8 +171,13 @@ fn ptime_ms(format: &Format) -> u32 {
 }
 
 impl Transcoder {
-    /// `complexity`: of Opus, 0 to 10.
-    pub(super) fn new(from: Codec, to: &Format, complexity: u8) -> Result<Self, CodecError> {
+    /// Noise is suppressed or not.
+    pub(super) fn new(
+        from: Codec,
+        to: &Format,
+        Effort { complexity, affords_extras }: Effort,
+        suppress_noise: bool,
+    ) -> Result<Self, CodecError> {
         let (input, output) = rates(from, to.codec);
         let ptime_ms = ptime_ms(to);
         let config = EncoderConfig { complexity, ..EncoderConfig::for_fmtp(to.fmtp.as_deref()) };
@@ -165,6 +191,10 @@ impl Transcoder {
             to: to.clone(),
             playout: Playout::new(from.clock_rate()),
             decoder: Decoder::new(from, input)?,
+            suppressor: match suppress_noise {
+                true => Some((Box::new(NoiseSuppressor::new(input)?), !affords_extras)),
+                false => None,
+            },
             resampler,
             encoder: Encoder::new(to.codec, output, config)?,
             decoded: Vec::new(),
@@ -184,9 +214,12 @@ impl Transcoder {
         })
     }
 
-    /// See [`Encoder::set_complexity`].
-    pub(super) fn set_complexity(&mut self, complexity: u8) {
+    /// How much CPU there is now.
+    pub(super) fn set_effort(&mut self, Effort { complexity, affords_extras }: Effort) {
         self.encoder.set_complexity(complexity);
+        if let Some((_, is_skipped)) = &mut self.suppressor {
+            *is_skipped = !affords_extras;
+        }
     }
 
     /// See [`Encoder::expect_loss`].
@@ -195,7 +228,10 @@ impl Transcoder {
     }
 
     /// Does it turn `from` into `to` (whatever the payload type)?
-    pub(super) fn fits(&self, from: Codec, to: &Format) -> bool {
+    pub(super) fn fits(&self, from: Codec, to: &Format, suppress_noise: bool) -> bool {
+        if self.suppressor.is_some() != suppress_noise {
+            return false;
+        }
         let same = (self.to.codec, self.to.ptime_ms) == (to.codec, to.ptime_ms);
         self.from == from && same && self.to.fmtp == to.fmtp
     }
@@ -209,6 +245,12 @@ impl Transcoder {
     /// the packets it is made of. (With 40 ms in and 60 ms out the second of each pair of packets
     /// comes 40 ms after the first is due: out − gcd(in, out).)
     pub(super) fn delay(&self) -> Duration {
+        let suppression_ms = self.suppressor.as_ref().map_or(0, |(s, _)| s.delay_ms());
+        self.wait() + Duration::from_millis(suppression_ms.into())
+    }
+
+    /// The same, without what noise suppression adds inside.
+    fn wait(&self) -> Duration {
         let (input, output) = (self.frame_ms(), self.ptime.as_millis() as u32);
         let wait_ms = output - gcd(input, output).min(output);
         Duration::from_millis(u64::from(self.playout.target_ms() + wait_ms))
@@ -274,7 +316,7 @@ impl Transcoder {
         if begins && pushed.is_ok() {
             self.frame = samples;
             self.first = true;
-            self.next = Some(now + self.delay());
+            self.next = Some(now + self.wait());
         }
         pushed
     }
@@ -396,12 +438,24 @@ impl Transcoder {
                 }
             }
         }
+        self.prepare();
+        !self.decoded.is_empty()
+    }
+
+    /// Makes what was decoded ready to be encoded: without its noise, at the encoder's rate.
+    fn prepare(&mut self) {
+        if let Some((suppressor, is_skipped)) = &mut self.suppressor {
+            let frames = suppressor.process(&mut self.decoded, *is_skipped);
+            match is_skipped {
+                true => self.stats.suppression_skipped += frames,
+                false => self.stats.suppressed += frames,
+            }
+        }
         match &mut self.resampler {
             Resampler::None => self.ready.extend_from_slice(&self.decoded),
             Resampler::Up(up) => up.process(&self.decoded, &mut self.ready),
             Resampler::Down(down) => down.process(&self.decoded, &mut self.ready),
         }
-        !self.decoded.is_empty()
     }
 
     /// Decodes what is heard while the sender pauses.

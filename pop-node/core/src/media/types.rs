@@ -187,6 +187,8 @@ pub struct LegParams {
     pub offered_redundant: Option<u8>,
     /// Each packet of audio we send carries a copy of the one before, if `redundant` is agreed on.
     pub copies: bool,
+    /// The noise in the peer's voice is suppressed: it is decoded, also where no codec changes.
+    pub suppress_noise: bool,
     /// What we may do.
     pub direction: Direction,
     /// Media of this leg is SRTP with these keys (RFC 3711), both ways, RTCP too.
@@ -601,6 +603,10 @@ pub struct Counters {
     pub concealed: u64,
     /// Lost frames played from the copy in the packet after them, or sent on from it.
     pub repaired: u64,
+    /// Frames of 10 ms whose noise was suppressed.
+    pub suppressed: u64,
+    /// Frames of 10 ms left as they were, because the media thread was too busy.
+    pub suppression_skipped: u64,
     /// RTP packets received protected, and opened (SRTP).
     pub srtp_opened: u64,
     /// RTP packets sent protected.
@@ -660,6 +666,8 @@ impl Counters {
             transcoded,
             concealed,
             repaired,
+            suppressed,
+            suppression_skipped,
             srtp_opened,
             srtp_protected,
             srtcp_opened,
@@ -682,6 +690,8 @@ impl Counters {
         *transcoded += other.transcoded;
         *concealed += other.concealed;
         *repaired += other.repaired;
+        *suppressed += other.suppressed;
+        *suppression_skipped += other.suppression_skipped;
         *srtp_opened += other.srtp_opened;
         *srtp_protected += other.srtp_protected;
         *srtcp_opened += other.srtcp_opened;

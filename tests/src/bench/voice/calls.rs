@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use chaos::lab::{Node, SIP_PORT};
+use proto::control::Trunk;
 
 use super::speakers::{Cost, Speaker, talk};
 use crate::bench::media::cpu;
@@ -49,11 +50,11 @@ async fn let_talk(
 pub(super) async fn through_pop(
     speakers: impl FnOnce(std::net::IpAddr) -> Result<Vec<Pair>>,
     formats: (Format, Format),
-    complexity: Option<u8>,
+    (complexity, trunk): (Option<u8>, fn(&mut Trunk)),
     times: (Duration, Duration),
     keeps: bool,
 ) -> Result<Outcome> {
-    let scene = Scene::with(|topology| topology.opus_complexity = complexity, |_| {}).await?;
+    let scene = Scene::with(|topology| topology.opus_complexity = complexity, trunk).await?;
     let process = scene.mesh.process(&Node::pop("fra1")).context("fra1 does not run")?;
     let pid = process.pid();
     cpu::isolate(pid);

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use chaos::endpoint::tape;
 use chaos::speech::Voice;
 use pop_core::codec::{Codec, EncoderConfig};
+use proto::control::Trunk;
 
 use super::sip::{Format, PCMU};
 use super::{Figure, Table, Target};
@@ -43,6 +44,9 @@ const OPUS_24K: EncoderConfig = EncoderConfig {
     cbr: false,
     playback_rate: 48_000,
 };
+
+/// A trunk without attributes, and Opus as the POP likes.
+const PLAIN: (Option<u8>, fn(&mut Trunk)) = (None, |_| {});
 
 const fn voice_of(call: u64) -> Voice {
     if call.is_multiple_of(2) { Voice::English } else { Voice::Spanish }
@@ -106,7 +110,7 @@ async fn g711(table: &mut Table) -> Result<()> {
         ("PCMU to PCMA, 5 % lost: PESQ", Codec::Pcma, PCMA, 0.05, 3.2),
     ] {
         let speakers = |at| pairs(at, (Codec::Pcmu, callee), loss, &of);
-        let outcome = through_pop(speakers, (PCMU, format), None, TALK, true).await?;
+        let outcome = through_pop(speakers, (PCMU, format), PLAIN, TALK, true).await?;
         add(table, name, None, score(&outcome)?, Target::AtLeast(least), "");
     }
     Ok(())
@@ -116,14 +120,14 @@ async fn g711(table: &mut Table) -> Result<()> {
 async fn there_and_back(table: &mut Table) -> Result<()> {
     let of = |call| tape::frames(voice_of(call), Codec::Pcmu);
     let speakers = |at| pairs(at, (Codec::Pcmu, Codec::Opus), 0.0, &of);
-    let there = through_pop(speakers, (PCMU, OPUS), None, TALK, true).await?;
+    let there = through_pop(speakers, (PCMU, OPUS), PLAIN, TALK, true).await?;
     add(table, "PCMU to Opus 24 kb/s, clean: PESQ", None, score(&there)?, Target::Told, "");
     let of = |call: u64| -> Result<Arc<[Bytes]>> {
         let pair = there.pairs.get(usize::try_from(call)?).context("a call")?;
         Ok(pair.1.payloads().into_iter().flatten().collect())
     };
     let speakers = |at| pairs(at, (Codec::Opus, Codec::Pcmu), 0.0, &of);
-    let back = through_pop(speakers, (OPUS, PCMU), None, TALK, true).await?;
+    let back = through_pop(speakers, (OPUS, PCMU), PLAIN, TALK, true).await?;
     let name = "PCMU to Opus 24 kb/s to PCMU, clean: PESQ";
     add(table, name, None, score(&back)?, Target::AtLeast(4.1), "");
     Ok(())
@@ -138,7 +142,7 @@ async fn fec(table: &mut Table) -> Result<()> {
     ] {
         let of = |call| Ok(tape::encode_as(voice_of(call), Codec::Opus, 8_000, config)?.into());
         let speakers = |at| pairs(at, (Codec::Opus, Codec::Pcmu), loss, &of);
-        let outcome = through_pop(speakers, (OPUS, PCMU), None, TALK, true).await?;
+        let outcome = through_pop(speakers, (OPUS, PCMU), PLAIN, TALK, true).await?;
         add(table, name, None, score(&outcome)?, target, "");
     }
     Ok(())
@@ -201,8 +205,37 @@ async fn cost(table: &mut Table) -> Result<()> {
     Ok(())
 }
 
+/// CPU of noise suppression: G.711 calls whose both sides are cleaned.
+async fn suppression(table: &mut Table) -> Result<()> {
+    let crowd = |at| {
+        let pair = |call: u64| {
+            let frames = || tape::frames(voice_of(call), Codec::Pcmu);
+            Ok((
+                Speaker::new(at, Codec::Pcmu, frames()?, call)?,
+                Speaker::new(at, Codec::Pcmu, frames()?, call)?,
+            ))
+        };
+        (0..COMPARED).map(pair).collect::<Result<Vec<Pair>>>()
+    };
+    let how: (_, fn(&mut Trunk)) = (None, |trunk| trunk.noise_suppression = true);
+    let mut cpu = Vec::new();
+    for _ in 0..TURNS {
+        let outcome = through_pop(crowd, (PCMU, PCMU), how, LOAD, false).await?;
+        all_heard(outcome.cost.packets, COMPARED)?;
+        cpu.push(outcome.cost.us_per_packet()?);
+    }
+    let cpu = median(&cpu);
+    let name = "PCMU, noise suppressed both ways, 25 calls: CPU a packet";
+    add(table, name, None, cpu, Target::Told, "µs");
+    // 100 packets a second.
+    let name = "the same: CPU a call, share of a core";
+    add(table, name, None, cpu * 100.0 / 1e4, Target::Told, "%");
+    Ok(())
+}
+
 async fn transcoded(calls: u64) -> Result<Outcome> {
-    let outcome = through_pop(|at| crowd(at, calls), (PCMU, OPUS), Some(10), LOAD, false).await?;
+    let outcome =
+        through_pop(|at| crowd(at, calls), (PCMU, OPUS), (Some(10), |_| {}), LOAD, false).await?;
     all_heard(outcome.cost.packets, calls)?;
     Ok(outcome)
 }
@@ -228,5 +261,6 @@ pub(super) async fn run() -> Result<Table> {
     there_and_back(&mut table).await?;
     fec(&mut table).await?;
     cost(&mut table).await?;
+    suppression(&mut table).await?;
     Ok(table)
 }

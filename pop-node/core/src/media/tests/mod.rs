@@ -4,6 +4,7 @@
 mod hostile;
 mod low_bandwidth;
 mod mesh;
+mod noise;
 mod pauses;
 mod random;
 mod relay;
@@ -69,6 +70,7 @@ fn params(codec: Codec, port: u16) -> LegParams {
         redundant: None,
         offered_redundant: None,
         copies: false,
+        suppress_noise: false,
         direction: Direction::SendRecv,
         srtp: None,
     }

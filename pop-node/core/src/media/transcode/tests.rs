@@ -5,6 +5,8 @@ fn format(codec: Codec, ptime_ms: u32) -> Format {
     Format { codec, payload_type: codec.offered_payload_type(), ptime_ms, fmtp: None }
 }
 
+const EFFORT: Effort = Effort { complexity: 5, affords_extras: true };
+
 struct Run {
     /// What leaves, decoded, and when each packet left, in µs.
     pcm: Vec<i16>,
@@ -53,7 +55,7 @@ fn run_with(
 }
 
 fn drive(from: Codec, to: &Format, arrivals: &[(u64, u32, Vec<u8>)]) -> Run {
-    let mut transcoder = Transcoder::new(from, to, 5).unwrap();
+    let mut transcoder = Transcoder::new(from, to, EFFORT, false).unwrap();
     let rate = transcoder.encoder.rate();
     let mut decoder = Decoder::new(to.codec, rate).unwrap();
     let mut run = Run {
@@ -118,7 +120,7 @@ fn a_clean_path_costs_20_ms_and_changes_nothing() {
 #[test]
 fn comfort_noise_fills_a_pause_and_nothing_is_concealed() {
     for (from, to) in [(Codec::Pcmu, Codec::Pcma), (Codec::Pcma, Codec::Opus)] {
-        let mut transcoder = Transcoder::new(from, &format(to, 20), 5).unwrap();
+        let mut transcoder = Transcoder::new(from, &format(to, 20), EFFORT, false).unwrap();
         let rate = transcoder.encoder.rate();
         let mut decoder = Decoder::new(to, rate).unwrap();
         let (mut pcm, mut left) = (Vec::new(), Vec::new());
@@ -157,7 +159,8 @@ fn comfort_noise_fills_a_pause_and_nothing_is_concealed() {
 
 #[test]
 fn a_pause_ends_when_nothing_comes_for_a_minute() {
-    let mut transcoder = Transcoder::new(Codec::Pcmu, &format(Codec::Pcma, 20), 5).unwrap();
+    let mut transcoder =
+        Transcoder::new(Codec::Pcmu, &format(Codec::Pcma, 20), EFFORT, false).unwrap();
     transcoder.push_noise(0, &[], Instant::from_millis(0)).unwrap();
     let mut packets = 0;
     while let Some(due) = transcoder.poll_timeout() {
@@ -297,7 +300,8 @@ fn a_stall_is_caught_up_with() {
 
 #[test]
 fn garbage_is_refused_or_counted() {
-    let mut transcoder = Transcoder::new(Codec::Opus, &format(Codec::Pcmu, 20), 5).unwrap();
+    let mut transcoder =
+        Transcoder::new(Codec::Opus, &format(Codec::Pcmu, 20), EFFORT, false).unwrap();
     for n in 0..2_000_u64 {
         let payload: Vec<u8> = (0..n % 40).map(|k| (jitter(n * 64 + k, 256)) as u8).collect();
         let _ = transcoder.push(

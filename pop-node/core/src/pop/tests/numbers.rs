@@ -58,6 +58,7 @@ fn trunk(name: &str, address: &str, pops: &[&str]) -> Trunk {
         default_region: if name == "alice" { "CH".to_owned() } else { String::new() },
         media_encryption: 0,
         low_bandwidth: name == "leo",
+        noise_suppression: name == "leo",
     }
 }
 

@@ -189,7 +189,8 @@ impl World {
                 let ptime = ptime.map_or(String::new(), |ms| format!(" {ms}ms"));
                 let copies = params.redundant.filter(|_| params.copies);
                 let copies = copies.map_or("", |_| " with copies");
-                let how = format!("{event}{opus}{ptime}{copies}");
+                let quiet = if params.suppress_noise { ", noise suppressed," } else { "" };
+                let how = format!("{event}{opus}{ptime}{copies}{quiet}");
                 format!("set {leg}: {codec}{how} {:?} {remote}{keys}", params.direction)
             }
             MediaCommand::Connect { leg, to: Far::Leg(other) } => format!("join {leg} and {other}"),
