@@ -33,8 +33,8 @@ mod reliable;
 mod session;
 pub(crate) mod timer;
 
-use proto::call::CallSetup;
 use proto::call::call_message::Kind;
+use proto::call::{CallSetup, MediaLoss};
 use proto::id::{CallId, LegId};
 use proto::time::Instant;
 
@@ -45,6 +45,7 @@ pub(crate) use leg::{Leg, Opening, SDP};
 pub(crate) use media::{security, trunk_codecs};
 pub(crate) use reliable::Reliable;
 
+use crate::media::MediaCommand;
 use crate::pop::CallStream;
 use crate::pop::Phase;
 use crate::pop::core::{Core, Resolved};
@@ -159,8 +160,18 @@ impl Call {
         Some(Self { half, state })
     }
 
+    /// So much of what the other half sends is lost on its way to our peer's ear.
+    pub(crate) fn tell_loss(&self, percent: u8, core: &mut Core) {
+        self.half.tell(Kind::Loss(MediaLoss { percent: percent.into() }), core);
+    }
+
     pub(crate) fn handle(&mut self, input: Input, core: &mut Core, now: Instant) {
         let half = &mut self.half;
+        // The same in all states: it is for the media plane.
+        if let Input::Far(Kind::Loss(MediaLoss { percent })) = input {
+            let percent = u8::try_from(percent.min(100)).unwrap_or(100);
+            return core.media(MediaCommand::ExpectLoss { leg: half.leg.id, percent });
+        }
         self.state = match std::mem::replace(&mut self.state, State::Over) {
             State::Hunting(hunt) => hunt.handle(half, input, core, now),
             State::Opening(opening) => opening.handle(half, input, core, now),

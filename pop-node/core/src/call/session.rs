@@ -173,6 +173,7 @@ impl Session {
             | Kind::Answer(_)
             | Kind::Reject(_)
             | Kind::Hello(_)
+            | Kind::Loss(_)
             | Kind::Ack(_) => {
                 core.counters.refuse(Refusal::BadPeerMessage);
                 State::Talking(self)

@@ -54,6 +54,9 @@ pub(super) struct StreamEnd {
     /// What comes from there.
     pub(super) reception: Reception,
     pub(super) monitor: Monitor,
+    /// Percent of what we send that the far POP says are lost, and what we last told it.
+    pub(super) expected_loss: u8,
+    pub(super) told_loss: u8,
     /// Where its frames gather.
     pub(super) link: LinkKey,
 }
@@ -72,6 +75,8 @@ pub(super) struct Feedback {
     /// Middle bits of the peer's NTP time and when that report came.
     pub(super) sender_report: Option<(u32, Instant)>,
     pub(super) lost: Option<u64>,
+    /// Share of late, in 1/256, and when that was said.
+    pub(super) fraction: Option<(u8, Instant)>,
     pub(super) jitter: Option<Duration>,
     pub(super) round_trip: Option<Duration>,
     /// What the peer says of our voice (RFC 3611).

@@ -163,6 +163,13 @@ impl Media {
                 }
             }
             MediaCommand::Connect { leg, to } => self.connect(*leg, to, now),
+            MediaCommand::ExpectLoss { leg, percent } => {
+                if let Some(FarEnd::Stream(end)) =
+                    self.legs.get_mut(leg).and_then(|leg| leg.far.as_mut())
+                {
+                    end.expected_loss = *percent;
+                }
+            }
             MediaCommand::Disconnect { leg } => self.disconnect(*leg),
             MediaCommand::CloseLeg { leg } => self.close(*leg, now),
         }
@@ -235,6 +242,8 @@ impl Media {
             link: (stream.peer.clone(), stream.lane),
             reception: Reception::default(),
             monitor: Monitor::begin(now),
+            expected_loss: 0,
+            told_loss: 0,
         };
         self.lane(&end.link);
         self.join(id, FarEnd::Stream(Box::new(end)));
@@ -318,6 +327,7 @@ impl Media {
             && let Some(report) = self.end_point(id, now)
         {
             self.events.push(MediaEvent::LegQuality { leg: id, report, last: false });
+            self.tell_loss(id, now);
             self.send_rtcp(id, false, now);
         }
     }

@@ -195,6 +195,9 @@ impl Media {
                 let mut bridge = leg.inward.transcoder.take();
                 let effort = self.complexity.into();
                 let pushed = bridge_push(&mut bridge, arrival, (&end.format, effort), payload, now);
+                if let Some(transcoder) = &mut bridge {
+                    transcoder.expect_loss(end.expected_loss);
+                }
                 self.keep_bridge(id, Side::Inward, bridge);
                 return pushed;
             }

@@ -10,8 +10,10 @@ use super::leg::{FarEnd, Leg, StreamEnd};
 use super::monitor::{self, Surroundings};
 use super::quality::{Band, PathQuality, SCALE_WIDE};
 use super::{
-    DropReason, HeardReport, Media, MediaEvent, MediaTransmit, QualityReport, Rated, StreamReport,
+    DropReason, HeardReport, Media, MediaEvent, MediaTransmit, QualityReport, REPORT_INTERVAL,
+    Rated, StreamReport,
 };
+use crate::codec::Codec;
 use crate::rtp::rtcp::{self, ReportBlock, Rtcp, SenderInfo};
 use crate::rtp::xr::{self, VoipMetrics};
 use crate::srtp::SrtpError;
@@ -95,6 +97,7 @@ impl Media {
             }
         }
         if let Some(fraction) = lost {
+            leg.feedback.fraction = Some((fraction, now));
             self.expect_loss(id, fraction);
         }
         Ok(())
@@ -117,6 +120,32 @@ impl Media {
         let far = self.legs.get_mut(&far).and_then(|leg| leg.inward.transcoder.as_mut());
         if let Some(transcoder) = far {
             transcoder.expect_loss(percent);
+        }
+    }
+
+    /// Tells the POP that a relayed stream comes from what is lost of it: on the hop, and of it what
+    /// the peer of the leg says it lost. Whoever encodes there makes copies accordingly.
+    pub(super) fn tell_loss(&mut self, id: LegId, now: Instant) {
+        let Some(leg) = self.legs.get_mut(&id) else { return };
+        let Some(FarEnd::Stream(end)) = &mut leg.far else { return };
+        // What is decoded here is encoded here, too.
+        if end.stream.codec != Codec::Opus || leg.outward.transcoder.is_some() {
+            return;
+        }
+        let fresh = leg.feedback.fraction.filter(|(_, said)| now - *said < REPORT_INTERVAL * 3);
+        let peer = fresh.map_or(0.0, |(fraction, _)| f64::from(fraction) / 256.0);
+        #[allow(clippy::cast_precision_loss, reason = "a ratio")]
+        let hop = end
+            .monitor
+            .point
+            .map_or(0.0, |point| point.lost as f64 / (point.lost + point.received).max(1) as f64);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
+        let percent = ((1.0 - (1.0 - hop) * (1.0 - peer)) * 100.0).ceil().clamp(0.0, 100.0) as u8;
+        let is_news =
+            percent.abs_diff(end.told_loss) >= LOSS_STEP || (percent == 0) != (end.told_loss == 0);
+        if is_news {
+            end.told_loss = percent;
+            self.events.push(MediaEvent::Lossy { leg: id, percent });
         }
     }
 
@@ -203,6 +232,9 @@ impl Media {
         self.transmit(MediaTransmit::Rtcp { leg: id, dst, mux, bytes: bytes.freeze() });
     }
 }
+
+/// Percent by which loss must have changed to be worth telling.
+const LOSS_STEP: u8 = 2;
 
 /// What our playout buffer waits at most.
 const PLAYOUT_MAX_MS: u16 = 200;

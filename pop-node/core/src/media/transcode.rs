@@ -120,6 +120,7 @@ pub(super) struct Transcoder {
     made_up_ms: u32,
     pause: Pause,
     slack: Slack,
+    expected_loss: u8,
     /// The encoder may say that there is nothing to send.
     pauses: bool,
     /// Packets carry copies of the ones before: in Opus, or beside it (RFC 2198).
@@ -207,6 +208,7 @@ impl Transcoder {
             made_up_ms: 0,
             pause: Pause::None,
             slack: Slack::default(),
+            expected_loss: config.expected_loss,
             pauses: to.codec == Codec::Opus && config.dtx,
             has_fec: false,
             has_copies: false,
@@ -224,6 +226,9 @@ impl Transcoder {
 
     /// See [`Encoder::expect_loss`].
     pub(super) fn expect_loss(&mut self, percent: u8) {
+        if std::mem::replace(&mut self.expected_loss, percent) == percent {
+            return;
+        }
         self.encoder.expect_loss(percent);
     }
 

@@ -83,6 +83,13 @@ pub enum MediaCommand {
         /// Its far side.
         to: Far,
     },
+    /// So much of what we encode for the leg's far side is lost on its way to the far peer's ear.
+    ExpectLoss {
+        /// The leg.
+        leg: LegId,
+        /// Of all packets.
+        percent: u8,
+    },
     /// Undoes `Connect`, for both sides.
     Disconnect {
         /// The leg.
@@ -102,6 +109,7 @@ impl MediaCommand {
             Self::OpenLeg { leg, .. }
             | Self::SetLeg { leg, .. }
             | Self::Connect { leg, .. }
+            | Self::ExpectLoss { leg, .. }
             | Self::Disconnect { leg }
             | Self::CloseLeg { leg } => *leg,
         }
@@ -469,6 +477,14 @@ pub enum MediaEvent {
         report: Box<QualityReport>,
         /// The leg is closed.
         last: bool,
+    },
+    /// What is lost between the POP whose stream we send on to the leg's peer, and its ear, has
+    /// changed; at most once per report of the leg.
+    Lossy {
+        /// The leg.
+        leg: LegId,
+        /// Of all packets, 0 to 100.
+        percent: u8,
     },
     /// Nothing was heard for 10 s though the peer may send; told once per silence and cause.
     Silent {

@@ -174,6 +174,7 @@ const fn kind(message: &CallMessage) -> &'static str {
         Some(Kind::UpdateReject(_)) => "update_reject",
         Some(Kind::Hello(_)) => "hello",
         Some(Kind::Ack(_)) => "ack",
+        Some(Kind::Loss(_)) => "loss",
         None => "nothing",
     }
 }

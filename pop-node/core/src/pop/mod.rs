@@ -127,6 +127,12 @@ impl Pop {
                     call.half.leg.measured(*report);
                 }
             }
+            MediaEvent::Lossy { leg, percent } => {
+                let key = self.core.index.find(&Handle::Leg(leg));
+                if let Some(call) = key.and_then(|key| self.calls.get(&key)) {
+                    call.tell_loss(percent, &mut self.core);
+                }
+            }
             // Whoever is muted is there.
             MediaEvent::Silent { cause: SilenceCause::Muted, .. } => return,
             MediaEvent::Silent { leg, .. } => {

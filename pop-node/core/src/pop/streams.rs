@@ -44,6 +44,7 @@ impl Pop {
                 | Kind::Cancel(_)
                 | Kind::Bye(_)
                 | Kind::Info(_)
+                | Kind::Loss(_)
                 | Kind::Update(_)
                 | Kind::UpdateAnswer(_)
                 | Kind::UpdateReject(_),

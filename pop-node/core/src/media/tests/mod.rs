@@ -2,6 +2,7 @@
 //! measured and told (`report`), and anything at any time (`random`).
 
 mod hostile;
+mod loss;
 mod low_bandwidth;
 mod mesh;
 mod noise;

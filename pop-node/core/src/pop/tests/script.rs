@@ -61,6 +61,12 @@ pub(super) fn act(world: &mut World, words: &[&str]) -> Option<()> {
             world.pop(&PopId::new(pop).ok()?).handle_media_event(event, now);
             world.drain();
         }
+        ["lossy", pop, leg, percent] => {
+            let (leg, percent, now) = (LegId(leg.parse().ok()?), percent.parse().ok()?, world.now);
+            let event = MediaEvent::Lossy { leg, percent };
+            world.pop(&PopId::new(pop).ok()?).handle_media_event(event, now);
+            world.drain();
+        }
         [name, "puts", "nothing"] => world.phones.get_mut(*name)?.extra.clear(),
         [name, "puts", header, value @ ..] => {
             let line = (HeaderName::new(header), value.join(" "));

@@ -201,6 +201,9 @@ impl World {
                 let (peer, codec) = (stream.peer, stream.codec.name());
                 format!("join {leg} and {peer} over {codec}{opus}{ptime}")
             }
+            MediaCommand::ExpectLoss { leg, percent } => {
+                format!("expect {percent} % lost for {leg}")
+            }
             MediaCommand::Disconnect { leg } => format!("part {leg}"),
             MediaCommand::CloseLeg { leg } => {
                 let report = QualityReport { received: leg.0, ..QualityReport::default() };
@@ -314,6 +317,7 @@ fn describe_call(kind: &Kind) -> String {
         Kind::Update(u) => format!("update{}", media(&u.media)),
         Kind::UpdateAnswer(u) => format!("update answer{}", media(&u.media)),
         Kind::Info(i) => format!("info {}", String::from_utf8_lossy(&i.body)),
+        Kind::Loss(l) => format!("loss {} %", l.percent),
         Kind::UpdateReject(u) => format!("update reject {}", u.status),
         Kind::Hello(_) | Kind::Ack(_) => unreachable!("the shell's own"),
     }
