@@ -5,6 +5,7 @@ mod latency;
 mod load;
 mod media;
 mod memory;
+mod micro;
 mod paths;
 mod setup;
 mod sip;
@@ -16,7 +17,7 @@ use anyhow::Result;
 pub use table::{Figure, Table, Target};
 
 /// Name, and what it measures.
-pub const BENCHES: [(&str, &str); 5] = [
+pub const BENCHES: [(&str, &str); 6] = [
     (
         "control",
         "the control plane beside etcd (about 11 min, as root; [--quick] writes allocate reads watchers size leader region)",
@@ -26,6 +27,10 @@ pub const BENCHES: [(&str, &str); 5] = [
         "G.711 relayed beside rtpengine and bare forwarders, and between two POPs: CPU, loss, latency, memory (about 20 min; [--quick] [relay-500 relay-900 shared-500 shared-900 srtp-800 threads two-pops-100 two-pops-1000 churn])",
     ),
     ("mesh", "set-up time, 200 calls across two POPs, added latency, idle memory (about 3 min)"),
+    (
+        "micro",
+        "single steps of the media plane, CPU of one thread: relay, SRTP, codecs, noise suppression (about 20 s); beside each median the least",
+    ),
     (
         "paths",
         "what calls hear when an upstream falls silent, loses or flaps (about 11 min; [--quick] [silent loss clean flap])",
@@ -39,6 +44,7 @@ pub async fn run(name: &str, arguments: &[String]) -> Option<Result<Table>> {
         "control" => Some(control::control(arguments).await),
         "mesh" => Some(mesh().await),
         "paths" => Some(paths::run(arguments).await),
+        "micro" => Some(micro::run()),
         "voice" => Some(voice::run().await),
         "media" => Some(media::run(arguments).await),
         _ => None,
