@@ -3,6 +3,7 @@
 //! No clock, socket, disk, RNG or environment: randomness is a seed given to `new`.
 #![warn(missing_docs)]
 
+pub mod bgp;
 pub mod call;
 pub mod codec;
 pub mod media;

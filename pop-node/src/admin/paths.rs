@@ -87,13 +87,13 @@ fn peer(report: &PeerReport, now: Instant) -> Value {
             "path": hop.to_string(), "in_seconds": seconds(*at - now),
         })),
         "explain": report.explain(now),
-        "paths": report.paths.iter().map(path).collect::<Vec<_>>(),
+        "paths": report.paths.iter().map(|p| path(p, now)).collect::<Vec<_>>(),
         "changes": report.changes.iter().map(|c| change(c, now)).collect::<Vec<_>>(),
     })
 }
 
-fn path(report: &PathReport) -> Value {
-    let PathReport { sending, receiving, connected, silent, used_by_peer } = report;
+fn path(report: &PathReport, now: Instant) -> Value {
+    let PathReport { sending, against, receiving, connected, silent, used_by_peer } = report;
     json!({
         "path": sending.hop.to_string(),
         "via": sending.hop.via.as_ref().map(proto::id::PopId::as_str),
@@ -107,6 +107,8 @@ fn path(report: &PathReport) -> Value {
         "r_factor": sending.r_factor(),
         "against": sending.risk,
         "drained": sending.drained,
+        "bgp": against.iter().map(|why| why.sentence(now)).collect::<Vec<_>>(),
+        "transit": *sending.transit,
         "used_by_peer": used_by_peer,
         "silent_here": silent,
         "received": receiving.received,

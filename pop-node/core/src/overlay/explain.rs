@@ -5,6 +5,7 @@ use proto::time::{Duration, Instant};
 
 use super::choice::Candidate;
 use super::route::{Hop, Route};
+use crate::bgp::Reason;
 
 /// Why a route is as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,6 +92,8 @@ pub struct Change {
 pub struct PathReport {
     /// Towards the peer.
     pub sending: Candidate,
+    /// What BGP holds against it.
+    pub against: Vec<Reason>,
     /// Measured here, on what comes from the peer: datagrams and probes.
     pub receiving: super::LinkStats,
     /// Its connection is there.
@@ -127,7 +130,7 @@ impl PeerReport {
             return vec![format!("No path to {} is up.", self.peer)];
         };
         let mut lines = vec![self.lead(route, now)];
-        lines.extend(self.paths.iter().map(|path| describe(path, route)));
+        lines.extend(self.paths.iter().map(|path| describe(path, route, now)));
         lines.push(match &self.contender {
             Some((hop, at)) => {
                 let wait = (*at - now).as_secs();
@@ -155,8 +158,8 @@ impl PeerReport {
     }
 }
 
-fn describe(path: &PathReport, route: &Route) -> String {
-    let Candidate { hop, health, rtt, jitter, loss, risk, .. } = &path.sending;
+fn describe(path: &PathReport, route: &Route, now: Instant) -> String {
+    let Candidate { hop, health, rtt, jitter, loss, risk, drained, .. } = &path.sending;
     let role = if *hop == route.primary {
         " carries media,"
     } else if route.copy.as_ref() == Some(hop) {
@@ -167,7 +170,15 @@ fn describe(path: &PathReport, route: &Route) -> String {
     let rtt = rtt.map_or("no round trip yet".to_owned(), |rtt| {
         format!("round trip {:.1} ms", milliseconds(rtt))
     });
-    let against = if *risk > 0.0 { format!(", {risk:.1} of R against it") } else { String::new() };
+    let mut against =
+        if *risk > 0.0 { format!(", {risk:.1} of R against it") } else { String::new() };
+    if *drained {
+        against += ", to be left while there is another";
+    }
+    let reasons: Vec<String> = path.against.iter().map(|why| why.sentence(now)).collect();
+    if !reasons.is_empty() {
+        against += &format!(" ({})", reasons.join("; "));
+    }
     format!(
         "Path {hop}:{role} {}, {rtt}, jitter {:.1} ms, loss {:.2} %, R {:.1}{against}.",
         health.name(),

@@ -16,9 +16,10 @@ use super::choice::{Candidate, Choice, standby_of};
 use super::explain::{Change, PathReport, PeerReport, Why};
 use super::health::Health;
 use super::history::{History, Moment};
-use super::peer::{Against, Path};
+use super::peer::Path;
 use super::route::{Hop, Route};
 use super::stats::LinkStats;
+use crate::bgp::Hint;
 
 /// Between probes of the path that carries calls; of its standby; of the next; of a suspect.
 const FAST: Duration = Duration::from_millis(25);
@@ -240,19 +241,11 @@ impl Paths {
         self.choose_relays(now);
     }
 
-    /// Something outside of the measurements speaks against a path, or no longer does: `risk` in R;
-    /// `shaky`: copies are worth it; `drained`: to be left.
-    pub fn handle_hint(
-        &mut self,
-        peer: &PopId,
-        path: PathId,
-        hint: (f64, bool, bool),
-        now: Instant,
-    ) {
-        let (risk, shaky, drained) = hint;
+    /// Something outside of the measurements speaks against a path, or no longer does.
+    pub fn handle_hint(&mut self, peer: &PopId, path: PathId, hint: Hint, now: Instant) {
         let known = self.peers.get_mut(peer).and_then(|peer| peer.paths.get_mut(&path));
         if let Some(known) = known {
-            known.against = Against { risk, shaky, drained };
+            known.against = hint;
             self.decide(peer, now);
         }
     }
@@ -512,6 +505,7 @@ fn report(id: &PopId, peer: &Peer, now: Instant) -> PeerReport {
         paths: paths
             .map(|path| PathReport {
                 sending: path.candidate(now),
+                against: path.against.reasons.clone(),
                 receiving: path.received(),
                 connected: path.up,
                 silent: path.silent.is_some(),

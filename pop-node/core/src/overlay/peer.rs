@@ -9,6 +9,7 @@ use super::choice::Candidate;
 use super::health::{Health, HealthTracker};
 use super::route::Hop;
 use super::stats::{LinkStats, PathStats};
+use crate::bgp::Hint;
 
 /// Probes whose send time is remembered.
 const SENT_MAX: usize = 64;
@@ -29,14 +30,6 @@ const PATIENCE_MIN: Duration = Duration::from_millis(25);
 /// A report this much younger than our own suspicion refutes it.
 const REFUTES: Duration = Duration::from_millis(150);
 
-/// What speaks against a path from outside of the measurements.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Against {
-    pub(super) risk: f64,
-    pub(super) shaky: bool,
-    pub(super) drained: bool,
-}
-
 /// What the far end said of our direction.
 #[derive(Debug, Clone, Copy)]
 struct Told {
@@ -52,7 +45,8 @@ pub(super) struct Path {
     /// We want to know this way through another POP; else only the peer does.
     pub(super) chosen: bool,
     pub(super) health: HealthTracker,
-    pub(super) against: Against,
+    /// What speaks against it from outside of the measurements.
+    pub(super) against: Hint,
     /// Probes that came.
     probes: PathStats,
     /// Media that came since the path is up, as the media threads count it.
@@ -81,7 +75,7 @@ impl Path {
             up: true,
             chosen: false,
             health: HealthTracker::default(),
-            against: Against::default(),
+            against: Hint::default(),
             probes: PathStats::default(),
             media: LinkStats::default(),
             media_before: LinkStats::default(),
@@ -101,7 +95,7 @@ impl Path {
 
     /// The connection is new: nothing that was measured on the one before counts.
     pub(super) fn renew(&mut self, now: Instant) {
-        let (hop, against, media) = (self.hop.clone(), self.against, self.media);
+        let (hop, against, media) = (self.hop.clone(), self.against.clone(), self.media);
         let health = self.health.clone();
         *self = Self { against, media_before: media, media, health, ..Self::new(hop, now) };
     }
@@ -260,6 +254,7 @@ impl Path {
             risk: self.against.risk,
             shaky: self.against.shaky,
             drained: self.against.drained,
+            transit: self.against.transit.clone(),
         }
     }
 

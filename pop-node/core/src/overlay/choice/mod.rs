@@ -15,6 +15,8 @@ mod repair;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use proto::overlay::PathId;
 use proto::time::{Duration, Instant};
 
@@ -33,6 +35,8 @@ const REST_OF_THE_WAY: Duration = Duration::from_millis(100);
 const RELAY_COST: f64 = 1.5;
 /// R by which a standby is less wanted for each upstream it shares with the primary.
 const SHARED_UPSTREAM: f64 = 6.0;
+/// And for each AS between.
+const SHARED_TRANSIT: f64 = 2.0;
 /// After a switch that nothing forced, the old path carries copies: playout and 200 ms.
 const BOTH_FOR: Duration = Duration::from_millis(300);
 /// A repeat comes one packet later: behind most bursts, before playout.
@@ -63,6 +67,8 @@ pub struct Candidate {
     pub shaky: bool,
     /// The operator or the upstream wants it empty.
     pub drained: bool,
+    /// ASes between, as BGP tells; sorted.
+    pub transit: Arc<[u32]>,
 }
 
 impl Candidate {
@@ -99,15 +105,17 @@ impl Candidate {
     }
 
     /// How much less it is wanted beside `primary`: what it shares may fail for both.
-    fn shared_with(&self, primary: &Hop) -> f64 {
-        match (self.hop.path.upstreams(), primary.path.upstreams()) {
+    fn shared_with(&self, primary: &Hop, transit: &[u32]) -> f64 {
+        let upstreams = match (self.hop.path.upstreams(), primary.path.upstreams()) {
             (Some((a, b)), Some((c, d))) => {
                 SHARED_UPSTREAM * (f64::from(u8::from(a == c)) + f64::from(u8::from(b == d)))
             }
             // Through another POP: our upstream may be the same.
             (Some(_), None) | (None, Some(_)) => SHARED_UPSTREAM,
             (None, None) => SHARED_UPSTREAM * 2.0,
-        }
+        };
+        let shared = self.transit.iter().filter(|asn| transit.contains(asn));
+        shared.fold(upstreams, |sum, _| sum + SHARED_TRANSIT)
     }
 }
 
@@ -266,7 +274,9 @@ fn makeshift<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Option<&'a 
 
 /// The best that shares least with the primary.
 fn standby<'a>(candidates: &'a [Candidate], primary: &Hop) -> Option<&'a Candidate> {
-    let worth = |c: &Candidate| c.score() - c.shared_with(primary);
+    let current = candidates.iter().find(|candidate| candidate.hop == *primary);
+    let transit = current.map_or(&[][..], |current| &current.transit);
+    let worth = |c: &Candidate| c.score() - c.shared_with(primary, transit);
     let others = candidates.iter().filter(|c| c.hop != *primary && c.carries());
     others.max_by(|a, b| worth(a).total_cmp(&worth(b)).then(b.hop.cmp(&a.hop)))
 }

@@ -19,6 +19,7 @@ fn path(lower: u8, higher: u8, rtt_ms: u64) -> Candidate {
         risk: 0.0,
         shaky: false,
         drained: false,
+        transit: Arc::default(),
     }
 }
 
@@ -208,4 +209,44 @@ fn a_path_through_another_pop_must_be_worth_it() {
     assert_eq!(changes, ["35000 via iad1 + 0-0 better", "35300 via iad1 clean"]);
     let route = choice.route().unwrap();
     assert_eq!(route.direct, Some(slow[0].hop.path), "what others send through us");
+}
+
+#[test]
+fn a_standby_shares_no_transit_with_the_primary_if_it_can() {
+    let (mut choice, mut paths) = (Choice::default(), four());
+    paths[0].transit = [64_500, 64_501].into();
+    assert_eq!(run(&mut choice, &paths, (0, 100)), ["0 0-0 first"]);
+    assert_eq!(standby_of(&paths, &paths[0].hop), Some(paths[3].hop.clone()));
+    // 1-1 shares no upstream, but four ASes between; each counts 2 of R, an upstream 6.
+    paths[0].transit = [1, 2, 3, 4].into();
+    paths[3].transit = [1, 2, 3, 4].into();
+    assert_eq!(standby_of(&paths, &paths[0].hop), Some(paths[1].hop.clone()));
+}
+
+#[test]
+fn what_bgp_withdraws_is_left_at_once_with_copies_until_the_new_path_has_proven_itself() {
+    let (mut choice, mut paths) = (Choice::default(), four());
+    assert_eq!(run(&mut choice, &paths, (0, 1_000)), ["0 0-0 first"]);
+    paths[0].drained = true;
+    paths[1].drained = true;
+    assert_eq!(
+        run(&mut choice, &paths, (1_000, 9_000)),
+        ["1000 1-0 + 0-0 drained", "1300 1-0 clean"]
+    );
+    // What is to be left is better than nothing.
+    paths[2].health = Health::Down(at(9_000));
+    paths[3].health = Health::Down(at(9_000));
+    assert_eq!(run(&mut choice, &paths, (9_000, 10_000)), ["9000 0-0 down"]);
+    paths[2].health = Health::Good;
+    assert_eq!(run(&mut choice, &paths, (10_000, 10_300)), ["10000 1-0 + 0-0 drained"]);
+}
+
+#[test]
+fn a_path_whose_route_changed_gets_copies_and_is_left_if_it_stays_worse() {
+    let (mut choice, mut paths) = (Choice::default(), four());
+    assert_eq!(run(&mut choice, &paths, (0, 16_000)), ["0 0-0 first"]);
+    (paths[0].risk, paths[0].shaky) = (5.0, true);
+    let story = run(&mut choice, &paths, (16_000, 30_000));
+    assert_eq!(story[0], "16000 0-0 + 1-1 shaky");
+    assert_eq!(story[1], "21000 0-1 + 0-0 better");
 }

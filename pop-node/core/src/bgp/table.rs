@@ -1,0 +1,262 @@
+//! The routes of one neighbor, before or after the router's policy.
+//!
+//! A BMP session, or a BGP session behind it, begins with all routes, and nothing reliable says
+//! where they end: routers leave End-of-RIB out, and one EoR is for one family. So the dump is over
+//! when messages become few ([`FEW`] in [`WINDOW`]). What was known before is held meanwhile; what
+//! the dump did not bring is withdrawn then.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use proto::time::{Duration, Instant};
+
+use super::message::{Attributes, Community, Nlri};
+use super::prefix::Prefix;
+
+/// Routes kept of one table: a few for each address of interest.
+const ROUTES_MAX: usize = 16_384;
+/// A dump comes in thousands of messages a second, afterwards a full table changes in tens.
+const WINDOW: Duration = Duration::from_secs(5);
+const FEW: u32 = 500;
+/// However many messages come, it is over then.
+const DUMP_MAX: Duration = Duration::from_secs(300);
+/// Withdrawals remembered for each route, to count flaps.
+const WITHDRAWALS_MAX: usize = 8;
+/// A route gone for so long is nobody's any more.
+const GONE_KEPT: Duration = Duration::from_secs(24 * 3_600);
+/// So many withdrawals without one announcement are made up: FRR sends a withdrawal for each
+/// update of its pre-policy table if it does not keep one (`soft-reconfiguration inbound`).
+const MADE_UP: u64 = 100;
+
+/// How a route goes, and a hash of that.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct RoutePath {
+    pub(super) hash: u64,
+    pub(super) as_path: Vec<u32>,
+    pub(super) communities: Vec<Community>,
+    pub(super) next_hop: Option<IpAddr>,
+}
+
+impl RoutePath {
+    /// `own`: the router's AS, which FRR prepends in BMP to what the neighbor sent.
+    pub(super) fn new(attributes: Attributes, own: u32) -> Self {
+        let Attributes { mut as_path, next_hop, mut communities } = attributes;
+        let ours = as_path.iter().take_while(|asn| **asn == own).count();
+        as_path.drain(..ours);
+        communities.sort_unstable();
+        communities.dedup();
+        let mut hash = Fnv::default();
+        as_path.iter().for_each(|asn| hash.add(&asn.to_be_bytes()));
+        hash.add(b"/");
+        for community in &communities {
+            match community {
+                Community::Standard(value) => hash.add(&value.to_be_bytes()),
+                Community::Large(a, b, c) => {
+                    [a, b, c].iter().for_each(|part| hash.add(&part.to_be_bytes()));
+                }
+            }
+        }
+        match next_hop {
+            Some(IpAddr::V4(v4)) => hash.add(&v4.octets()),
+            Some(IpAddr::V6(v6)) => hash.add(&v6.octets()),
+            None => {}
+        }
+        Self { hash: hash.0, as_path, communities, next_hop }
+    }
+}
+
+/// FNV-1a.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) path: Arc<RoutePath>,
+    /// Announced and not withdrawn.
+    pub(super) present: bool,
+    /// Of a session before this one.
+    stale: bool,
+    /// When it became as it is.
+    pub(super) since: Instant,
+    withdrawals: VecDeque<Instant>,
+}
+
+impl Route {
+    fn withdraw(&mut self, now: Instant) {
+        if self.present {
+            (self.present, self.since) = (false, now);
+            if self.withdrawals.len() >= WITHDRAWALS_MAX {
+                self.withdrawals.pop_front();
+            }
+            self.withdrawals.push_back(now);
+        }
+        self.stale = false;
+    }
+
+    /// How often it went away within `window`.
+    pub(super) fn withdrawals(&self, window: Duration, now: Instant) -> usize {
+        self.withdrawals.iter().filter(|at| now - **at < window).count()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dump {
+    /// Nothing came yet.
+    Awaited,
+    /// Since `begun`; `messages` since `window`.
+    Running {
+        begun: Instant,
+        window: Instant,
+        messages: u32,
+    },
+    Over,
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    routes: BTreeMap<Nlri, Route>,
+    dump: Dump,
+    /// In this session, of any prefix.
+    announced: u64,
+    withdrawn: u64,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { routes: BTreeMap::new(), dump: Dump::Awaited, announced: 0, withdrawn: 0 }
+    }
+}
+
+impl Table {
+    /// Everything comes anew: what is known is held until it did.
+    pub(super) fn begin(&mut self) {
+        self.routes.values_mut().for_each(|route| route.stale = route.present);
+        (self.dump, self.announced, self.withdrawn) = (Dump::Awaited, 0, 0);
+    }
+
+    /// An UPDATE came, with so many routes for anywhere.
+    pub(super) fn count(&mut self, announced: u32, withdrawn: u32, now: Instant) {
+        self.announced += u64::from(announced);
+        self.withdrawn += u64::from(withdrawn);
+        match &mut self.dump {
+            Dump::Awaited => self.dump = Dump::Running { begun: now, window: now, messages: 1 },
+            Dump::Running { messages, .. } => *messages = messages.saturating_add(1),
+            Dump::Over => {}
+        }
+    }
+
+    /// False if there is no room. What is as it was stays as it is: routers repeat themselves.
+    pub(super) fn announce(&mut self, nlri: Nlri, path: &Arc<RoutePath>, now: Instant) -> bool {
+        if let Some(route) = self.routes.get_mut(&nlri) {
+            if !route.present || route.path.hash != path.hash {
+                (route.path, route.present, route.since) = (path.clone(), true, now);
+            }
+            route.stale = false;
+            return true;
+        }
+        if self.routes.len() >= ROUTES_MAX {
+            return false;
+        }
+        let (path, withdrawals) = (path.clone(), VecDeque::new());
+        let route = Route { path, present: true, stale: false, since: now, withdrawals };
+        self.routes.insert(nlri, route);
+        true
+    }
+
+    /// A route that was never announced cannot go, nor can any from a session that announced nothing.
+    pub(super) fn withdraw(&mut self, nlri: &Nlri, now: Instant) {
+        if self.announced > 0
+            && let Some(route) = self.routes.get_mut(nlri)
+        {
+            route.withdraw(now);
+        }
+    }
+
+    /// The neighbor is gone, and all it told (RFC 7854 §4.9).
+    pub(super) fn withdraw_all(&mut self, now: Instant) {
+        self.routes.values_mut().for_each(|route| route.withdraw(now));
+    }
+
+    /// Ends the dump if it is over. True if it ended.
+    pub(super) fn settle(&mut self, now: Instant) -> bool {
+        let Dump::Running { begun, window, messages } = self.dump else { return false };
+        if now - window < WINDOW {
+            return false;
+        }
+        if messages >= FEW && now - begun < DUMP_MAX {
+            self.dump = Dump::Running { begun, window: now, messages: 0 };
+            return false;
+        }
+        self.dump = Dump::Over;
+        if self.announced == 0 {
+            self.forget_stale();
+        }
+        let missing = self.routes.values_mut().filter(|route| route.stale);
+        missing.for_each(|route| route.withdraw(now));
+        true
+    }
+
+    /// Is everything known, as far as one can tell?
+    pub(super) fn is_settled(&self) -> bool {
+        !matches!(self.dump, Dump::Running { .. }) && !self.has_stale()
+    }
+
+    pub(super) fn is_awaited(&self) -> bool {
+        self.dump == Dump::Awaited
+    }
+
+    /// What a session before told and this one did not.
+    pub(super) fn forget_stale(&mut self) {
+        self.routes.retain(|_, route| !route.stale);
+    }
+
+    /// Removes what is gone for long, and what is not wanted any more; tells what.
+    pub(super) fn clean(&mut self, wanted: impl Fn(&Prefix) -> bool, now: Instant) -> Vec<Prefix> {
+        let kept = |nlri: &Nlri, route: &Route| {
+            (route.present || now - route.since < GONE_KEPT) && wanted(&nlri.prefix)
+        };
+        let gone = self.routes.extract_if(.., |nlri, route| !kept(nlri, route));
+        gone.map(|(nlri, _)| nlri.prefix).collect()
+    }
+
+    pub(super) fn has_stale(&self) -> bool {
+        self.routes.values().any(|route| route.stale)
+    }
+
+    /// Does it make sense?
+    pub(super) const fn is_made_up(&self) -> bool {
+        self.announced == 0 && self.withdrawn >= MADE_UP
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+
+    pub(super) fn present(&self) -> usize {
+        self.routes.values().filter(|route| route.present).count()
+    }
+
+    pub(super) fn prefixes(&self) -> impl Iterator<Item = &Prefix> {
+        self.routes.keys().map(|nlri| &nlri.prefix)
+    }
+
+    /// The routes to exactly this prefix, also those that are gone.
+    pub(super) fn to(&self, prefix: Prefix) -> impl Iterator<Item = &Route> {
+        let all = Nlri { prefix, path_id: 0 }..=Nlri { prefix, path_id: u32::MAX };
+        self.routes.range(all).map(|(_, route)| route)
+    }
+}
