@@ -58,6 +58,8 @@ pub fn check(config: &Config, wall: SystemTime) -> Findings {
     problems.extend(overlay.filter_map(Result::err).map(Problem::Bind));
     problems.extend(media(config).err().map(Problem::Bind));
     problems.extend(sockets::admin(config.admin).err().map(Problem::Bind));
+    let bmp = config.bgp.iter().filter_map(|bgp| sockets::bmp(bgp.bmp_listen).err());
+    problems.extend(bmp.map(Problem::Bind));
     findings.notes.extend(control(config));
     findings
 }

@@ -130,6 +130,8 @@ pub struct Config {
     pub tls: TlsFiles,
     /// `[admin] listen`
     pub admin: SocketAddr,
+    /// `[bgp]`: what routers tell of the upstreams.
+    pub bgp: Option<crate::bgp::Settings>,
     /// `[limits] max_calls`
     pub max_calls: u32,
     /// `[limits] max_tcp_connections`
@@ -146,6 +148,7 @@ struct File {
     control: Control,
     tls: Tls,
     admin: Admin,
+    bgp: Option<crate::bgp::BgpFile>,
     #[serde(default)]
     limits: Limits,
 }
@@ -270,6 +273,7 @@ impl Config {
     /// Checks the text of a file; `path` is only for messages.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let file: File = toml::from_str(text).map_err(|error| toml_error(text, path, &error))?;
+        let bgp = bgp(&file)?;
         let config = Self {
             id: pop_id(&file.pop.id)?,
             region: label("region", &file.pop.region)?,
@@ -286,6 +290,7 @@ impl Config {
             media_dscp: media_dscp(file.media.dscp)?,
             overlay_listen: upstreams(&file.overlay)?,
             overlay_advertise: advertise(&file.overlay)?,
+            bgp,
             control: endpoints(file.control.endpoints)?,
             tls: TlsFiles { ca: file.tls.ca, cert: file.tls.cert, key: file.tls.key },
             admin: socket_address("admin", "listen", &file.admin.listen)?,
@@ -347,7 +352,12 @@ fn label(key: &'static str, value: &str) -> Result<String, ConfigError> {
     })
 }
 
-fn socket_address(
+fn bgp(file: &File) -> Result<Option<crate::bgp::Settings>, ConfigError> {
+    let upstreams = file.overlay.listen.all().len();
+    file.bgp.as_ref().map(|bgp| crate::bgp::settings(bgp, upstreams)).transpose()
+}
+
+pub(crate) fn socket_address(
     table: &'static str,
     key: &'static str,
     value: &str,
@@ -623,6 +633,40 @@ mod tests {
         assert_eq!((config.media_shared, config.media_dscp), (true, 0));
         assert_eq!((config.media_threads, config.media_pinned), (2, true));
         assert_eq!(config.media_ports, 20_000..=20_003);
+    }
+
+    /// The example with its `[bgp]`, changed.
+    fn with_bgp(from: &str, to: &str) -> Result<Config, ConfigError> {
+        let keys = ["[bgp]", "bmp_listen", "routers", "upstreams", "drain_comm", "cost_comm"];
+        let line = |line: &str| match line.strip_prefix("# ") {
+            Some(key) if keys.iter().any(|k| key.starts_with(k)) => format!("{key}\n"),
+            Some(_) | None => format!("{line}\n"),
+        };
+        let text: String = GOOD.lines().map(line).collect();
+        assert!(text.contains(from), "the example has no {from}");
+        parse(&text.replacen(from, to, 1))
+    }
+
+    #[test]
+    fn routers_and_their_neighbors_are_checked() {
+        let bgp = with_bgp("[bgp]", "[bgp]").unwrap().bgp.unwrap();
+        assert_eq!(bgp.bmp_listen.port(), 11_019);
+        assert_eq!(bgp.station.routers.len(), 1);
+        assert_eq!(bgp.station.upstreams[0][0].address.to_string(), "198.51.100.1");
+        assert_eq!((bgp.station.policy.drain.len(), bgp.station.policy.cost.len()), (1, 1));
+        assert!(with_bgp("198.51.100.1\"]]", "198.51.100.1@192.0.2.254\"]]").is_ok());
+        for (from, to, expected) in [
+            ("[[\"198.51.100.1\"]]", "[]", "[bgp] upstreams lists 0, [overlay] listen 1"),
+            ("\"198.51.100.1\"", "\"198.51.100.1@10.0.0.1\"", "[bgp] upstreams has"),
+            ("\"198.51.100.1\"", "\"transit\"", "[bgp] upstreams has \"transit\""),
+            ("routers = [\"192.0.2.254\"]", "routers = []", "[bgp] routers lists 0"),
+            ("192.0.2.1:11019", "192.0.2.1", "[bgp] bmp_listen is \"192.0.2.1\""),
+            ("65010:666", "65010:66666", "[bgp] drain_communities has \"65010:66666\""),
+            ("= 5.0", "= -5.0", "[bgp] cost_communities gives \"65010:70\" -5"),
+        ] {
+            let text = with_bgp(from, to).unwrap_err().to_string();
+            assert!(text.contains(expected), "{text}");
+        }
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! A POP's shell: sockets, clocks, disks and certificates around the pure core `pop_core`.
 //!
 //! Reading order: [`run`] puts it together; [`signaling`] is the loop that owns the calls,
-//! [`media`] the thread that owns packets, [`link`] QUIC to other POPs, [`control`] the control
+//! [`media`] the thread that owns packets, [`bgp`] what routers tell, [`link`] QUIC to other POPs, [`control`] the control
 //! plane's client. Nothing here decides what a call does.
 
 pub mod admin;
 pub mod backoff;
+pub mod bgp;
 pub mod cdr;
 pub mod check;
 pub mod clock;

@@ -94,7 +94,10 @@ fn join(token: &str, dir: &Path) -> ExitCode {
 }
 
 fn run_file(file: &File) -> ExitCode {
+    // It warns of each odd message of a router; those are counted.
+    let quiet = "bgpkit_parser=off".parse().expect("a directive");
     let filter = EnvFilter::try_from_env("POP_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter.add_directive(quiet);
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -17,7 +17,7 @@ use crate::drops::Drops;
 use crate::signaling::{self, Inputs, Outputs, Signaling, Tcp, Udp};
 use crate::sockets::{self, SipSocket};
 use crate::tls::{Credentials, rotation};
-use crate::{admin, cdr, control, link, media, resolve, telemetry};
+use crate::{admin, bgp, cdr, control, link, media, resolve, telemetry};
 
 /// Between the tasks and the signaling loop; a full one makes its sender wait.
 const EVENTS_MAX: usize = 1_024;
@@ -58,6 +58,7 @@ struct Bound {
     tcp: Vec<std::net::TcpListener>,
     overlay: Vec<std::net::UdpSocket>,
     admin: std::net::TcpListener,
+    bmp: Option<std::net::TcpListener>,
 }
 
 fn bind(config: &Config) -> Result<Bound, sockets::BindError> {
@@ -71,7 +72,8 @@ fn bind(config: &Config) -> Result<Bound, sockets::BindError> {
     let overlay = config.overlay_listen.iter().copied().map(sockets::overlay);
     let overlay = overlay.collect::<Result<_, _>>()?;
     let admin = sockets::admin(config.admin)?;
-    Ok(Bound { udp, tcp, overlay, admin })
+    let bmp = config.bgp.as_ref().map(|bgp| sockets::bmp(bgp.bmp_listen)).transpose()?;
+    Ok(Bound { udp, tcp, overlay, admin, bmp })
 }
 
 /// Runs a POP until SIGTERM or SIGINT, and ends its calls.
@@ -97,7 +99,9 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let (peers, peers_in) = watch::channel(Vec::new());
     let (link_events, link_in) = mpsc::channel(EVENTS_MAX);
     let settings = link_settings(&config, (&link_events, &media, &drops), clock);
-    let links = link::Links::start(credentials.clone(), bound.overlay, settings, peers_in)?;
+    let (overlay, known) = (bound.overlay, peers_in.clone());
+    let links = link::Links::start(credentials.clone(), overlay, settings, peers_in)?;
+    let bgp = station(&config, bound.bmp, (links.clone(), known), clock)?;
 
     let (control_events, control_in) = mpsc::channel(EVENTS_MAX);
     let settings = control_settings(&config);
@@ -130,6 +134,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         media: media.clone(),
         control: control.shared.clone(),
         links: links.clone(),
+        bgp,
         drops,
         socket_drops: socket_drops(&config),
     };
@@ -153,6 +158,16 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     stop_media(&media, media_threads).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn station(
+    config: &Config,
+    listener: Option<std::net::TcpListener>,
+    around: (link::Links, watch::Receiver<Vec<link::Peer>>),
+    clock: Clock,
+) -> std::io::Result<Option<bgp::Handle>> {
+    let (Some(listener), Some(settings)) = (listener, &config.bgp) else { return Ok(None) };
+    bgp::start(listener, settings.station.clone(), around, clock).map(Some)
 }
 
 fn pop(config: &Config, credentials: &Credentials, view: View, clock: Clock) -> Pop {

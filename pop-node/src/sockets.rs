@@ -137,6 +137,16 @@ pub fn admin(address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
     })
 }
 
+/// Binds `[bgp] bmp_listen`.
+pub fn bmp(address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
+    tcp(address).map_err(|source| BindError {
+        table: "bgp",
+        key: "bmp_listen",
+        what: format!("tcp:{address}"),
+        source,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

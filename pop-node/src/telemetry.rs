@@ -172,6 +172,28 @@ table! {
         "One-way delay to the peer above the shortest of late {peer, path}";
     PATH_CHANGES = Counter "pop_path_changes_total" Count
         "Changes of the route to the peer {peer, reason}";
+    PATH_RISK = Gauge "pop_path_bgp_risk" Count
+        "R that BGP holds against the path {peer, path}";
+    PATH_DRAINED = Gauge "pop_path_drained" Count
+        "1 if BGP says that the path is to be left, else 0 {peer, path}";
+    BGP_FEED_UP = Gauge "pop_bgp_feed_up" Count
+        "1 while the router tells and it makes sense; else 0: measurement alone chooses {router}";
+    BGP_NEIGHBOR_UP = Gauge "pop_bgp_neighbor_up" Count
+        "1 while the router's BGP session with the upstream is up, else 0 {router, neighbor}";
+    BGP_NEIGHBOR_DOWNS = Counter "pop_bgp_neighbor_downs_total" Count
+        "How often that session went down {router, neighbor}";
+    BGP_ROUTES = Gauge "pop_bgp_routes" Count
+        "Routes kept: those that cover an address of interest {router, neighbor}";
+    BGP_ADDRESSES = Gauge "pop_bgp_addresses" Count "Addresses of interest";
+    BGP_ROUTE_CHANGES = Counter "pop_bgp_route_changes_total" Count
+        "How often an upstream's route to an address of interest went another way";
+    BGP_WITHDRAWALS = Counter "pop_bgp_withdrawals_total" Count
+        "How often an upstream had no route to an address of interest any more";
+    BMP_MESSAGES = Counter "pop_bmp_messages_total" Count "BMP messages of routers";
+    BMP_IGNORED = Counter "pop_bmp_ignored_total" Count
+        "What of them was of no use {router, reason}";
+    BMP_HANGUPS = Counter "pop_bmp_hangups_total" Count
+        "Connections of routers that ended, or were refused {reason}";
     LINK_JITTER = Gauge "pop_link_jitter_seconds" Seconds "Interarrival jitter {peer}";
 }
 

@@ -36,7 +36,13 @@ pub struct Upstreams {
 impl Upstreams {
     /// All four paths are good, and media of both POPs begins on the first.
     pub async fn start() -> Result<Self> {
+        Self::with(|_| {}).await
+    }
+
+    /// The same with a topology changed further.
+    pub async fn with(more: impl FnOnce(&mut chaos::lab::Topology)) -> Result<Self> {
         let two = |topology: &mut chaos::lab::Topology| {
+            more(topology);
             topology.upstreams = 2;
             topology.wan = Some(Profile::delayed(WAY));
         };

@@ -13,6 +13,8 @@ pub const SIP_PORT: u16 = 5060;
 pub const OVERLAY_PORT: u16 = 4433;
 /// API and raft port of control nodes.
 pub const API_PORT: u16 = 7000;
+/// Where a POP listens for its routers.
+pub const BMP_PORT: u16 = 11_019;
 /// Admin (metrics) port of every node.
 pub const ADMIN_PORT: u16 = 9090;
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::pki::Files;
+use super::{BMP_PORT, Routers};
 
 #[derive(Serialize)]
 struct Tls<'a> {
@@ -101,6 +102,7 @@ pub(super) struct Pop<'a> {
     pub(super) opus_complexity: Option<u8>,
     pub(super) shared_media: bool,
     pub(super) media_threads: Option<u8>,
+    pub(super) bgp: Option<&'a Routers>,
 }
 
 impl Pop<'_> {
@@ -138,6 +140,12 @@ impl Pop<'_> {
             endpoints: &'a [SocketAddr],
         }
         #[derive(Serialize)]
+        struct Bgp<'a> {
+            bmp_listen: SocketAddr,
+            routers: &'a [IpAddr],
+            upstreams: &'a [Vec<IpAddr>],
+        }
+        #[derive(Serialize)]
         struct Limits {
             max_calls: u32,
         }
@@ -150,6 +158,8 @@ impl Pop<'_> {
             control: Endpoints<'a>,
             tls: Tls<'a>,
             admin: Admin,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            bgp: Option<Bgp<'a>>,
             limits: Limits,
         }
         let (id, region, mesh, data_dir) = (self.id, self.region, self.mesh, self.data_dir);
@@ -169,6 +179,11 @@ impl Pop<'_> {
                 control: Endpoints { endpoints: self.control },
                 tls: self.tls.into(),
                 admin: Admin { listen: self.admin },
+                bgp: self.bgp.map(|bgp| Bgp {
+                    bmp_listen: (self.sip.ip(), BMP_PORT).into(),
+                    routers: &bgp.routers,
+                    upstreams: &bgp.upstreams,
+                }),
                 limits: Limits { max_calls: self.max_calls },
             },
         )

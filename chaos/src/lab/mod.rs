@@ -23,7 +23,7 @@ use anyhow::{Context, Result, bail};
 use proto::identity::{Identity, Kind};
 use tempfile::TempDir;
 
-pub use address::{ADMIN_PORT, API_PORT, OVERLAY_PORT, SIP_PORT};
+pub use address::{ADMIN_PORT, API_PORT, BMP_PORT, OVERLAY_PORT, SIP_PORT};
 
 use crate::wan::{Profile, Wan};
 use address::Block;
@@ -54,6 +54,8 @@ pub struct Topology {
     pub shared_media: bool,
     /// Media threads of the POPs, each on a core of its own; `None`: as many as suit the machine.
     pub media_threads: Option<u8>,
+    /// A POP that its routers tell of its upstreams, by BMP.
+    pub bgp: Option<Routers>,
     /// Where `control-plane` and `pop-node` are.
     pub bin_dir: PathBuf,
     /// Keep certificates, data and logs here instead of in a directory that goes away.
@@ -77,11 +79,23 @@ impl Topology {
             opus_complexity: None,
             shared_media: false,
             media_threads: None,
+            bgp: None,
             bin_dir: bin_dir.to_owned(),
             keep_dir: None,
             log: "info".into(),
         }
     }
+}
+
+/// The routers of one POP.
+#[derive(Debug, Clone)]
+pub struct Routers {
+    /// The POP; it listens at [`BMP_PORT`] of its SIP address.
+    pub pop: String,
+    /// Where they come from.
+    pub routers: Vec<IpAddr>,
+    /// BGP neighbors of each of its upstreams.
+    pub upstreams: Vec<Vec<IpAddr>>,
 }
 
 /// Where the executables of this build are: beside the running one.

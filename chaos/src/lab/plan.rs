@@ -104,6 +104,7 @@ impl<'a> Plan<'a> {
                 opus_complexity: self.topology.opus_complexity,
                 shared_media: self.topology.shared_media,
                 media_threads: self.topology.media_threads,
+                bgp: self.topology.bgp.as_ref().filter(|bgp| bgp.pop == site.id),
             }
             .write(&path)?;
             Ok(self.member(node, site.admin, "pop-node", &path))

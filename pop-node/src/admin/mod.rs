@@ -1,10 +1,12 @@
 //! The admin page, plain HTTP/1.1: `/metrics` for Prometheus, `/healthz` for whoever starts and
-//! watches the process, `/status` for people and tools (JSON), `/calls/ID` for how a call sounds.
+//! watches the process, `/status`, `/paths` and `/bgp` for people and tools (JSON), `/calls/ID` for
+//! how a call sounds.
 //!
 //! Read-only. Figures are read from the cores at each request, so an idle POP does nothing.
 //! Deliberately absent: TLS and users. Listen on loopback or a management network.
 
 pub mod ask;
+mod bgp;
 mod paths;
 
 use std::convert::Infallible;
@@ -64,6 +66,8 @@ pub struct Page {
     pub control: Arc<control::Shared>,
     /// The paths to other POPs.
     pub links: crate::link::Links,
+    /// What routers tell, if there are any.
+    pub bgp: Option<crate::bgp::Handle>,
     /// What the shell dropped.
     pub drops: Drops,
     /// What the kernel dropped at media sockets.
@@ -115,8 +119,11 @@ async fn answer(
     if let Some(peer) = path.strip_prefix("/paths") {
         return Ok(page.paths(peer.trim_start_matches('/')).await);
     }
+    if path == "/bgp" {
+        return Ok(page.bgp().await);
+    }
     if !["/metrics", "/healthz", "/status"].contains(&path) {
-        let text = "try /metrics, /healthz, /status, /paths, /paths/POP or /calls/ID\n";
+        let text = "try /metrics, /healthz, /status, /paths, /paths/POP, /bgp or /calls/ID\n";
         return Ok(plain(StatusCode::NOT_FOUND, text.into()));
     }
     let Some(figures) = page.figures().await else {
@@ -128,6 +135,11 @@ async fn answer(
             page.count_socket_drops().await;
             page.set_metrics(&figures);
             paths::metrics(&page.links.paths().await.unwrap_or_default());
+            if let Some(handle) = &page.bgp
+                && let Some(report) = handle.report().await
+            {
+                bgp::metrics(&report, &handle.counters);
+            }
             page.prometheus.run_upkeep();
             respond(StatusCode::OK, "text/plain; version=0.0.4", page.prometheus.render())
         }
@@ -179,6 +191,19 @@ impl Page {
         match reports.iter().find(|report| report.peer.as_str() == peer) {
             Some(report) => plain(StatusCode::OK, paths::words(report, now)),
             None => plain(StatusCode::NOT_FOUND, "no path to such a POP was ever up\n".into()),
+        }
+    }
+
+    /// What routers tell.
+    async fn bgp(&self) -> Response<Full<Bytes>> {
+        let Some(handle) = &self.bgp else {
+            return plain(StatusCode::NOT_FOUND, "no [bgp] in the configuration\n".into());
+        };
+        match handle.report().await {
+            Some(report) => {
+                respond(StatusCode::OK, "application/json", bgp::page(&report).to_string())
+            }
+            None => plain(StatusCode::SERVICE_UNAVAILABLE, "the process is ending\n".into()),
         }
     }
 

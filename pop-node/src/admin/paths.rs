@@ -138,6 +138,8 @@ pub(super) fn metrics(reports: &[PeerReport]) {
             let good = path.sending.health == pop_core::overlay::Health::Good;
             t::PATH_GOOD.set_with(&labels, f64::from(u8::from(good)));
             t::PATH_R.set_with(&labels, path.sending.r_factor());
+            t::PATH_RISK.set_with(&labels, path.sending.risk);
+            t::PATH_DRAINED.set_with(&labels, f64::from(u8::from(path.sending.drained)));
             t::PATH_LOSS.set_with(&labels, path.sending.loss);
             if let Some(rtt) = path.sending.rtt {
                 t::PATH_RTT.set_with(&labels, seconds(rtt));

@@ -1,16 +1,18 @@
 //! The task around [`pop_core::overlay::Paths`]: probes in and out, routes to the media threads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use pop_core::bgp::Hint;
 use pop_core::media::PathCounts;
 use pop_core::overlay::{Moment, PathCommand, Paths, PathsConfig, PeerReport, Route};
 use proto::id::PopId;
 use proto::overlay::{Datagram, PathId, PopTag};
 use proto::time::Instant;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::registry::{Instance, Registry};
 use crate::clock::Clock;
@@ -33,6 +35,8 @@ pub(super) enum Input {
     Known(Vec<PopId>),
     /// A probe for us, and the POP at the other end of the connection.
     Probe(PopId, Bytes),
+    /// From an upstream of ours to an address.
+    Hint(u8, IpAddr, Hint),
     Report(oneshot::Sender<Vec<PeerReport>>),
     /// The paths to a POP at a moment.
     Past(String, Instant, oneshot::Sender<Option<Moment>>),
@@ -52,6 +56,11 @@ pub(super) struct Keeper {
     known: Vec<PopId>,
     /// The connections the paths know of.
     connected: BTreeMap<PopId, (Instance, BTreeMap<PathId, usize>)>,
+    own_id: PopId,
+    /// Our upstream and their address, of each direct path.
+    ways: BTreeMap<(PopId, PathId), (u8, IpAddr)>,
+    hints: BTreeMap<(u8, IpAddr), Hint>,
+    remotes: watch::Sender<BTreeSet<IpAddr>>,
     /// Routes the media threads had no room for.
     held: BTreeMap<PopId, Route>,
     /// An answer of the media threads under way.
@@ -64,9 +73,14 @@ impl Keeper {
         registry: Arc<Registry>,
         (media, clock, drops): (media::Handle, Clock, Drops),
         inputs: mpsc::Receiver<Input>,
-    ) -> Self {
-        Self {
+    ) -> (Self, watch::Receiver<BTreeSet<IpAddr>>) {
+        let (remotes, addresses) = watch::channel(BTreeSet::new());
+        let keeper = Self {
             own: PopTag::of(&config.own),
+            own_id: config.own.clone(),
+            ways: BTreeMap::new(),
+            hints: BTreeMap::new(),
+            remotes,
             paths: Paths::new(config),
             registry,
             media,
@@ -78,7 +92,8 @@ impl Keeper {
             connected: BTreeMap::new(),
             held: BTreeMap::new(),
             counts: None,
-        }
+        };
+        (keeper, addresses)
     }
 
     pub(super) async fn run(mut self) {
@@ -121,6 +136,7 @@ impl Keeper {
                     self.drops.count(Reason::ProbeUnknown);
                 }
             }
+            Input::Hint(upstream, address, hint) => self.hint((upstream, address), hint),
             // Nobody waits any more: fine.
             Input::Past(peer, at, answer) => drop(answer.send(self.paths.past(&peer, at))),
             Input::Report(answer) => drop(answer.send(self.paths.report(now))),
@@ -142,12 +158,15 @@ impl Keeper {
         for path in known.keys().filter(|path| !ids.contains_key(path)) {
             self.paths.handle_link(peer, *path, false, now);
         }
-        for (path, id) in &ids {
-            if known.get(path) != Some(id) {
-                self.paths.handle_link(peer, *path, true, now);
-            }
+        let is_new = |(path, id): &(&PathId, &usize)| known.get(path) != Some(id);
+        let new: Vec<PathId> = ids.iter().filter(is_new).map(|(path, _)| *path).collect();
+        for path in &new {
+            self.paths.handle_link(peer, *path, true, now);
         }
         *known = ids;
+        for path in new {
+            self.locate(peer.clone(), path);
+        }
     }
 
     fn know(&mut self, known: Vec<PopId>, now: Instant) {
@@ -158,11 +177,50 @@ impl Keeper {
             self.connected.remove(peer);
             self.held.remove(peer);
             self.paths.forget(peer, now);
+            self.ways.retain(|(other, _), _| other != peer);
         }
+        self.tell_remotes();
         // One that is back may have been connected all the time.
         let back = self.known.iter().filter(|peer| !before.contains(peer)).cloned();
         for peer in back.collect::<Vec<_>>() {
             self.compare(&peer, now);
+        }
+    }
+
+    /// Where a path that came up leads, and what is held against that.
+    fn locate(&mut self, peer: PopId, path: PathId) {
+        let connection = self.registry.get(&peer, path);
+        let (Some((lower, higher)), Some(connection)) = (path.upstreams(), connection) else {
+            return;
+        };
+        let ours = if self.own_id < peer { lower } else { higher };
+        let way = (ours, connection.remote_address().ip().to_canonical());
+        if let Some(hint) = self.hints.get(&way).cloned() {
+            self.paths.handle_hint(&peer, path, hint, self.clock.now());
+        }
+        self.ways.insert((peer, path), way);
+        self.tell_remotes();
+    }
+
+    fn tell_remotes(&self) {
+        let addresses: BTreeSet<IpAddr> = self.ways.values().map(|(_, address)| *address).collect();
+        self.remotes.send_if_modified(|known| {
+            let changed = *known != addresses;
+            *known = addresses;
+            changed
+        });
+    }
+
+    fn hint(&mut self, way: (u8, IpAddr), hint: Hint) {
+        let now = self.clock.now();
+        for ((peer, path), _) in self.ways.iter().filter(|(_, at)| **at == way) {
+            tracing::debug!(%peer, path = path.0, risk = hint.risk, drained = hint.drained, "BGP");
+            self.paths.handle_hint(peer, *path, hint.clone(), now);
+        }
+        if hint == Hint::default() {
+            self.hints.remove(&way);
+        } else {
+            self.hints.insert(way, hint);
         }
     }
 

@@ -14,10 +14,12 @@ mod quic;
 mod registry;
 pub mod stream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use pop_core::bgp::Hint;
 use pop_core::overlay::{Moment, PathsConfig, PeerReport};
 
 use pop_core::pop::{CallStream, StreamEvent};
@@ -108,6 +110,7 @@ pub(crate) struct Context {
 #[derive(Clone)]
 pub struct Links {
     context: Arc<Context>,
+    remotes: watch::Receiver<BTreeSet<IpAddr>>,
 }
 
 impl Links {
@@ -128,7 +131,7 @@ impl Links {
         let config =
             PathsConfig { own: own.clone(), seed: u64::from_ne_bytes(credentials.random()) };
         let around = (media.clone(), clock, drops.clone());
-        let paths = keeper::Keeper::new(config, registry.clone(), around, inputs);
+        let (paths, remotes) = keeper::Keeper::new(config, registry.clone(), around, inputs);
         let context = Arc::new(Context {
             own_tag: PopTag::of(&own),
             own,
@@ -150,7 +153,7 @@ impl Links {
             tokio::spawn(peer::answer(context.clone(), upstream));
         }
         tokio::spawn(dial_all(context.clone(), peers));
-        Ok(Self { context })
+        Ok(Self { context, remotes })
     }
 
     /// Opens a call stream; `Opened` or `Failed` follows as an event.
@@ -171,6 +174,17 @@ impl Links {
         let input = keeper::Input::Past(peer.to_owned(), at, answer);
         self.context.keeper.send(input).await.ok()?;
         moment.await.ok()
+    }
+
+    /// Addresses at the other ends of paths, as they become known.
+    pub fn remotes(&self) -> watch::Receiver<BTreeSet<IpAddr>> {
+        self.remotes.clone()
+    }
+
+    /// What speaks against sending to an address from one of our upstreams is this now.
+    pub async fn hint(&self, upstream: u8, address: IpAddr, hint: Hint) {
+        // Only while the process ends nobody listens.
+        drop(self.context.keeper.send(keeper::Input::Hint(upstream, address, hint)).await);
     }
 
     /// A newer process has our name: closes all connections, dials and answers no more.

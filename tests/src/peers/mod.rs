@@ -1,6 +1,7 @@
 //! Real peers: programs of others that must understand us.
 
 pub mod baresip;
+pub mod bgp;
 pub mod quality;
 pub mod sipp;
 

@@ -1,8 +1,9 @@
-//! End to end: real processes of ours, real peers (sipp, baresip), audio measured.
+//! End to end: real processes of ours, real peers (sipp, baresip, FRR, GoBGP), audio measured.
 //!
 //! `cargo e2e` runs it on release builds; `cargo build --release` first. One scenario a module.
 #![allow(clippy::indexing_slicing, clippy::print_stdout, reason = "a test may panic and speak")]
 
+mod bgp;
 mod calls;
 mod check;
 mod faults;

@@ -2,7 +2,7 @@
 //!
 //! A BMP session, or a BGP session behind it, begins with all routes, and nothing reliable says
 //! where they end: routers leave End-of-RIB out, and one EoR is for one family. So the dump is over
-//! when messages become few ([`FEW`] in [`WINDOW`]). What was known before is held meanwhile; what
+//! when routes become few ([`FEW`] in [`WINDOW`]). What was known before is held meanwhile; what
 //! the dump did not bring is withdrawn then.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,10 +16,10 @@ use super::prefix::Prefix;
 
 /// Routes kept of one table: a few for each address of interest.
 const ROUTES_MAX: usize = 16_384;
-/// A dump comes in thousands of messages a second, afterwards a full table changes in tens.
+/// A dump comes in thousands of routes a second, afterwards a full table changes in tens.
 const WINDOW: Duration = Duration::from_secs(5);
 const FEW: u32 = 500;
-/// However many messages come, it is over then.
+/// However many come, it is over then.
 const DUMP_MAX: Duration = Duration::from_secs(300);
 /// Withdrawals remembered for each route, to count flaps.
 const WITHDRAWALS_MAX: usize = 8;
@@ -117,11 +117,11 @@ impl Route {
 enum Dump {
     /// Nothing came yet.
     Awaited,
-    /// Since `begun`; `messages` since `window`.
+    /// Since `begun`; so many `routes` since `window`.
     Running {
         begun: Instant,
         window: Instant,
-        messages: u32,
+        routes: u32,
     },
     Over,
 }
@@ -148,13 +148,14 @@ impl Table {
         (self.dump, self.announced, self.withdrawn) = (Dump::Awaited, 0, 0);
     }
 
-    /// An UPDATE came, with so many routes for anywhere.
+    /// UPDATEs came, with so many routes for anywhere.
     pub(super) fn count(&mut self, announced: u32, withdrawn: u32, now: Instant) {
         self.announced += u64::from(announced);
         self.withdrawn += u64::from(withdrawn);
+        let routes = announced.saturating_add(withdrawn);
         match &mut self.dump {
-            Dump::Awaited => self.dump = Dump::Running { begun: now, window: now, messages: 1 },
-            Dump::Running { messages, .. } => *messages = messages.saturating_add(1),
+            Dump::Awaited => self.dump = Dump::Running { begun: now, window: now, routes },
+            Dump::Running { routes: so_far, .. } => *so_far = so_far.saturating_add(routes),
             Dump::Over => {}
         }
     }
@@ -193,12 +194,12 @@ impl Table {
 
     /// Ends the dump if it is over. True if it ended.
     pub(super) fn settle(&mut self, now: Instant) -> bool {
-        let Dump::Running { begun, window, messages } = self.dump else { return false };
+        let Dump::Running { begun, window, routes } = self.dump else { return false };
         if now - window < WINDOW {
             return false;
         }
-        if messages >= FEW && now - begun < DUMP_MAX {
-            self.dump = Dump::Running { begun, window: now, messages: 0 };
+        if routes >= FEW && now - begun < DUMP_MAX {
+            self.dump = Dump::Running { begun, window: now, routes: 0 };
             return false;
         }
         self.dump = Dump::Over;

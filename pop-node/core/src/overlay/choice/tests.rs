@@ -234,10 +234,11 @@ fn what_bgp_withdraws_is_left_at_once_with_copies_until_the_new_path_has_proven_
         ["1000 1-0 + 0-0 drained", "1300 1-0 clean"]
     );
     // What is to be left is better than nothing.
-    paths[2].health = Health::Down(at(9_000));
-    paths[3].health = Health::Down(at(9_000));
+    for path in &mut paths[2..] {
+        (path.health, path.heard) = (Health::Down(at(9_000)), false);
+    }
     assert_eq!(run(&mut choice, &paths, (9_000, 10_000)), ["9000 0-0 down"]);
-    paths[2].health = Health::Good;
+    (paths[2].health, paths[2].heard) = (Health::Good, true);
     assert_eq!(run(&mut choice, &paths, (10_000, 10_300)), ["10000 1-0 + 0-0 drained"]);
 }
 

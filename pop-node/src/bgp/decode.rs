@@ -1,0 +1,234 @@
+//! The BGP messages in BMP frames, by `bgpkit-parser`, as the core wants them.
+//!
+//! What ADD-PATH (RFC 7911) and the width of AS numbers mean in an UPDATE was agreed on in the OPEN
+//! messages that Peer-Up carries, so a decoder belongs to one session.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use bgpkit_parser::bgp::parse_bgp_message;
+use bgpkit_parser::bmp::messages::{
+    InitiationTlvType, parse_initiation_message, parse_peer_up_notification,
+};
+use bgpkit_parser::error::BgpValidationWarning;
+use bgpkit_parser::models::capabilities::{AddPathSendReceive, BgpCapabilityType};
+use bgpkit_parser::models::{
+    Afi, AsPathSegment, AsnLength, AttributeValue, Attributes as Parsed, BgpMessage,
+    BgpOpenMessage, BgpUpdateMessage, CapabilityValue, Community as ParsedCommunity, MetaCommunity,
+    NetworkPrefix, Nlri as ParsedNlri, ParamValue, Safi,
+};
+use bytes::Bytes;
+use pop_core::bgp::{
+    Attributes, Community, Frame, Kind, Message, Nlri, PeerHeader, PeerKey, Prefix, Update,
+};
+
+/// Neighbors of a router whose ADD-PATH is remembered.
+const NEIGHBORS_MAX: usize = 1_024;
+/// ASes of a path, and marks of a route.
+const ASES_MAX: usize = 256;
+const COMMUNITIES_MAX: usize = 256;
+/// Characters of a router's name.
+const NAME_MAX: usize = 64;
+
+/// ADD-PATH by family: the neighbor sends several routes to a prefix, with ids.
+#[derive(Debug, Clone, Copy, Default)]
+struct AddPath {
+    ipv4: bool,
+    ipv6: bool,
+}
+
+/// Decodes the frames of one session.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    add_path: BTreeMap<PeerKey, AddPath>,
+}
+
+/// The message cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("malformed")]
+pub struct Malformed;
+
+impl Decoder {
+    /// What a frame says. Routes that nobody `wants` are counted only.
+    pub fn decode(
+        &mut self,
+        frame: Frame,
+        wants: impl Fn(&Prefix) -> bool,
+    ) -> Result<Message, Malformed> {
+        let Frame { kind, peer, body } = frame;
+        match (kind, peer) {
+            (Kind::Initiation, _) => Ok(Message::Initiation { name: name(body) }),
+            (Kind::Termination, _) => Ok(Message::Termination),
+            (Kind::PeerUp, Some(peer)) => self.peer_up(peer, body),
+            // Whatever the reason is.
+            (Kind::PeerDown, Some(peer)) => Ok(Message::PeerDown { peer }),
+            (Kind::RouteMonitoring, Some(peer)) => self.routes(peer, &body, wants),
+            _ => Ok(Message::Other),
+        }
+    }
+
+    fn peer_up(&mut self, peer: PeerHeader, mut body: Bytes) -> Result<Message, Malformed> {
+        let afi = if peer.key.address.is_ipv6() { Afi::Ipv6 } else { Afi::Ipv4 };
+        let up = parse_peer_up_notification(&mut body, &afi, &width(&peer), None);
+        let up = up.map_err(|_| Malformed)?;
+        let (BgpMessage::Open(sent), BgpMessage::Open(received)) = (up.sent_open, up.received_open)
+        else {
+            return Err(Malformed);
+        };
+        if self.add_path.len() >= NEIGHBORS_MAX {
+            self.add_path.clear();
+        }
+        self.add_path.insert(peer.key, add_path(&sent, &received));
+        Ok(Message::PeerUp { peer, own_asn: asn(&sent) })
+    }
+
+    fn routes(
+        &self,
+        peer: PeerHeader,
+        body: &Bytes,
+        wants: impl Fn(&Prefix) -> bool,
+    ) -> Result<Message, Malformed> {
+        let add_path = self.add_path.get(&peer.key).copied().unwrap_or_default();
+        let parsed = parse(body, add_path.ipv4, &width(&peer))?;
+        // One flag is for all families of a message: those that differ are read again.
+        let again = (add_path.ipv4 != add_path.ipv6)
+            .then(|| parse(body, add_path.ipv6, &width(&peer)))
+            .transpose()?;
+        let mut update = Update::default();
+        for prefix in &parsed.withdrawn_prefixes {
+            update.withdrawn_total += 1;
+            update.withdrawn.extend(nlri(prefix).filter(|nlri| wants(&nlri.prefix)));
+        }
+        for prefix in &parsed.announced_prefixes {
+            update.announced_total += 1;
+            update.announced.extend(nlri(prefix).filter(|nlri| wants(&nlri.prefix)));
+        }
+        let mut next_hop = parsed.attributes.next_hop();
+        for (attributes, afi) in [(Some(&parsed), Afi::Ipv4), (again.as_ref(), Afi::Ipv6)] {
+            let attributes = &attributes.unwrap_or(&parsed).attributes;
+            if let Some(gone) = family(attributes.get_unreachable_nlri(), afi) {
+                update.withdrawn_total += count(&gone.prefixes);
+                let kept = gone.prefixes.iter().filter_map(nlri).filter(|n| wants(&n.prefix));
+                update.withdrawn.extend(kept);
+            }
+            if let Some(reached) = family(attributes.get_reachable_nlri(), afi) {
+                update.announced_total += count(&reached.prefixes);
+                let kept = reached.prefixes.iter().filter_map(nlri).filter(|n| wants(&n.prefix));
+                update.announced.extend(kept);
+                next_hop = reached.next_hop.map(|hop| hop.addr()).or(next_hop);
+            }
+        }
+        if !update.announced.is_empty() {
+            update.attributes = attributes(&parsed.attributes, next_hop);
+        }
+        Ok(Message::Routes { peer, update })
+    }
+}
+
+fn parse(body: &Bytes, add_path: bool, width: &AsnLength) -> Result<BgpUpdateMessage, Malformed> {
+    match parse_bgp_message(&mut body.clone(), add_path, width) {
+        Ok(BgpMessage::Update(update)) if !is_malformed(&update.attributes) => Ok(update),
+        Ok(_) | Err(_) => Err(Malformed),
+    }
+}
+
+/// Which routes are meant cannot be told (RFC 7606 §5.3): all else is good enough for hints.
+fn is_malformed(attributes: &Parsed) -> bool {
+    let unread = |attribute: &AttributeValue| matches!(attribute, AttributeValue::Raw(raw) if [14, 15].contains(&raw.code));
+    let warned = attributes.validation_warnings().iter();
+    warned.clone().any(|why| matches!(why, BgpValidationWarning::MalformedNlri { .. }))
+        || attributes.iter().any(unread)
+}
+
+const fn width(peer: &PeerHeader) -> AsnLength {
+    if peer.short_asns { AsnLength::Bits16 } else { AsnLength::Bits32 }
+}
+
+fn name(mut body: Bytes) -> Option<String> {
+    let initiation = parse_initiation_message(&mut body).ok()?;
+    let names =
+        initiation.tlvs.into_iter().filter(|tlv| tlv.info_type == InitiationTlvType::SysName);
+    let shown = |text: String| text.chars().filter(|c| !c.is_control()).take(NAME_MAX).collect();
+    names.map(|tlv| tlv.info).next().map(shown)
+}
+
+fn capabilities(open: &BgpOpenMessage) -> impl Iterator<Item = &CapabilityValue> {
+    open.opt_params
+        .iter()
+        .flat_map(|param| match &param.param_value {
+            ParamValue::Capacities(capabilities) => capabilities.as_slice(),
+            ParamValue::Raw(_) => &[],
+        })
+        .filter(|capability| capability.ty != BgpCapabilityType::ROUTE_REFRESH_CAPABILITY_FOR_BGP_4)
+        .map(|capability| &capability.value)
+}
+
+/// RFC 6793 §3: a large one stands in a capability.
+fn asn(open: &BgpOpenMessage) -> u32 {
+    let large = capabilities(open).find_map(|value| match value {
+        CapabilityValue::FourOctetAs(large) => Some(large.asn),
+        _ => None,
+    });
+    large.unwrap_or_else(|| open.asn.to_u32())
+}
+
+/// RFC 7911 §4: by family, if the neighbor sends and the router takes it.
+fn add_path(sent: &BgpOpenMessage, received: &BgpOpenMessage) -> AddPath {
+    let says = |open: &BgpOpenMessage, afi: Afi, not: AddPathSendReceive| {
+        capabilities(open).any(|value| match value {
+            CapabilityValue::AddPath(families) => families.address_families.iter().any(|family| {
+                family.afi == afi && family.safi == Safi::Unicast && family.send_receive != not
+            }),
+            _ => false,
+        })
+    };
+    let agreed = |afi| {
+        says(sent, afi, AddPathSendReceive::Send)
+            && says(received, afi, AddPathSendReceive::Receive)
+    };
+    AddPath { ipv4: agreed(Afi::Ipv4), ipv6: agreed(Afi::Ipv6) }
+}
+
+fn family(nlri: Option<&ParsedNlri>, afi: Afi) -> Option<&ParsedNlri> {
+    nlri.filter(|nlri| nlri.afi == afi && nlri.safi == Safi::Unicast)
+}
+
+fn count(prefixes: &[NetworkPrefix]) -> u32 {
+    u32::try_from(prefixes.len()).unwrap_or(u32::MAX)
+}
+
+fn nlri(parsed: &NetworkPrefix) -> Option<Nlri> {
+    let prefix = Prefix::new(parsed.prefix.addr(), parsed.prefix.prefix_len())?;
+    Some(Nlri { prefix, path_id: parsed.path_id.unwrap_or(0) })
+}
+
+fn attributes(parsed: &Parsed, next_hop: Option<IpAddr>) -> Attributes {
+    let path = parsed.effective_as_path();
+    let segments = path.iter().flat_map(|path| path.iter_segments());
+    // ASes of a confederation are nobody's upstream.
+    let outside = segments.filter(|segment| !AsPathSegment::is_confed(segment));
+    let as_path = outside.flat_map(|segment| segment.iter().map(|asn| asn.to_u32()));
+    let communities = parsed.iter_communities().filter_map(|community| match community {
+        MetaCommunity::Plain(plain) => Some(standard(plain)),
+        MetaCommunity::Large(large) => {
+            let [a, b] = large.local_data;
+            Some(Community::Large(large.global_admin, a, b))
+        }
+        MetaCommunity::Extended(_) | MetaCommunity::Ipv6Extended(_) => None,
+    });
+    Attributes {
+        as_path: as_path.take(ASES_MAX).collect(),
+        next_hop,
+        communities: communities.take(COMMUNITIES_MAX).collect(),
+    }
+}
+
+/// RFC 1997.
+fn standard(community: ParsedCommunity) -> Community {
+    Community::Standard(match community {
+        ParsedCommunity::NoExport => 0xffff_ff01,
+        ParsedCommunity::NoAdvertise => 0xffff_ff02,
+        ParsedCommunity::NoExportSubConfed => 0xffff_ff03,
+        ParsedCommunity::Custom(asn, value) => asn.to_u32() << 16 | u32::from(value),
+    })
+}

@@ -1,0 +1,234 @@
+//! What real routers sent by BMP, recorded on loopback, and what is made of it.
+//!
+//! `fixtures/frr-8.4.4.bmp`: Debian's FRR, AS 65001, pre- and post-policy, with the neighbors
+//! 127.0.9.2 (GoBGP, AS 65002: announces, changes, marks, withdraws and announces again
+//! 198.51.100.0/24, closes the session, comes back, is killed) and 127.0.9.3 (never there).
+//! `fixtures/gobgp-3.10.0.bmp`: the same story as GoBGP tells it.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code fails loudly")]
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use pop_core::bgp::{
+    Bgp, BgpConfig, Event, Hangup, Ignored, Neighbor, Prefix, Reason, Reassembly, Session,
+};
+use pop_node::bgp::Decoder;
+use proto::time::{Duration, Instant};
+
+const FRR: &[u8] = include_bytes!("fixtures/frr-8.4.4.bmp");
+const GOBGP: &[u8] = include_bytes!("fixtures/gobgp-3.10.0.bmp");
+const ADDRESS: &str = "198.51.100.7";
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A station behind a stream of bytes.
+struct Station {
+    bgp: Bgp,
+    session: Session,
+    stream: Reassembly,
+    decoder: Decoder,
+    now: Instant,
+    story: Vec<String>,
+    last: String,
+    malformed: u64,
+}
+
+impl Station {
+    /// The neighbor is the first of two upstreams.
+    fn new(neighbor: &str) -> Self {
+        let now = Instant::from_millis(10_000_000);
+        let router = ip("127.0.9.1");
+        let config = BgpConfig {
+            routers: vec![router],
+            upstreams: vec![vec![Neighbor { router: None, address: ip(neighbor) }], vec![]],
+            ..BgpConfig::default()
+        };
+        let mut bgp = Bgp::new(config, now);
+        bgp.set_interest(&BTreeSet::from([ip(ADDRESS)]), now);
+        let session = bgp.connect(router, now).unwrap();
+        let (stream, decoder) = (Reassembly::default(), Decoder::default());
+        Self {
+            bgp,
+            session,
+            stream,
+            decoder,
+            now,
+            story: Vec::new(),
+            last: String::new(),
+            malformed: 0,
+        }
+    }
+
+    /// Every message with `between` after the one before; what became of the way is the story.
+    fn hear(&mut self, bytes: &[u8], between: Duration) -> Result<(), Hangup> {
+        self.stream.buffer().extend_from_slice(bytes);
+        let wanted = ip(ADDRESS);
+        while let Some(frame) = self.stream.next_frame()? {
+            let wants = |prefix: &Prefix| prefix.range().contains(&wanted);
+            let kind = frame.kind;
+            match self.decoder.decode(frame, wants) {
+                Ok(message) => self.bgp.handle_message(self.session, message, self.now)?,
+                Err(_) => {
+                    self.malformed += 1;
+                    self.bgp.ignore(self.session, Ignored::Malformed);
+                }
+            }
+            self.tell(&format!("{kind:?}"));
+            let until = self.now + between;
+            while self.now < until {
+                self.now += Duration::from_millis(500).min(between);
+                self.bgp.handle_timeout(self.now);
+                self.tell("later");
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, after: &str) {
+        while let Some(event) = self.bgp.poll_event() {
+            let Event::Hint { upstream, hint, .. } = event else { continue };
+            let reasons: Vec<&str> = hint.reasons.iter().map(Reason::name).collect();
+            let drained = if hint.drained { " drained" } else { "" };
+            let told = format!("{upstream}{drained} {} by {:?}", reasons.join("+"), hint.transit);
+            if self.last != told {
+                self.story.push(format!("{after} {told}"));
+                self.last = told;
+            }
+        }
+    }
+}
+
+#[test]
+fn frr_with_its_quirks_is_understood() {
+    let mut station = Station::new("127.0.9.2");
+    station.hear(FRR, Duration::from_secs(7)).unwrap();
+    assert_eq!(station.malformed, 0, "also statistics with a TLV of type 65531");
+    let expected = [
+        // The AS path came as 65001 65002 64500 64999: FRR prepends its own AS.
+        "RouteMonitoring 0  by [64500, 65002]",
+        // 64501 instead; told twice, before and after the policy.
+        "RouteMonitoring 0 changed by [64501, 65002]",
+        "RouteMonitoring 0 drained graceful_shutdown+changed by [64501, 65002]",
+        "RouteMonitoring 0 drained withdrawn+changed by []",
+        "RouteMonitoring 0 changed by [64500, 65002]",
+        // Nine Peer-Downs of one end: one withdrawal, the second in all.
+        "PeerDown 0 drained flapping+withdrawn+changed by []",
+        "RouteMonitoring 0 drained flapping+withdrawn+changed by [64500, 65002]",
+        // When everything is told again.
+        "later 0 flapping+changed by [64500, 65002]",
+        "PeerDown 0 drained flapping+withdrawn+changed by []",
+    ];
+    assert_eq!(station.story, expected, "{:#?}", station.story);
+    let report = station.bgp.report(station.now);
+    let neighbor = &report.routers[0].neighbors[0];
+    assert_eq!((neighbor.asn, neighbor.up, neighbor.downs), (65_002, false, 2));
+    assert_eq!(report.routers[0].name.as_deref(), Some("edge1"));
+    assert_eq!(report.routers[0].unmapped, [ip("127.0.9.3")]);
+}
+
+/// FRR's times are those of the boot for what never was up; none is used.
+#[test]
+fn a_neighbor_that_never_came_up_is_no_flap_in_what_frr_says() {
+    let mut station = Station::new("127.0.9.3");
+    station.hear(FRR, Duration::from_secs(2)).unwrap();
+    assert!(station.story.is_empty(), "{:#?}", station.story);
+    let report = station.bgp.report(station.now);
+    let neighbor = &report.routers[0].neighbors[0];
+    assert_eq!((neighbor.up, neighbor.downs), (false, 0));
+}
+
+/// The neighbor is FRR, which sends GoBGP's routes back. GoBGP withdraws nothing before or after Peer-Down, and sends all again after Peer-Up, without
+/// End-of-RIB.
+#[test]
+fn gobgp_is_understood() {
+    let mut station = Station::new("127.0.9.1");
+    station.hear(GOBGP, Duration::from_secs(7)).unwrap();
+    let expected = [
+        "RouteMonitoring 0  by [64500, 65001, 65002]",
+        "RouteMonitoring 0 changed by [64501, 65001, 65002]",
+        "RouteMonitoring 0 drained graceful_shutdown+changed by [64501, 65001, 65002]",
+        "RouteMonitoring 0 drained withdrawn+changed by []",
+        "RouteMonitoring 0 changed by [64500, 65001, 65002]",
+        "PeerDown 0 drained flapping+withdrawn+changed by []",
+        "RouteMonitoring 0 flapping+changed by [64500, 65001, 65002]",
+    ];
+    assert_eq!(station.story, expected, "{:#?}", station.story);
+}
+
+/// Xorshift.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).unwrap() % n.max(1)
+    }
+}
+
+/// The messages of a recording, each with its header.
+fn messages(mut bytes: &[u8]) -> Vec<&[u8]> {
+    let mut found = Vec::new();
+    while let Some(header) = bytes.first_chunk::<6>() {
+        let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
+        let (message, rest) = bytes.split_at(usize::try_from(length).unwrap());
+        found.push(message);
+        bytes = rest;
+    }
+    found
+}
+
+/// Bits flipped, bytes cut out, put in and repeated: each ends in a message, in "malformed", or in a
+/// reason to hang up. What a session may keep stays bounded.
+#[test]
+fn mutated_messages_never_end_the_process() {
+    let all = [messages(FRR), messages(GOBGP)].concat();
+    let introduction = all[0];
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let (mut understood, mut malformed) = (0_u64, 0_u64);
+    let mut hangups = std::collections::BTreeMap::<&str, u64>::new();
+    let mut station = Station::new("127.0.9.2");
+    for _ in 0..300_000 {
+        let mut bytes = all[random.below(all.len())].to_vec();
+        for _ in 0..=random.below(4) {
+            let at = random.below(bytes.len());
+            match random.below(5) {
+                0 => bytes[at] ^= 1 << random.below(8),
+                1 => bytes[at] = [0, 0xff, 0x7f, 0x80][random.below(4)],
+                2 => drop(bytes.drain(at..(at + random.below(8)).min(bytes.len()))),
+                3 => bytes.insert(at, u8::try_from(random.below(256)).unwrap()),
+                _ => bytes.extend_from_within(at..),
+            }
+            if bytes.is_empty() {
+                bytes.push(3);
+            }
+        }
+        // Mostly with a length that fits, or little would be read behind it.
+        if random.below(8) > 0 && bytes.len() > 6 {
+            let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+            bytes[1..5].copy_from_slice(&length);
+        }
+        let before = station.malformed;
+        let heard = station.hear(&bytes, Duration::ZERO);
+        malformed += station.malformed - before;
+        match heard {
+            Ok(()) => understood += 1,
+            Err(why) => *hangups.entry(why.name()).or_default() += 1,
+        }
+        // What waits for more bytes would swallow the next ones.
+        if heard.is_err() || !station.stream.buffer().is_empty() || random.below(1_000) == 0 {
+            let session = station.bgp.connect(ip("127.0.9.1"), station.now).unwrap();
+            (station.session, station.stream) = (session, Reassembly::default());
+            station.decoder = Decoder::default();
+            station.hear(introduction, Duration::ZERO).unwrap();
+            station.now += Duration::from_millis(1);
+        }
+        station.story.clear();
+    }
+    println!("{understood} understood, {malformed} malformed, {hangups:?}");
+    assert!(understood > 100_000 && malformed > 10_000, "{understood}, {malformed}");
+    assert!(hangups["not_bmp"] > 1_000 && hangups["terminated"] > 0, "{hangups:?}");
+}

@@ -1,0 +1,154 @@
+//! Upstreams that BGP knows to fail before any packet does: media is elsewhere by then.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use chaos::lab::{BMP_PORT, Node, Routers, admin};
+use serde_json::Value;
+use tests::peers::bgp::{Edge, Kind, address, router};
+use tests::peers::eventually;
+use tests::upstreams::{Upstreams, grown};
+
+use crate::run;
+
+const CALLS: usize = 10;
+/// What covers the addresses of all POPs of the lab.
+const ALL: &str = "127.0.0.0/8";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Stage {
+    upstreams: Upstreams,
+    edge: Edge,
+}
+
+impl Stage {
+    /// The router tells fra1 of both upstreams, each has a route, and calls are up.
+    async fn start(kind: Kind) -> Result<Self> {
+        let routers = |topology: &mut chaos::lab::Topology| {
+            topology.bgp = Some(Routers {
+                pop: "fra1".into(),
+                routers: vec![router()],
+                upstreams: vec![vec![address(1)], vec![address(2)]],
+            });
+        };
+        let upstreams = Upstreams::with(routers).await?;
+        let mesh = &upstreams.scene.mesh;
+        let station = (mesh.site("fra1")?.sip.ip(), BMP_PORT).into();
+        let edge = Edge::start(mesh.dir(), kind, 2, station)?;
+        let stage = Self { upstreams, edge };
+        stage
+            .until("/bgp", "both upstreams' routers are up", |bgp| {
+                let neighbors = bgp["routers"][0]["neighbors"].as_array();
+                neighbors.into_iter().flatten().filter(|one| one["up"] == true).count() == 2
+            })
+            .await?;
+        for upstream in [0, 1] {
+            stage.edge.announce(upstream, ALL, "64500 64999", &[])?;
+        }
+        stage
+            .until("/bgp", "both upstreams have routes, and all is told", |bgp| {
+                let neighbors = bgp["routers"][0]["neighbors"].as_array();
+                let told = |one: &&Value| one["routes"] == 1 && one["everything_told"] == true;
+                neighbors.into_iter().flatten().filter(told).count() == 2
+            })
+            .await?;
+        stage.upstreams.call(CALLS).await?;
+        Ok(stage)
+    }
+
+    async fn get(&self, page: &str) -> Result<String> {
+        admin::get(self.upstreams.scene.mesh.admin(&Node::pop("fra1"))?, page).await
+    }
+
+    async fn until(&self, page: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Result<()> {
+        eventually(what, PATIENCE, async || {
+            let value = serde_json::from_str(&self.get(page).await?)?;
+            Ok(holds(&value).then_some(()))
+        })
+        .await
+    }
+
+    /// Our upstream that media leaves by, as fra1 says.
+    async fn upstream_in_use(&self) -> Result<u8> {
+        let paths = self.upstreams.paths("fra1").await?;
+        let primary = paths["primary"].as_str().context("no path")?;
+        primary.split('-').next().and_then(|n| n.parse().ok()).context("not a direct path")
+    }
+
+    /// Waits until media leaves by the other one; says how long that took.
+    async fn moved_from(&self, upstream: u8) -> Result<Duration> {
+        let begun = Instant::now();
+        eventually("media leaves by the other upstream", PATIENCE, async || {
+            Ok((self.upstream_in_use().await? != upstream).then_some(()))
+        })
+        .await?;
+        Ok(begun.elapsed())
+    }
+
+    async fn metric(&self, line: &str) -> Result<String> {
+        let page = self.get("/metrics").await?;
+        let found = page.lines().find_map(|l| l.strip_prefix(line));
+        Ok(found.with_context(|| format!("no {line}"))?.trim().to_owned())
+    }
+}
+
+/// Withdrawal, graceful shutdown, the end of a BGP session: each empties the upstream while its data
+/// path still carries every packet. Then the feed itself goes.
+async fn story(kind: Kind) -> Result<()> {
+    let mut stage = Stage::start(kind).await?;
+    let before = stage.upstreams.counts();
+
+    let first = stage.upstream_in_use().await?;
+    stage.edge.withdraw(first, ALL)?;
+    let withdrawn = stage.moved_from(first).await?;
+    let words = stage.get("/paths/sin1").await?;
+    ensure!(words.contains("to be left while there is another (BGP withdrew its route"), "{words}");
+    ensure!(words.contains("because the path before is being drained"), "{words}");
+    let drained = format!("pop_path_drained{{peer=\"sin1\",path=\"{first}-0\"}}");
+    ensure!(stage.metric(&drained).await? == "1", "not drained");
+    ensure!(stage.metric("pop_bgp_withdrawals_total").await? != "0", "not counted");
+
+    stage.edge.announce(first, ALL, "64500 64999", &[])?;
+    let at_rest = |bgp: &Value| {
+        bgp["ways"].as_array().into_iter().flatten().all(|way| way["drained"] == false)
+    };
+    stage.until("/bgp", "the route is back", at_rest).await?;
+
+    let second = stage.upstream_in_use().await?;
+    ensure!(second != first, "back in a hurry");
+    stage.edge.announce(second, ALL, "64500 64999", &["community", "65535:0"])?;
+    let shut_down = stage.moved_from(second).await?;
+    stage.edge.announce(second, ALL, "64500 64999", &[])?;
+    stage.until("/bgp", "the shutdown is called off", at_rest).await?;
+
+    stage.edge.kill_upstream(first);
+    let died = stage.moved_from(first).await?;
+    let (received, lost) = grown(&before, &stage.upstreams.counts());
+    println!(
+        "{kind:?}: media moved {withdrawn:?} after a withdrawal, {shut_down:?} after a graceful \
+         shutdown, {died:?} after a peer's death; {lost} of {} packets lost",
+        received + lost
+    );
+    ensure!(received > 1_000, "{received}: calls ended");
+    ensure!(lost == 0, "{lost} of {} packets lost", received + lost);
+
+    stage.edge.kill_router();
+    eventually("the alarm", PATIENCE, async || {
+        let up = stage.metric("pop_bgp_feed_up{router=\"127.0.0.1\"}").await?;
+        Ok((up == "0").then_some(()))
+    })
+    .await?;
+    let reports = stage.upstreams.hang_up(CALLS).await?;
+    ensure!(reports.iter().all(|report| report.heard.duplicates == 0), "heard twice");
+    Ok(())
+}
+
+#[test]
+fn media_leaves_an_upstream_that_frr_says_is_going() {
+    run(story(Kind::Frr));
+}
+
+#[test]
+fn media_leaves_an_upstream_that_gobgp_says_is_going() {
+    run(story(Kind::GoBgp));
+}
