@@ -99,17 +99,15 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let (peers, peers_in) = watch::channel(Vec::new());
     let (link_events, link_in) = mpsc::channel(EVENTS_MAX);
     let settings = link_settings(&config, (&link_events, &media, &drops), clock);
-    let (overlay, known) = (bound.overlay, peers_in.clone());
-    let links = link::Links::start(credentials.clone(), overlay, settings, peers_in)?;
-    let bgp = station(&config, bound.bmp, (links.clone(), known), clock)?;
+    let links = link::Links::start(credentials.clone(), bound.overlay, settings, peers_in)?;
+    let bgp = station(&config, bound.bmp, (links.clone(), peers.subscribe()), clock)?;
 
     let (control_events, control_in) = mpsc::channel(EVENTS_MAX);
     let settings = control_settings(&config);
     let heard = (control_events, admin::ask::start(links.clone(), clock));
     let control = control::Client::start(settings, &credentials, view, heard, peers)?;
 
-    let (links_now, nodes) = (links.clone(), control.shared.channels());
-    tokio::spawn(rotation::run(config.clone(), credentials.clone(), links_now, nodes));
+    rotate(&config, credentials, &links, &control);
 
     let (sip_events, sip_in) = mpsc::channel(EVENTS_MAX);
     let (answers, resolved_in) = mpsc::channel(EVENTS_MAX);
@@ -138,8 +136,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         drops,
         socket_drops: socket_drops(&config),
     };
-    let listener = tokio::net::TcpListener::from_std(bound.admin)?;
-    tokio::spawn(admin::serve(listener, Arc::new(page)));
+    serve(bound.admin, page)?;
 
     let inputs = Inputs {
         stop: stop_signal()?,
@@ -157,6 +154,17 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     control.shutdown().await;
     stop_media(&media, media_threads).await;
     tracing::info!("stopped");
+    Ok(())
+}
+
+fn rotate(config: &Config, held: Credentials, links: &link::Links, control: &control::Client) {
+    let nodes = control.shared.channels();
+    tokio::spawn(rotation::run(config.clone(), held, links.clone(), nodes));
+}
+
+fn serve(listener: std::net::TcpListener, page: admin::Page) -> std::io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    tokio::spawn(admin::serve(listener, Arc::new(page)));
     Ok(())
 }
 

@@ -105,7 +105,30 @@ pub(super) struct Pop<'a> {
     pub(super) bgp: Option<&'a Routers>,
 }
 
+#[derive(Serialize)]
+struct Media {
+    address: IpAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    opus_complexity: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ports: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threads: Option<u8>,
+}
+
 impl Pop<'_> {
+    fn media(&self) -> Media {
+        Media {
+            address: self.media,
+            opus_complexity: self.opus_complexity,
+            ports: (!self.shared_media).then_some("20000-29999"),
+            shared_port: self.shared_media.then_some(20_000),
+            threads: self.media_threads,
+        }
+    }
+
     pub(super) fn write(&self, path: &Path) -> Result<()> {
         #[derive(Serialize)]
         struct Identity<'a> {
@@ -117,18 +140,6 @@ impl Pop<'_> {
         #[derive(Serialize)]
         struct Sip {
             listen: [String; 2],
-        }
-        #[derive(Serialize)]
-        struct Media {
-            address: IpAddr,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            opus_complexity: Option<u8>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            ports: Option<&'static str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            shared_port: Option<u16>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            threads: Option<u8>,
         }
         #[derive(Serialize)]
         struct Overlay<'a> {
@@ -168,13 +179,7 @@ impl Pop<'_> {
             &File {
                 pop: Identity { id, region, mesh, data_dir },
                 sip: Sip { listen: [format!("udp:{}", self.sip), format!("tcp:{}", self.sip)] },
-                media: Media {
-                    address: self.media,
-                    opus_complexity: self.opus_complexity,
-                    ports: (!self.shared_media).then_some("20000-29999"),
-                    shared_port: self.shared_media.then_some(20_000),
-                    threads: self.media_threads,
-                },
+                media: self.media(),
                 overlay: Overlay { listen: &self.overlay, advertise: &self.advertise },
                 control: Endpoints { endpoints: self.control },
                 tls: self.tls.into(),
