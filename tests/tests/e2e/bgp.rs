@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use chaos::lab::{BMP_PORT, Node, Routers, admin};
+use chaos::wan::Profile;
 use serde_json::Value;
 use tests::peers::bgp::{Edge, Kind, address, router};
 use tests::peers::eventually;
@@ -32,6 +33,13 @@ impl Stage {
             });
         };
         let upstreams = Upstreams::with(routers).await?;
+        // Without a third POP to go through: media is on one upstream or on the other.
+        for ours in ["fra1", "fra1/1", "sin1", "sin1/1"] {
+            for theirs in ["iad1", "iad1/1"] {
+                upstreams.wan()?.set_both(ours, theirs, Profile::cut());
+            }
+        }
+        upstreams.until("fra1", "no way through iad1", |paths| !through(paths)).await?;
         let mesh = &upstreams.scene.mesh;
         let station = (mesh.site("fra1")?.sip.ip(), BMP_PORT).into();
         let edge = Edge::start(mesh.dir(), kind, 2, station)?;
@@ -82,7 +90,19 @@ impl Stage {
             Ok((self.upstream_in_use().await? != upstream).then_some(()))
         })
         .await?;
-        Ok(begun.elapsed())
+        let took = begun.elapsed();
+        self.heard().await?;
+        Ok(took)
+    }
+
+    /// Waits until each ear heard a second more.
+    async fn heard(&self) -> Result<()> {
+        let before = self.upstreams.counts();
+        eventually("a second of media", PATIENCE, async || {
+            let (received, _) = grown(&before, &self.upstreams.counts());
+            Ok((received > 100 * CALLS as u64).then_some(()))
+        })
+        .await
     }
 
     async fn metric(&self, line: &str) -> Result<String> {
@@ -90,6 +110,12 @@ impl Stage {
         let found = page.lines().find_map(|l| l.strip_prefix(line));
         Ok(found.with_context(|| format!("no {line}"))?.trim().to_owned())
     }
+}
+
+/// Is a path through another POP of use?
+fn through(paths: &Value) -> bool {
+    let all = paths["paths"].as_array().into_iter().flatten();
+    all.filter(|path| !path["via"].is_null()).any(|path| path["state"] == "good")
 }
 
 /// Withdrawal, graceful shutdown, the end of a BGP session: each empties the upstream while its data
