@@ -24,7 +24,9 @@ pub struct NoiseSuppressor {
     network: Box<DenoiseState<'static>>,
     /// 48 kHz over the rate of the stream.
     factor: usize,
-    up: Filter,
+    /// A part of the filter for each step between two samples: what it has at the zeros that would
+    /// be there is left out.
+    up: Vec<Filter>,
     down: Filter,
     /// At 48 kHz, not a frame yet.
     waiting: Vec<f32>,
@@ -44,12 +46,13 @@ impl NoiseSuppressor {
             48_000 => 1,
             rate => return Err(CodecError::Suppression(rate)),
         };
-        let filter = || Filter::new(low_pass(factor, factor * TAPS_PER_STEP + 1));
+        let taps = low_pass(factor, factor * TAPS_PER_STEP + 1);
+        let step = |n| Filter::new(taps.iter().skip(n).step_by(factor).copied().collect());
         Ok(Self {
             network: DenoiseState::with_model(&MODEL),
             factor,
-            up: filter(),
-            down: filter(),
+            up: (0..factor).map(step).collect(),
+            down: Filter::new(taps),
             waiting: Vec::with_capacity(FRAME),
             before: vec![0.0; FRAME],
             cleaned: vec![0.0; FRAME],
@@ -73,11 +76,7 @@ impl NoiseSuppressor {
     pub fn process(&mut self, pcm: &mut [i16], bypass: bool) -> u64 {
         let mut frames = 0;
         for &sample in pcm.iter() {
-            for step in 0..self.factor {
-                let input = if step == 0 { f32::from(sample) * self.gain() } else { 0.0 };
-                let sample = self.up_sample(input);
-                self.waiting.push(sample);
-            }
+            self.push(sample.into());
             if self.waiting.len() >= FRAME {
                 self.frame(bypass);
                 frames += 1;
@@ -89,18 +88,17 @@ impl NoiseSuppressor {
         frames
     }
 
-    /// The zeros between samples take power away.
+    /// A sample, as those of 48 kHz that it stands for.
     #[allow(clippy::cast_precision_loss, reason = "6 at most")]
-    fn gain(&self) -> f32 {
-        self.factor as f32
-    }
-
-    fn up_sample(&mut self, input: f32) -> f32 {
+    fn push(&mut self, sample: f32) {
         if self.factor == 1 {
-            return input;
+            return self.waiting.push(sample);
         }
-        self.up.push(input);
-        self.up.output()
+        for step in &mut self.up {
+            // The zeros between samples would take power away.
+            step.push(sample * self.factor as f32);
+            self.waiting.push(step.output());
+        }
     }
 
     /// A frame is full.
