@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use libfuzzer_sys::fuzz_target;
 use pop_core::codec::Codec;
 use pop_core::media::{
-    Direction, Far, Format, LegParams, Media, MediaCommand, MediaConfig, Stream, TelephoneEvent,
+    Direction, Far, Format, Lane, LegParams, Media, MediaCommand, MediaConfig, Stream,
+    TelephoneEvent,
 };
 use pop_core::srtp::{KeySource, Profile, SrtpKeys};
 use proto::id::{LegId, PopId, StreamId};
@@ -60,6 +61,7 @@ fn step(media: &mut Media, peer: &PopId, (what, which, bytes): (u8, u8, &[u8]), 
         }
         2 => {
             let stream = Stream {
+                lane: Lane(which & 1),
                 peer: peer.clone(),
                 send: StreamId(u32::from(which)),
                 receive: StreamId(u32::from(which) % 4),
@@ -69,6 +71,10 @@ fn step(media: &mut Media, peer: &PopId, (what, which, bytes): (u8, u8, &[u8]), 
                 fmtp: (which & 2 == 0).then(|| "usedtx=1;useinbandfec=1".into()),
             };
             media.handle_command(&MediaCommand::Connect { leg, to: Far::Stream(stream) }, now);
+        }
+        3 if which & 1 == 0 => {
+            let percent = which;
+            media.handle_command(&MediaCommand::ExpectLoss { leg, percent }, now);
         }
         3 => media.handle_command(&MediaCommand::Disconnect { leg }, now),
         4 => {
