@@ -637,7 +637,7 @@ mod tests {
 
     /// The example with its `[bgp]`, changed.
     fn with_bgp(from: &str, to: &str) -> Result<Config, ConfigError> {
-        let keys = ["[bgp]", "bmp_listen", "routers", "upstreams", "drain_comm", "cost_comm"];
+        let keys = ["[bgp]", "bmp_", "routers = ", "upstreams = ", "drain_", "cost_"];
         let line = |line: &str| match line.strip_prefix("# ") {
             Some(key) if keys.iter().any(|k| key.starts_with(k)) => format!("{key}\n"),
             Some(_) | None => format!("{line}\n"),
