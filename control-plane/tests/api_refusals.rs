@@ -89,6 +89,11 @@ macro_rules! read {
     };
 }
 
+fn about_paths() -> Option<c::PopQuestion> {
+    let about = Some(c::pop_question::About::Paths(c::PathsQuestion::default()));
+    Some(c::PopQuestion { number: 0, about })
+}
+
 fn pick(pool: &str) -> Option<c::NumberPick> {
     let shelf = Some(c::Shelf { pool: pool.into(), ..<_>::default() });
     Some(c::NumberPick { shelf, count: 1, ..<_>::default() })
@@ -562,6 +567,13 @@ fn others() -> Vec<Row> {
             "region",
             c::RegisterPopRequest { pop: pop("ap"), ..<_>::default() },
             c::RegisterPopRequest { pop: pop("A P"), ..<_>::default() }
+        ),
+        read!(
+            "Pops/Ask",
+            Err((Code::Unavailable, "POP_NOT_HEARD")),
+            "question",
+            c::AskPopRequest { pop_id: "fra1".into(), question: about_paths() },
+            c::AskPopRequest { pop_id: "fra1".into(), question: None }
         ),
         read!(
             "Pops/List",

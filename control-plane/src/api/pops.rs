@@ -99,9 +99,10 @@ impl Api {
     async fn asked(&self, request: AskPopRequest) -> Result<AskPopResponse, Failure> {
         let pop_id = request.pop_id;
         let question = request.question.filter(|question| question.about.is_some());
-        let question = question.ok_or_else(|| Failure::invalid("question.about is missing"))?;
-        let unavailable = |reason, message| {
-            let failure = Failure::new(Code::Unavailable, reason, message);
+        let question = question
+            .ok_or_else(|| Failure::invalid("question is missing: say what is asked about"))?;
+        let unavailable = |reason: &str, message: String| {
+            let failure = Failure::unavailable(reason, message);
             failure.with("subject", format!("pops/{pop_id}"))
         };
         let answer = self.0.questions.ask(&pop_id, question).map_err(|why| match why {
@@ -145,6 +146,13 @@ impl Api {
     }
 }
 
+async fn next(asked: &mut Option<(u64, mpsc::Receiver<PopQuestion>)>) -> Option<PopQuestion> {
+    match asked {
+        Some((_, questions)) => questions.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The heartbeats of one POP.
 struct HeartStream {
     api: Api,
@@ -154,22 +162,25 @@ struct HeartStream {
 
 impl HeartStream {
     async fn run(self, beats: Streaming<HeartbeatRequest>) {
-        let (number, questions) = self.api.0.questions.begin(&self.pop_id);
-        self.beats(beats, questions).await;
-        self.api.0.questions.end(&self.pop_id, number);
+        // Only the process of the newest epoch is asked: its first beat says that it is.
+        let mut asked = None;
+        self.beats(beats, &mut asked).await;
+        if let Some((number, _)) = asked {
+            self.api.0.questions.end(&self.pop_id, number);
+        }
     }
 
     async fn beats(
         &self,
         mut beats: Streaming<HeartbeatRequest>,
-        mut questions: mpsc::Receiver<PopQuestion>,
+        asked: &mut Option<(u64, mpsc::Receiver<PopQuestion>)>,
     ) {
         let mut stop = self.api.0.stop.clone();
         let mut revision = 0;
         loop {
             let turn = tokio::select! {
                 beat = beats.message() => Ok(beat),
-                Some(question) = questions.recv() => Err(question),
+                Some(question) = next(asked) => Err(question),
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = self.answers.closed() => return,
             };
@@ -188,6 +199,7 @@ impl HeartStream {
             let answer = self.heard(&beat).await;
             if let Ok(answer) = &answer {
                 revision = answer.revision;
+                asked.get_or_insert_with(|| self.api.0.questions.begin(&self.pop_id));
                 answers.into_iter().for_each(|a| self.api.0.questions.answered(&self.pop_id, a));
             }
             let fatal = answer.is_err();

@@ -64,6 +64,10 @@ async fn on_paths(about: &PathsQuestion, links: &Links, clock: Clock) -> Result<
         [report] if !about.peer.is_empty() => paths::words(report, now),
         _ => String::new(),
     };
-    let document = paths::page(&reports, now).to_string();
+    // All of them together without their past: a mesh of 200 POPs fits.
+    let document = match about.peer.is_empty() {
+        true => paths::brief(&reports, now).to_string(),
+        false => paths::page(&reports, now).to_string(),
+    };
     Ok(PopAnswer { document, words, ..PopAnswer::default() })
 }

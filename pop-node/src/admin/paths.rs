@@ -12,6 +12,24 @@ pub(super) fn page(reports: &[PeerReport], now: Instant) -> Value {
     json!({ "peers": reports.iter().map(|report| peer(report, now)).collect::<Vec<_>>() })
 }
 
+/// Of all of them the path in use.
+pub(super) fn brief(reports: &[PeerReport], now: Instant) -> Value {
+    let one = |report: &PeerReport| {
+        let mut all = peer(report, now);
+        if let Some(all) = all.as_object_mut() {
+            all.remove("changes");
+            all.remove("explain");
+        }
+        let primary = report.route.as_ref().map(|route| route.primary.to_string());
+        if let Some(paths) = all.get_mut("paths").and_then(Value::as_array_mut) {
+            let name = |path: &Value| path.get("path").and_then(Value::as_str).map(str::to_owned);
+            paths.retain(|path| name(path) == primary);
+        }
+        all
+    };
+    json!({ "peers": reports.iter().map(one).collect::<Vec<_>>() })
+}
+
 /// One, in sentences, and what changed lately, newest first.
 pub(super) fn words(report: &PeerReport, now: Instant) -> String {
     let mut text = report.explain(now).join("\n");

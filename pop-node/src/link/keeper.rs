@@ -25,6 +25,8 @@ pub(super) const INPUTS_MAX: usize = 4_096;
 const INPUTS_PER_TURN: usize = 256;
 /// Between looks at what media threads counted.
 const COUNTS: Duration = Duration::from_millis(100);
+/// A change of a round trip that nobody hears.
+const TELL_MIN: Duration = Duration::from_millis(1);
 
 /// What connections tell.
 #[derive(Debug)]
@@ -63,6 +65,8 @@ pub(super) struct Keeper {
     remotes: watch::Sender<BTreeSet<IpAddr>>,
     /// Routes the media threads had no room for.
     held: BTreeMap<PopId, Route>,
+    /// Round trips the media threads know.
+    told: BTreeMap<PopId, Duration>,
     /// An answer of the media threads under way.
     counts: Option<oneshot::Receiver<Vec<PathCounts>>>,
 }
@@ -91,6 +95,7 @@ impl Keeper {
             known: Vec::new(),
             connected: BTreeMap::new(),
             held: BTreeMap::new(),
+            told: BTreeMap::new(),
             counts: None,
         };
         (keeper, addresses)
@@ -195,9 +200,9 @@ impl Keeper {
         };
         let ours = if self.own_id < peer { lower } else { higher };
         let way = (ours, connection.remote_address().ip().to_canonical());
-        if let Some(hint) = self.hints.get(&way).cloned() {
-            self.paths.handle_hint(&peer, path, hint, self.clock.now());
-        }
+        // Also that nothing is: what was held against another address is no matter of this one.
+        let hint = self.hints.get(&way).cloned().unwrap_or_default();
+        self.paths.handle_hint(&peer, path, hint, self.clock.now());
         self.ways.insert((peer, path), way);
         self.tell_remotes();
     }
@@ -239,6 +244,20 @@ impl Keeper {
         let now = self.clock.now();
         for PathCounts { peer, sent, received } in counts {
             self.paths.handle_media(&peer, sent, received.into_iter(), now);
+        }
+        self.tell_round_trips();
+    }
+
+    /// To the media threads, for their ratings; only what changed by more than a tenth.
+    fn tell_round_trips(&mut self) {
+        for (peer, now) in self.paths.round_trips() {
+            let told = self.told.get(peer);
+            let same = told.is_some_and(|told| told.abs_diff(now) <= *told / 10 + TELL_MIN);
+            let order = media::Order::RoundTrip(peer.clone(), now);
+            // Busy: next time.
+            if !same && self.media.order(order).is_ok() {
+                self.told.insert(peer.clone(), now);
+            }
         }
     }
 

@@ -26,6 +26,7 @@ use pop_core::media::{Lane, MediaCommand, MediaConfig, MediaEvent, PathCounts};
 use pop_core::overlay::Route;
 use proto::id::PopId;
 use proto::overlay::{self, PathId};
+use proto::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 pub use socket_drops::SocketDrops;
@@ -52,6 +53,8 @@ pub enum Order {
     Restarted(PopId),
     /// Media for a POP goes this way.
     Route(PopId, Route),
+    /// So long media for a POP and back is under way.
+    RoundTrip(PopId, Duration),
     /// Asks what was counted on the paths.
     Paths(oneshot::Sender<Vec<PathCounts>>),
     /// Asks for figures.
@@ -124,6 +127,9 @@ impl Handle {
             }
             Order::LinkDown(peer, path) => self.all(|| Order::LinkDown(peer.clone(), path)),
             Order::Restarted(peer) => self.all(|| Order::Restarted(peer.clone())),
+            Order::RoundTrip(peer, round_trip) => {
+                self.all(|| Order::RoundTrip(peer.clone(), round_trip))
+            }
             Order::Route(peer, route) => self.all(|| Order::Route(peer.clone(), route.clone())),
             Order::Stop => self.all(|| Order::Stop),
             // Asked of one by one.

@@ -188,6 +188,9 @@ impl Thread {
                 self.links.remove(&(peer, path));
             }
             Order::Restarted(peer) => self.media.handle_restart(&peer),
+            Order::RoundTrip(peer, round_trip) => {
+                self.media.handle_round_trip(&peer, round_trip);
+            }
             Order::Route(peer, route) => self.media.handle_route(&peer, &route),
             // Nobody waits any more: fine.
             Order::Paths(answer) => drop(answer.send(self.media.path_counts())),

@@ -85,13 +85,24 @@ fn document(answer: &PopAnswer) -> Result<Value> {
 }
 
 async fn list(from: Option<String>, mesh: &Mesh, printer: &Printer) -> Result<()> {
+    let all = from.is_none();
     let pops = match from {
         Some(from) => vec![from],
         None => living(mesh).await?,
     };
     let (mut documents, mut rows) = (Vec::new(), Vec::new());
     for pop in pops {
-        let mut found = document(&ask(mesh, &pop, "", 0).await?)?;
+        let answer = match ask(mesh, &pop, "", 0).await {
+            Ok(answer) => answer,
+            // One that is just dying hides no other.
+            Err(error) if all => {
+                documents.push(serde_json::json!({ "pop": pop, "error": error.to_string() }));
+                rows.push(vec![pop, "-".to_owned(), format!("no answer: {error}")]);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let mut found = document(&answer)?;
         let peers = found.get_mut("peers").map(Value::take).unwrap_or_default();
         let known = Vec::<Peer>::deserialize(&peers).context("the POP's answer is no such list")?;
         rows.extend(known.into_iter().map(|peer| row(&pop, peer)));

@@ -67,6 +67,8 @@ pub(super) struct NeighborState {
     /// Spoken of in this BMP session.
     told: bool,
     pub(super) since: Instant,
+    /// Since when what is known of it waits to be told again by a session that lasts.
+    unconfirmed: Option<Instant>,
     pub(super) downs: u64,
     pre: Table,
     post: Table,
@@ -91,7 +93,7 @@ impl NeighborState {
             self.downs += 1;
             self.since = now;
         }
-        self.told = true;
+        (self.told, self.unconfirmed) = (true, None);
         self.tables_mut().into_iter().for_each(|table| table.withdraw_all(now));
     }
 }
@@ -163,6 +165,7 @@ impl Router {
         self.introduced = false;
         for neighbor in self.neighbors.values_mut() {
             (neighbor.told, neighbor.own_asn) = (false, None);
+            neighbor.unconfirmed.get_or_insert(now);
             neighbor.tables_mut().into_iter().for_each(Table::begin);
         }
     }
@@ -170,6 +173,7 @@ impl Router {
     pub(super) fn disconnect(&mut self, now: Instant) {
         (self.session, self.since) = (None, now);
         for neighbor in self.neighbors.values_mut() {
+            neighbor.unconfirmed.get_or_insert(now);
             neighbor.tables_mut().into_iter().for_each(Table::begin);
         }
     }
@@ -257,6 +261,7 @@ impl Router {
             own_asn: None,
             told: false,
             since: now,
+            unconfirmed: None,
             downs: 0,
             pre: Table::default(),
             post: Table::default(),
@@ -287,12 +292,18 @@ impl Router {
 
     /// What time changes.
     pub(super) fn settle(&mut self, interest: &Interest, now: Instant, dirty: &mut Dirty) {
-        let gone = self.session.is_none() && now - self.since >= HELD;
-        let retold = self.session.is_some() && now - self.since >= RETOLD;
+        let connected = self.session.is_some();
         for neighbor in self.neighbors.values_mut() {
+            // Not since the session began: one that comes and goes would confirm nothing for ever.
+            let waited = neighbor.unconfirmed.map_or(Duration::ZERO, |since| now - since);
+            let retold = connected && waited >= RETOLD;
+            let gone = !connected && waited >= HELD;
             let (upstream, lost) = (neighbor.upstream, gone || retold && !neighbor.told);
+            let mut confirmed = false;
             for table in neighbor.tables_mut() {
-                if table.settle(now) {
+                if let Some(forgotten) = table.settle(now) {
+                    confirmed = true;
+                    dirty.forget(interest, forgotten.iter(), upstream);
                     dirty.touch(interest, table.prefixes());
                 }
                 if (lost || retold && table.is_awaited()) && table.has_stale() {
@@ -304,8 +315,14 @@ impl Router {
                     *table = Table::default();
                 }
             }
+            if confirmed && connected {
+                neighbor.unconfirmed = None;
+            }
         }
-        self.neighbors.retain(|_, neighbor| !retold || neighbor.told);
+        self.neighbors.retain(|_, neighbor| {
+            let waited = neighbor.unconfirmed.map_or(Duration::ZERO, |since| now - since);
+            !connected || neighbor.told || waited < RETOLD
+        });
     }
 
     /// What covers no address of interest any more, and what is gone for long.

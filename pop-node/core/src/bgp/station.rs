@@ -205,8 +205,9 @@ impl Bgp {
         }
         if kept < before {
             let interest = &self.interest;
-            self.ways.retain(|(address, _), _| interest.contains_key(address));
-            self.news.retain(|(address, _)| interest.contains_key(address));
+            // Nothing is held against them any more: that is news, too.
+            let gone = self.ways.extract_if(.., |(address, _), _| !interest.contains_key(address));
+            self.news.extend(gone.map(|(way, _)| way));
             self.clean(now);
         }
     }

@@ -192,23 +192,21 @@ impl Table {
         self.routes.values_mut().for_each(|route| route.withdraw(now));
     }
 
-    /// Ends the dump if it is over. True if it ended.
-    pub(super) fn settle(&mut self, now: Instant) -> bool {
-        let Dump::Running { begun, window, routes } = self.dump else { return false };
+    /// Ends the dump if it is over: then what is forgotten, for the router told nothing true.
+    pub(super) fn settle(&mut self, now: Instant) -> Option<Vec<Prefix>> {
+        let Dump::Running { begun, window, routes } = self.dump else { return None };
         if now - window < WINDOW {
-            return false;
+            return None;
         }
         if routes >= FEW && now - begun < DUMP_MAX {
             self.dump = Dump::Running { begun, window: now, routes: 0 };
-            return false;
+            return None;
         }
         self.dump = Dump::Over;
-        if self.announced == 0 {
-            self.forget_stale();
-        }
+        let forgotten = if self.announced == 0 { self.forget_stale() } else { Vec::new() };
         let missing = self.routes.values_mut().filter(|route| route.stale);
         missing.for_each(|route| route.withdraw(now));
-        true
+        Some(forgotten)
     }
 
     /// Is everything known, as far as one can tell?
@@ -221,8 +219,9 @@ impl Table {
     }
 
     /// What a session before told and this one did not.
-    pub(super) fn forget_stale(&mut self) {
-        self.routes.retain(|_, route| !route.stale);
+    pub(super) fn forget_stale(&mut self) -> Vec<Prefix> {
+        let stale = self.routes.extract_if(.., |_, route| route.stale);
+        stale.map(|(nlri, _)| nlri.prefix).collect()
     }
 
     /// Removes what is gone for long, and what is not wanted any more; tells what.

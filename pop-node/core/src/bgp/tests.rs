@@ -370,6 +370,53 @@ fn a_lost_feed_is_held_for_a_minute_and_then_forgotten() {
 }
 
 #[test]
+fn a_feed_that_comes_and_goes_confirms_nothing() {
+    let mut world = World::settled();
+    world.withdraw(FIRST, Rib::AdjInPre, "233.252.0.0/24");
+    assert_eq!(world.against(0), "0.0 drained withdrawn");
+    // A router that dies again before it has told anything.
+    for _ in 0..9 {
+        world.bgp.disconnect(world.session.unwrap(), world.now);
+        world.wait(7);
+        world.connect();
+        world.wait(1);
+    }
+    world.bgp.disconnect(world.session.unwrap(), world.now);
+    world.wait(1);
+    assert_eq!((world.against(0).as_str(), world.against(1).as_str()), ("0.0", "0.0"));
+}
+
+#[test]
+fn what_is_no_longer_of_interest_is_not_held_against_anybody() {
+    let mut world = World::settled();
+    world.withdraw(FIRST, Rib::AdjInPre, "233.252.0.0/24");
+    assert_eq!(world.against(0), "0.0 drained withdrawn");
+    world.interest(&[]);
+    world.listen();
+    assert_eq!(world.hint(0), Hint::default());
+}
+
+#[test]
+fn a_drain_ends_with_the_table_that_asked_for_it() {
+    let mut world = World::settled();
+    let path: &[u32] = &[OWN, 65_002, 64_500, 64_999];
+    let shutdown = ("233.252.0.0/24", path, ["65535:0"].as_slice());
+    world.announce_with(FIRST, Rib::AdjInPre, shutdown);
+    world.wait(1);
+    assert!(world.against(0).contains("drained"), "{}", world.against(0));
+    // The other neighbor's table must not hide it.
+    world.down(SECOND);
+    world.bgp.disconnect(world.session.unwrap(), world.now);
+    world.connect();
+    world.up(FIRST);
+    for n in 0..200 {
+        world.withdraw(FIRST, Rib::AdjInPre, &format!("233.252.0.{}/32", n % 2 + 1));
+    }
+    world.wait(70);
+    assert!(!world.against(0).contains("drained"), "{}", world.against(0));
+}
+
+#[test]
 fn a_feed_that_begins_anew_changes_only_what_is_different() {
     let mut world = World::settled();
     world.announce(FIRST, "233.252.0.0/16", &[65_002, 64_500]);

@@ -71,6 +71,8 @@ pub(super) struct Link {
     sent: u64,
     received: BTreeMap<(PathId, u8), PathStats>,
     lanes: BTreeMap<u8, LaneWindow>,
+    /// Of the path in use.
+    pub(super) round_trip: Option<Duration>,
 }
 
 impl Link {
@@ -98,6 +100,7 @@ impl Link {
             sent: 0,
             received: BTreeMap::new(),
             lanes: BTreeMap::new(),
+            round_trip: None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use bytes::Bytes;
 use proto::id::PopId;
 use proto::overlay::{Datagram, PathId, PopTag, Relayed};
-use proto::time::Instant;
+use proto::time::{Duration, Instant};
 
 use super::link::{By, Link, News, ends};
 use super::{ARENA_BYTES, DropReason, Lane, LinkKey, Media, MediaTransmit, TRANSMITS_MAX};
@@ -34,6 +34,14 @@ impl Media {
         let lanes = self.lanes.range_mut(all_lanes(peer)).map(|(_, lane)| lane);
         for link in self.links.get_mut(peer).into_iter().chain(lanes) {
             link.route.clone_from(route);
+        }
+    }
+
+    /// How long media for a POP and back is under way, as its path measures it.
+    pub fn handle_round_trip(&mut self, peer: &PopId, round_trip: Duration) {
+        self.link(peer);
+        if let Some(link) = self.links.get_mut(peer) {
+            link.round_trip = Some(round_trip);
         }
     }
 

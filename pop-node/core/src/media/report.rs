@@ -163,7 +163,12 @@ impl Media {
             self.events.push(MediaEvent::Silent { leg: id, since, cause });
         }
         let mut report = leg.quality();
-        report.stream = end_stream_point(leg, now);
+        let round_trip = match &leg.far {
+            Some(FarEnd::Stream(end)) => self.links.get(&end.stream.peer),
+            Some(FarEnd::Leg(_)) | None => None,
+        };
+        let round_trip = round_trip.and_then(|link| link.round_trip);
+        report.stream = end_stream_point(leg, round_trip, now);
         report.heard = self.heard(id);
         let points = [
             (Rated::Leg, report.point),
@@ -195,7 +200,9 @@ impl Media {
             }
             FarEnd::Stream(end) => {
                 let (totals, jitter) = (end.reception.totals(), end.reception.jitter());
-                (stream_surroundings(leg, end), totals, (end.monitor.late, 0), jitter)
+                let round_trip = self.links.get(&end.stream.peer).and_then(|l| l.round_trip);
+                let around = stream_surroundings(leg, end, round_trip);
+                (around, totals, (end.monitor.late, 0), jitter)
             }
         };
         #[allow(clippy::cast_precision_loss, reason = "a ratio")]
@@ -242,21 +249,25 @@ const PLAYOUT_MAX_MS: u16 = 200;
 /// What a phone's playout buffer is taken to hold at least.
 const PLAYOUT_MIN: Duration = Duration::from_millis(20);
 
-fn stream_surroundings(leg: &Leg, end: &StreamEnd) -> Surroundings {
+/// `round_trip`: of the path between the POPs.
+fn stream_surroundings(leg: &Leg, end: &StreamEnd, round_trip: Option<Duration>) -> Surroundings {
     let transcoder = leg.outward.transcoder.as_ref();
     let codec = end.stream.codec;
     Surroundings {
         codec,
         band: transcoder.map_or(Band::of(codec), |transcoder| transcoder.band()),
-        // The hop's is not known here.
-        round_trip: None,
+        round_trip,
         playout: transcoder.map_or(Duration::ZERO, |transcoder| transcoder.delay()),
     }
 }
 
-fn end_stream_point(leg: &mut Leg, now: Instant) -> Option<StreamReport> {
+fn end_stream_point(
+    leg: &mut Leg,
+    round_trip: Option<Duration>,
+    now: Instant,
+) -> Option<StreamReport> {
     let Some(FarEnd::Stream(end)) = &leg.far else { return None };
-    let around = stream_surroundings(leg, end);
+    let around = stream_surroundings(leg, end, round_trip);
     let Some(FarEnd::Stream(end)) = &mut leg.far else { return None };
     let StreamEnd { reception, monitor, stream, .. } = &mut **end;
     monitor.end_point(reception, &around, None, now);

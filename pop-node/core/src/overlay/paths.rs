@@ -483,6 +483,14 @@ impl Paths {
         self.oversleeps
     }
 
+    /// The round trip of the path in use to each POP, where it is measured.
+    pub fn round_trips(&self) -> impl Iterator<Item = (&PopId, Duration)> {
+        self.peers.iter().filter_map(|(id, peer)| {
+            let primary = peer.choice.route()?.primary.path;
+            Some((id, peer.paths.get(&primary)?.rtt()?))
+        })
+    }
+
     /// The paths to a POP as they were at `at`; `None` if nothing is known from then.
     pub fn past(&self, peer: &str, at: Instant) -> Option<Moment> {
         let (_, peer) = self.peers.iter().find(|(id, _)| id.as_str() == peer)?;

@@ -239,6 +239,10 @@ impl Path {
         Some((sane(received), sane(lost)))
     }
 
+    pub(super) const fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
     pub(super) fn candidate(&self, now: Instant) -> Candidate {
         let (loss, bursts) = self.loss(now);
         let told = self.told.back().map(|told| told.heard).unwrap_or_default();

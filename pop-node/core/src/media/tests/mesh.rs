@@ -147,6 +147,34 @@ fn a_stream_is_measured_where_it_arrives() {
     assert!(stream.summary.worst().unwrap().mos.unwrap() < 3.9);
 }
 
+/// A long way between the POPs is heard, and rated.
+#[test]
+fn the_way_between_the_pops_counts_as_delay() {
+    let rated = |round_trip: Option<u64>| {
+        let mut mesh = Mesh::new(Duration::from_millis(40));
+        mesh.call(7, [Codec::Pcmu, Codec::Pcmu], Codec::Pcmu);
+        if let Some(ms) = round_trip {
+            mesh.media(1).handle_round_trip(&pop("aaa1"), Duration::from_millis(ms));
+        }
+        for (n, payload) in payloads(Codec::Pcmu, 6).iter().enumerate() {
+            mesh.rtp(0, 7, rtp(Codec::Pcmu, n, payload), at(n as u64 * 20));
+        }
+        mesh.run(at(6_500));
+        let events = std::iter::from_fn(|| mesh.media(1).poll_event());
+        let reports = events.filter_map(|event| match event {
+            MediaEvent::LegQuality { report, .. } => report.stream,
+            _ => None,
+        });
+        let stream = reports.last().unwrap();
+        (stream.mos, stream.point.unwrap().round_trip)
+    };
+    let (unknown, none) = rated(None);
+    let (near, _) = rated(Some(40));
+    let (far, round_trip) = rated(Some(500));
+    assert_eq!((none, round_trip), (None, Some(Duration::from_millis(500))));
+    assert!(unknown >= near && near > far + 0.2, "{unknown} {near} {far}");
+}
+
 #[test]
 fn what_the_far_peer_wants_is_encoded_at_the_first_pop() {
     let bytes = |ptime_ms, fmtp: Option<&str>| {

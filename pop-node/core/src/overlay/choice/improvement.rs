@@ -55,6 +55,12 @@ impl Candidate {
         much && (shorter || cleaner || safer)
     }
 
+    /// It is to be left, but not for `other`, which loses far more. Half of what drives media here,
+    /// so that none goes back and forth.
+    pub(super) fn is_refuge_from(&self, other: &Self) -> bool {
+        other.loss > JOINT_LOSS_MAX / 2.0 && self.loss < other.loss / 2.0
+    }
+
     /// `from` loses more than copies can repair, and this does not.
     pub(super) fn saves_from(&self, from: &Self) -> bool {
         from.loss.min(1.0) > JOINT_LOSS_MAX && self.loss < from.loss / 2.0

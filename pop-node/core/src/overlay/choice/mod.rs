@@ -167,12 +167,15 @@ impl Choice {
         let (to, why) = match current {
             None => (best(others()).or_else(|| makeshift(others()))?, Why::Gone),
             Some(current) if matches!(current.health, Health::Down(_)) => {
-                // One that may be heard is more than one that is not.
-                let any = || makeshift(others()).filter(|other| !current.heard && other.heard);
+                // Any that is less in doubt.
+                let less = |other: &&Candidate| other.makeshift() > current.makeshift();
+                let any = || makeshift(others()).filter(less);
                 (best(others()).or_else(any)?, Why::Down)
             }
             Some(current) if current.health == Health::Unmeasured => (best(others())?, Why::First),
-            Some(current) if current.drained => (best(others())?, Why::Drained),
+            Some(current) if current.drained => {
+                (best(others().filter(|other| !current.is_refuge_from(other)))?, Why::Drained)
+            }
             Some(current) => self.improvement(current, others(), now)?,
         };
         let to = to.hop.clone();
@@ -187,12 +190,16 @@ impl Choice {
         others: impl Iterator<Item = &'a Candidate>,
         now: Instant,
     ) -> Option<(&'a Candidate, Why)> {
-        let others: Vec<&Candidate> = others.filter(|other| other.carries()).collect();
+        // What is said against a path counts less than what is lost on this one.
+        let of_use = |other: &&Candidate| {
+            other.carries() || other.health == Health::Good && other.saves_from(current)
+        };
+        let others: Vec<&Candidate> = others.filter(of_use).collect();
         self.better.observe(current, &others, now);
         let (better, damping) = (&self.better, &mut self.damping);
         let saving = others.iter().copied().filter(|other| other.saves_from(current));
         let saving = saving.filter(|other| better.is_ripe(other, improvement::HOPELESS_FOR, now));
-        if let Some(saving) = best(saving) {
+        if let Some(saving) = best(saving.clone()).or_else(|| makeshift(saving)) {
             return Some((saving, Why::Lossy));
         }
         let ripe = others.into_iter();

@@ -170,8 +170,11 @@ fn a_path_that_is_down_is_left_for_any_that_is_heard() {
     assert_eq!(run(&mut choice, &paths, (2_000, 3_000)), ["2000 0-0 down"]);
     down(&mut paths[1], 2_000, true);
     assert_eq!(run(&mut choice, &paths, (3_000, 4_000)), ["3000 0-0 + 0-1 suspect"]);
+    // Also one that is to be left.
+    paths[1].drained = true;
     paths[1].health = Health::Good;
     assert_eq!(run(&mut choice, &paths, (4_000, 5_000)), ["4000 0-1 down"]);
+    paths[1].drained = false;
     // Drained is less bad than dead.
     paths[0].drained = true;
     paths[0].health = Health::Good;
@@ -181,6 +184,25 @@ fn a_path_that_is_down_is_left_for_any_that_is_heard() {
     paths[0].health = Health::Suspect(at(6_000));
     down(&mut paths[1], 5_000, true);
     assert_eq!(run(&mut choice, &paths, (6_000, 7_000)), ["6000 0-0 + 0-1 suspect"]);
+}
+
+#[test]
+fn what_is_lost_counts_more_than_what_is_said() {
+    let (mut choice, mut paths) = (Choice::default(), four());
+    paths.truncate(2);
+    run(&mut choice, &paths, (0, 16_000));
+    paths[0].drained = true;
+    paths[1].loss = 0.15;
+    assert!(run(&mut choice, &paths, (16_000, 20_000)).is_empty(), "the other loses too much");
+    paths[1].loss = 0.04;
+    assert_eq!(run(&mut choice, &paths, (20_000, 20_100)), ["20000 0-1 + 0-0 drained"]);
+    run(&mut choice, &paths, (20_100, 30_000));
+    // Now it does: back to what is drained but carries everything.
+    paths[1].loss = 0.3;
+    let changes = run(&mut choice, &paths, (30_000, 32_000));
+    assert!(changes.iter().any(|change| change.ends_with("0-0 + 0-1 lossy")), "{changes:?}");
+    paths[1].loss = 0.08;
+    assert!(run(&mut choice, &paths, (32_000, 40_000)).is_empty(), "and there it stays");
 }
 
 #[test]
