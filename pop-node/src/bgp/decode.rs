@@ -10,17 +10,18 @@ use bgpkit_parser::bgp::parse_bgp_message;
 use bgpkit_parser::bmp::messages::{
     InitiationTlvType, parse_initiation_message, parse_peer_up_notification,
 };
-use bgpkit_parser::error::BgpValidationWarning;
 use bgpkit_parser::models::capabilities::{AddPathSendReceive, BgpCapabilityType};
 use bgpkit_parser::models::{
-    Afi, AsPathSegment, AsnLength, AttributeValue, Attributes as Parsed, BgpMessage,
-    BgpOpenMessage, BgpUpdateMessage, CapabilityValue, Community as ParsedCommunity, MetaCommunity,
-    NetworkPrefix, Nlri as ParsedNlri, ParamValue, Safi,
+    Afi, AsPathSegment, AsnLength, Attributes as Parsed, BgpMessage, BgpOpenMessage,
+    BgpUpdateMessage, CapabilityValue, Community as ParsedCommunity, MetaCommunity, ParamValue,
+    Safi,
 };
 use bytes::Bytes;
 use pop_core::bgp::{
     Attributes, Community, Frame, Kind, Message, Nlri, PeerHeader, PeerKey, Prefix, Update,
 };
+
+use super::nlri::Sections;
 
 /// Neighbors of a router whose ADD-PATH is remembered.
 const NEIGHBORS_MAX: usize = 1_024;
@@ -89,35 +90,23 @@ impl Decoder {
         wants: impl Fn(&Prefix) -> bool,
     ) -> Result<Message, Malformed> {
         let add_path = self.add_path.get(&peer.key).copied().unwrap_or_default();
-        let parsed = parse(body, add_path.ipv4, &width(&peer))?;
-        // One flag is for all families of a message: those that differ are read again.
-        let again = (add_path.ipv4 != add_path.ipv6)
-            .then(|| parse(body, add_path.ipv6, &width(&peer)))
-            .transpose()?;
+        let parsed = parse(body, &width(&peer))?;
+        let sections = Sections::of(body)?;
         let mut update = Update::default();
-        for prefix in &parsed.withdrawn_prefixes {
-            update.withdrawn_total += 1;
-            update.withdrawn.extend(nlri(prefix).filter(|nlri| wants(&nlri.prefix)));
+        for section in &sections.all {
+            let (routes, total) = match section.announced {
+                true => (&mut update.announced, &mut update.announced_total),
+                false => (&mut update.withdrawn, &mut update.withdrawn_total),
+            };
+            let ids = if section.ipv6 { add_path.ipv6 } else { add_path.ipv4 };
+            let keep = |nlri: Nlri| {
+                if wants(&nlri.prefix) {
+                    routes.push(nlri);
+                }
+            };
+            *total = total.saturating_add(section.each(ids, keep)?);
         }
-        for prefix in &parsed.announced_prefixes {
-            update.announced_total += 1;
-            update.announced.extend(nlri(prefix).filter(|nlri| wants(&nlri.prefix)));
-        }
-        let mut next_hop = parsed.attributes.next_hop();
-        for (attributes, afi) in [(Some(&parsed), Afi::Ipv4), (again.as_ref(), Afi::Ipv6)] {
-            let attributes = &attributes.unwrap_or(&parsed).attributes;
-            if let Some(gone) = family(attributes.get_unreachable_nlri(), afi) {
-                update.withdrawn_total += count(&gone.prefixes);
-                let kept = gone.prefixes.iter().filter_map(nlri).filter(|n| wants(&n.prefix));
-                update.withdrawn.extend(kept);
-            }
-            if let Some(reached) = family(attributes.get_reachable_nlri(), afi) {
-                update.announced_total += count(&reached.prefixes);
-                let kept = reached.prefixes.iter().filter_map(nlri).filter(|n| wants(&n.prefix));
-                update.announced.extend(kept);
-                next_hop = reached.next_hop.map(|hop| hop.addr()).or(next_hop);
-            }
-        }
+        let next_hop = sections.next_hop.or_else(|| parsed.attributes.next_hop());
         if !update.announced.is_empty() {
             update.attributes = attributes(&parsed.attributes, next_hop);
         }
@@ -125,19 +114,12 @@ impl Decoder {
     }
 }
 
-fn parse(body: &Bytes, add_path: bool, width: &AsnLength) -> Result<BgpUpdateMessage, Malformed> {
-    match parse_bgp_message(&mut body.clone(), add_path, width) {
-        Ok(BgpMessage::Update(update)) if !is_malformed(&update.attributes) => Ok(update),
+/// For the attributes; its routes are not looked at.
+fn parse(body: &Bytes, width: &AsnLength) -> Result<BgpUpdateMessage, Malformed> {
+    match parse_bgp_message(&mut body.clone(), false, width) {
+        Ok(BgpMessage::Update(update)) => Ok(update),
         Ok(_) | Err(_) => Err(Malformed),
     }
-}
-
-/// Which routes are meant cannot be told (RFC 7606 §5.3): all else is good enough for hints.
-fn is_malformed(attributes: &Parsed) -> bool {
-    let unread = |attribute: &AttributeValue| matches!(attribute, AttributeValue::Raw(raw) if [14, 15].contains(&raw.code));
-    let warned = attributes.validation_warnings().iter();
-    warned.clone().any(|why| matches!(why, BgpValidationWarning::MalformedNlri { .. }))
-        || attributes.iter().any(unread)
 }
 
 const fn width(peer: &PeerHeader) -> AsnLength {
@@ -187,19 +169,6 @@ fn add_path(sent: &BgpOpenMessage, received: &BgpOpenMessage) -> AddPath {
             && says(received, afi, AddPathSendReceive::Receive)
     };
     AddPath { ipv4: agreed(Afi::Ipv4), ipv6: agreed(Afi::Ipv6) }
-}
-
-fn family(nlri: Option<&ParsedNlri>, afi: Afi) -> Option<&ParsedNlri> {
-    nlri.filter(|nlri| nlri.afi == afi && nlri.safi == Safi::Unicast)
-}
-
-fn count(prefixes: &[NetworkPrefix]) -> u32 {
-    u32::try_from(prefixes.len()).unwrap_or(u32::MAX)
-}
-
-fn nlri(parsed: &NetworkPrefix) -> Option<Nlri> {
-    let prefix = Prefix::new(parsed.prefix.addr(), parsed.prefix.prefix_len())?;
-    Some(Nlri { prefix, path_id: parsed.path_id.unwrap_or(0) })
 }
 
 fn attributes(parsed: &Parsed, next_hop: Option<IpAddr>) -> Attributes {

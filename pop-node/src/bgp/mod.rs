@@ -7,6 +7,7 @@
 
 mod config;
 mod decode;
+mod nlri;
 mod reader;
 
 use std::collections::{BTreeMap, BTreeSet};
