@@ -29,6 +29,8 @@ use crate::link::{Links, Peer};
 pub use config::{BgpFile, Settings, settings};
 pub use decode::{Decoder, Malformed};
 
+/// Between two lines of the log about refused connections.
+const REFUSED_EVERY: Duration = Duration::from_secs(60);
 /// Batches of messages that may wait.
 const INPUTS_MAX: usize = 64;
 /// A router that died without a word is noticed after three of these: BMP has no keep-alives.
@@ -107,6 +109,7 @@ pub fn start(
         readers: BTreeMap::new(),
         sender,
         counters: handle.counters.clone(),
+        told_refused: None,
     };
     tokio::spawn(station.run(listener, inputs));
     Ok(handle)
@@ -123,6 +126,8 @@ struct Station {
     readers: BTreeMap<Session, AbortHandle>,
     sender: mpsc::Sender<Input>,
     counters: Arc<Counters>,
+    /// When the log was last told of a refused connection.
+    told_refused: Option<proto::time::Instant>,
 }
 
 impl Station {
@@ -147,13 +152,18 @@ impl Station {
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
             self.bgp.handle_timeout(self.clock.now());
+            // Those of one event together: media must not go from one dying path to the next.
+            let mut hints = Vec::new();
             while let Some(event) = self.bgp.poll_event() {
                 match event {
                     Event::Close(session, why) => self.close(session, why),
                     Event::Hint { upstream, address, hint } => {
-                        self.links.hint(upstream, address, hint).await;
+                        hints.push((upstream, address, hint));
                     }
                 }
+            }
+            if !hints.is_empty() {
+                self.links.hint(hints).await;
             }
         }
     }
@@ -190,7 +200,12 @@ impl Station {
             }
             Err(why) => {
                 self.counters.hung_up(why);
-                tracing::warn!(%router, %why, "a connection for BMP was refused");
+                let now = self.clock.now();
+                // Whoever scans must not fill the log: the counter has all of them.
+                if self.told_refused.is_none_or(|told| now - told >= REFUSED_EVERY) {
+                    self.told_refused = Some(now);
+                    tracing::warn!(%router, %why, "a connection for BMP was refused");
+                }
             }
         }
     }

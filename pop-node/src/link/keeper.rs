@@ -38,7 +38,7 @@ pub(super) enum Input {
     /// A probe for us, and the POP at the other end of the connection.
     Probe(PopId, Bytes),
     /// From an upstream of ours to an address.
-    Hint(u8, IpAddr, Hint),
+    Hints(Vec<(u8, IpAddr, Hint)>),
     Report(oneshot::Sender<Vec<PeerReport>>),
     /// The paths to a POP at a moment.
     Past(String, Instant, oneshot::Sender<Option<Moment>>),
@@ -141,7 +141,11 @@ impl Keeper {
                     self.drops.count(Reason::ProbeUnknown);
                 }
             }
-            Input::Hint(upstream, address, hint) => self.hint((upstream, address), hint),
+            Input::Hints(hints) => {
+                for (upstream, address, hint) in hints {
+                    self.hint((upstream, address), hint);
+                }
+            }
             // Nobody waits any more: fine.
             Input::Past(peer, at, answer) => drop(answer.send(self.paths.past(&peer, at))),
             Input::Report(answer) => drop(answer.send(self.paths.report(now))),

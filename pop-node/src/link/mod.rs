@@ -182,9 +182,9 @@ impl Links {
     }
 
     /// What speaks against sending to an address from one of our upstreams is this now.
-    pub async fn hint(&self, upstream: u8, address: IpAddr, hint: Hint) {
+    pub async fn hint(&self, hints: Vec<(u8, IpAddr, Hint)>) {
         // Only while the process ends nobody listens.
-        drop(self.context.keeper.send(keeper::Input::Hint(upstream, address, hint)).await);
+        drop(self.context.keeper.send(keeper::Input::Hints(hints)).await);
     }
 
     /// A newer process has our name: closes all connections, dials and answers no more.

@@ -241,12 +241,13 @@ impl Paths {
         self.choose_relays(now);
     }
 
-    /// Something outside of the measurements speaks against a path, or no longer does.
+    /// Something outside of the measurements speaks against a path, or no longer does. Decided on
+    /// when time has come, which is now: what comes together is looked at together.
     pub fn handle_hint(&mut self, peer: &PopId, path: PathId, hint: Hint, now: Instant) {
-        let known = self.peers.get_mut(peer).and_then(|peer| peer.paths.get_mut(&path));
-        if let Some(known) = known {
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        if let Some(known) = state.paths.get_mut(&path) {
             known.against = hint;
-            self.decide(peer, now);
+            state.decide = now;
         }
     }
 

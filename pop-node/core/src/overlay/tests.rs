@@ -425,6 +425,23 @@ fn direct_paths_find_room_and_a_restarted_peer_begins_anew() {
 }
 
 #[test]
+fn hints_that_come_together_are_decided_on_together() {
+    let wires =
+        [(id(0, 0), wire(20)), (id(0, 1), wire(25)), (id(1, 0), wire(26)), (id(1, 1), wire(30))];
+    let mut world = World::new(16, &wires);
+    assert_eq!(world.primary(0), "0-0");
+    let (peer, now) = (world.ids[1].clone(), world.now);
+    let drained = crate::bgp::Hint { drained: true, ..Default::default() };
+    // Both ways of the upstream; between them media would go from one to the other.
+    for path in [id(0, 0), id(0, 1)] {
+        world.pops[0].handle_hint(&peer, path, drained.clone(), now);
+    }
+    world.reset();
+    world.run(Duration::from_millis(50));
+    assert_eq!((world.primary(0).as_str(), world.ends[0].switches), ("1-0", 1));
+}
+
+#[test]
 fn the_view_of_any_moment_of_the_last_hour_is_kept() {
     let mut world = World::new(15, &two_disjoint());
     world.run(Duration::from_secs(60));
