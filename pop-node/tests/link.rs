@@ -250,10 +250,7 @@ async fn garbage_on_a_call_stream_fails_it_alone() {
     // Before a hello nobody is told of it.
     let (mut send, _receive) = connection.open_bi().await.unwrap();
     send.write_all(&[0xff; 64]).await.unwrap();
-    let hello = StreamHello { session: vec![7; 16], number: 1, ..StreamHello::default() };
-    let hello = CallMessage { kind: Some(Kind::Hello(hello)) };
-    let (mut send, _receive) = connection.open_bi().await.unwrap();
-    send.write_all(&hello.encode_length_delimited_to_vec()).await.unwrap();
+    let (mut send, _receive) = hello(&connection, 1, 0).await;
     let Event::Accepted { stream, outbox: _outbox } = sin.event().await else { panic!() };
     assert_eq!(sin.call().await, (stream.clone(), StreamEvent::Opened));
     send.write_all(&[0xff; 64]).await.unwrap();
