@@ -197,6 +197,7 @@ async fn heartbeats(cluster: &Cluster, node: &Node, epoch: u64) {
         calls: 7,
         view_revision: 1,
         answers: Vec::new(),
+        unseen: Vec::new(),
     };
     let beats = tokio_stream::iter([beat("fra1", epoch)]);
     let mut answers = pops.heartbeat(beats).await.unwrap().into_inner();

@@ -120,5 +120,6 @@ fn heartbeat(shared: &Shared, pop_id: &str, epoch: u64) -> HeartbeatRequest {
         calls: shared.calls.load(Ordering::Relaxed),
         view_revision: shared.revision.load(Ordering::Relaxed),
         answers: Vec::new(),
+        unseen: Vec::new(),
     }
 }
