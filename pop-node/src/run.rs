@@ -275,9 +275,9 @@ fn control_settings(config: &Config) -> control::Settings {
         region: config.region.clone(),
         overlay_address: config.overlay_advertise.join(","),
         sip_addresses: config.sip.iter().map(ToString::to_string).collect(),
-        epoch: 0,
-        expired: false,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        // The rest is for the cluster to say.
+        ..<_>::default()
     };
     control::Settings { pop, endpoints: config.control.clone(), data_dir: config.data_dir.clone() }
 }
