@@ -4,29 +4,33 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proto::time::Instant;
 
-/// Turns the system's monotonic clock into the cores' `Instant`, counted from process start.
+/// The cores' origin lies so long before the process began: calls that it takes over from another
+/// POP are older than it is. Longer calls count as that long.
+const BEFORE: Duration = Duration::from_secs(7 * 86_400);
+
+/// Turns the system's monotonic clock into the cores' `Instant`, counted from [`BEFORE`] it began.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     origin: std::time::Instant,
 }
 
 impl Clock {
-    /// Its origin is now.
+    /// Of a process that begins now.
     pub fn start() -> Self {
         Self { origin: std::time::Instant::now() }
     }
 
     /// Now, for a core.
     pub fn now(&self) -> Instant {
-        let nanos = self.origin.elapsed().as_nanos();
-        Instant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        Instant::ZERO + (BEFORE + self.origin.elapsed())
     }
 
     /// A core's deadline, for a timer of the system. Far deadlines come early, never late: the
     /// core is asked again.
     pub fn deadline(&self, at: Instant) -> std::time::Instant {
         let day = Duration::from_secs(86_400);
-        self.origin + at.since(Instant::ZERO).min(self.origin.elapsed() + day)
+        let lives = at.since(Instant::ZERO).saturating_sub(BEFORE);
+        self.origin + lives.min(self.origin.elapsed() + day)
     }
 
     /// Wall time of a moment that passed, right also after the wall clock was stepped.

@@ -200,7 +200,7 @@ fn pop(config: &Config, credentials: &Credentials, view: View, clock: Clock) -> 
         secret: Secret(credentials.random()),
     };
     let mut pop = Pop::new(settings, clock.now());
-    pop.restore_view(view);
+    pop.restore_view(view, clock.now());
     pop
 }
 

@@ -43,6 +43,10 @@ pub enum Event {
     Registered(Epoch),
     /// A newer process registered as this POP: this one must not go on.
     Fenced,
+    /// This POP was found lost, and others have its calls; it registers anew.
+    Lost,
+    /// Until then no majority of the control nodes can have found this POP lost.
+    Lease(std::time::Instant),
     /// The whole view, built already.
     Snapshot(Box<View>),
     /// A change of the view, checked to follow the one before.
@@ -85,6 +89,8 @@ pub struct Shared {
     asked: mpsc::Sender<Asked>,
     /// The latest epoch of ours that a node calls outdated.
     fenced: AtomicU64,
+    /// The latest epoch of ours that was found lost, though no newer process has our name.
+    lost: AtomicU64,
     fenced_anew: Notify,
 }
 
@@ -106,9 +112,22 @@ impl Shared {
         self.fenced_anew.notify_one();
     }
 
-    /// Returns when `epoch` is fenced; that an older one was is no news.
-    async fn until_fenced(&self, epoch: u64) {
-        while self.fenced.load(Ordering::Relaxed) < epoch {
+    /// A node says that this epoch of ours was found lost.
+    fn lose(&self, epoch: u64) {
+        self.lost.fetch_max(epoch, Ordering::Relaxed);
+        self.fenced_anew.notify_one();
+    }
+
+    /// Returns when `epoch` is over; that an older one was is no news. True: it was found lost, and
+    /// nobody else has the name.
+    async fn until_over(&self, epoch: u64) -> bool {
+        loop {
+            if self.fenced.load(Ordering::Relaxed) >= epoch {
+                return false;
+            }
+            if self.lost.load(Ordering::Relaxed) >= epoch {
+                return true;
+            }
             self.fenced_anew.notified().await;
         }
     }
@@ -153,6 +172,7 @@ impl Client {
             registered: Notify::new(),
             asked,
             fenced: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
             fenced_anew: Notify::new(),
         });
         let seed = || u64::from_ne_bytes(credentials.random());
@@ -198,7 +218,7 @@ fn control_name() -> ServerName<'static> {
         .unwrap_or(ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()))
 }
 
-/// Enters the POP in the registry, once per process. Who registers later has the higher epoch and
+/// Enters the POP in the registry, once per process, and again when it was found lost. Who registers later has the higher epoch and
 /// the name; the older process learns it by a refused heartbeat and keeps away from then on, or the
 /// two would take each other's links for ever.
 struct Register {
@@ -211,16 +231,29 @@ struct Register {
 impl Register {
     async fn run(self, seed: u64) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5), seed);
-        // The same id until it is answered: a lost answer does not count twice.
-        let request_id = hex(&self.credentials.random::<16>());
-        let epoch = self.until_answered(&request_id, &mut backoff).await;
-        tracing::info!(epoch, "registered with the control plane");
-        self.shared.epoch.store(epoch, Ordering::Relaxed);
-        self.shared.registered.notify_waiters();
-        if self.events.send(Event::Registered(Epoch(epoch))).await.is_err() {
-            return;
-        }
-        self.shared.until_fenced(epoch).await;
+        let epoch = loop {
+            // The same id until it is answered: a lost answer does not count twice.
+            let request_id = hex(&self.credentials.random::<16>());
+            let epoch = self.until_answered(&request_id, &mut backoff).await;
+            tracing::info!(epoch, "registered with the control plane");
+            if self.events.send(Event::Registered(Epoch(epoch))).await.is_err() {
+                return;
+            }
+            self.shared.epoch.store(epoch, Ordering::Relaxed);
+            self.shared.registered.notify_waiters();
+            if !self.shared.until_over(epoch).await {
+                break epoch;
+            }
+            tracing::warn!(
+                epoch,
+                "this POP was found lost while it was out of reach, and others took its calls over: \
+                 leaving them, and registering anew"
+            );
+            self.shared.epoch.store(0, Ordering::Relaxed);
+            if self.events.send(Event::Lost).await.is_err() {
+                return;
+            }
+        };
         tracing::error!(
             epoch,
             "fenced: a newer process registered as this POP. This one takes no more calls and has \

@@ -272,13 +272,13 @@ impl Signaling {
 
     fn control(&mut self, event: control::Event, now: Instant) {
         match event {
-            control::Event::Registered(epoch) => self.pop.set_epoch(epoch),
+            control::Event::Registered(epoch) => self.pop.set_epoch(epoch, now),
             control::Event::Fenced => {
                 self.pop.fence();
                 self.outputs.links.fence();
             }
             control::Event::Snapshot(view) => {
-                let old = self.pop.restore_view(*view);
+                let old = self.pop.restore_view(*view, now);
                 // A million numbers take their time to go.
                 drop(tokio::task::spawn_blocking(move || drop(old)));
                 self.tell_missing_links(now);

@@ -40,6 +40,8 @@ pub enum EndCause {
     NoMedia,
     /// No route to the number.
     NoRoute,
+    /// The POP that had the leg was lost, and the peer did not follow to another one.
+    NotMoved,
     /// As many calls as this POP or the trunk takes, or no media port.
     Overload,
     /// The other POP ended it for a reason of its own; the status says more.
@@ -68,6 +70,7 @@ impl EndCause {
             Self::LinkLost => "link_lost",
             Self::NoMedia => "no_media",
             Self::NoRoute => "no_route",
+            Self::NotMoved => "not_moved",
             Self::Overload => "overload",
             Self::PeerEnded => "peer_ended",
             Self::PeerVanished => "peer_vanished",
@@ -80,7 +83,7 @@ impl EndCause {
 
     /// Why the other half ended the call, by the name it gave.
     pub(crate) fn of_other_half(name: &str) -> Self {
-        let told = [Self::NoMedia, Self::PeerVanished, Self::SessionExpired];
+        let told = [Self::NoMedia, Self::NotMoved, Self::PeerVanished, Self::SessionExpired];
         told.into_iter().find(|cause| cause.name() == name).unwrap_or(Self::PeerEnded)
     }
 }
@@ -118,6 +121,8 @@ pub struct Cdr {
     pub status: u16,
     /// Candidates tried.
     pub attempts: u32,
+    /// The POP that had the call (or its half) before this one took it over.
+    pub moved_from: Option<PopId>,
     /// Codec towards the caller (for `Egress`: of the overlay).
     pub codec_in: Option<Codec>,
     /// Codec towards the callee (for `Ingress`: of the overlay).

@@ -103,6 +103,7 @@ impl Ending {
                 | Input::Far(_)
                 | Input::FarLost
                 | Input::LinkUp
+                | Input::Moved
                 | Input::Opened
                 | Input::PortTaken
                 | Input::PrackMissing { .. }

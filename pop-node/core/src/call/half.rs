@@ -9,7 +9,7 @@ use proto::id::{CallId, LegId, PopId, StreamId, TrunkId};
 use proto::time::Instant;
 
 use super::leg::{Agreed, FarMedia, Leg};
-use super::{CallKey, Cdr, CdrRole, EndCause, Link, Side, media};
+use super::{CallKey, Cdr, CdrRole, EndCause, Link, Name, Side, media};
 use crate::codec::Codec;
 use crate::media::Direction;
 use crate::pop::core::Core;
@@ -28,6 +28,8 @@ pub(crate) struct Record {
     pub(crate) ringing: Option<Instant>,
     pub(crate) answered: Option<Instant>,
     pub(crate) attempts: u32,
+    /// The POP that had this half before.
+    pub(crate) moved_from: Option<PopId>,
 }
 
 impl Record {
@@ -39,8 +41,8 @@ impl Record {
         end: (EndCause, u16),
         now: Instant,
     ) -> Cdr {
-        let Self { from, to, trunk_in, trunk_out, peer, started, ringing, answered, attempts } =
-            self;
+        let Self { from, to, trunk_in, trunk_out, peer, started, ringing, answered, .. } = self;
+        let Self { attempts, moved_from, .. } = self;
         let (cause, status) = end;
         Cdr {
             call_id,
@@ -58,6 +60,7 @@ impl Record {
             cause,
             status,
             attempts,
+            moved_from,
             codec_in: None,
             codec_out: None,
             quality_in: None,
@@ -108,6 +111,28 @@ impl Half {
     /// The egress half of a local call is not a call of its own.
     pub(crate) fn counts(&self) -> bool {
         self.side == Side::Ingress || self.peer_leg.is_none()
+    }
+
+    /// Changes what may make it a call of its own, or none.
+    pub(crate) fn recount(&mut self, core: &mut Core, change: impl FnOnce(&mut Self)) {
+        core.live_calls = core.live_calls.saturating_sub(usize::from(self.counts()));
+        change(self);
+        core.live_calls += usize::from(self.counts());
+    }
+
+    /// It goes on at another POP: no word to anybody, no record.
+    pub(crate) fn leave(&mut self, core: &mut Core, now: Instant) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        self.drop_link(core);
+        self.leg.close(core, now);
+        core.live_calls = core.live_calls.saturating_sub(usize::from(self.counts()));
+    }
+
+    /// The POP of the other half, if another.
+    pub(crate) fn peer(&self) -> Option<&PopId> {
+        self.record.peer.as_ref().filter(|_| self.peer_leg.is_none())
     }
 
     /// Tells the other half.
@@ -203,6 +228,8 @@ impl Half {
             return;
         }
         self.drop_link(core);
+        // If its POP is lost it may never hear of this.
+        core.guard.note_end(Name::of(self).other(), cause);
         self.leg.close(core, now);
         core.live_calls = core.live_calls.saturating_sub(usize::from(self.counts()));
         if !self.counts() {

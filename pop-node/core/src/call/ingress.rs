@@ -163,7 +163,10 @@ impl Hunt {
         // What this POP sees itself counts; what the control plane says of a POP only where no
         // link was ever up or down.
         let expired = |pop: &PopId| core.view.pop(pop).is_some_and(|known| known.expired);
+        let lost = |pop: &PopId| core.view.pop(pop).is_some_and(|known| known.fenced);
         let is_down = |c: &Candidate| match core.links.get(&c.pop) {
+            // Its link may not be found dead yet.
+            _ if lost(&c.pop) && c.pop != core.config.id => true,
             Some(LinkState::Down) => true,
             Some(LinkState::Up) => false,
             None => c.pop != core.config.id && expired(&c.pop),
@@ -268,6 +271,7 @@ impl Hunt {
             | Input::Cancelled { .. }
             | Input::Failed { .. }
             | Input::LinkUp
+            | Input::Moved
             | Input::Opened
             | Input::PortTaken
             | Input::PrackMissing { .. }
@@ -475,7 +479,9 @@ impl Hunt {
         let infos = Infos::default();
         // An answer only mirrors what the caller wanted: the far party's own wish is not known.
         let wish = crate::media::Direction::SendRecv;
-        State::Talking(Box::new(Session { dialog: self.dialog, wish, exchange, liveness, infos }))
+        let (dialog, moving, orphaned) = (self.dialog, None, None);
+        let session = Session { dialog, wish, exchange, liveness, infos, moving, orphaned };
+        State::Talking(Box::new(session))
     }
 
     fn rejected(

@@ -17,7 +17,7 @@ use crate::pop::core::Core;
 use crate::pop::index::Handle;
 use crate::sdp::SessionDescription;
 use crate::sdp::offer_answer::{
-    Description, LocalSession, NegotiationError, RemoteMedia, Security, both, reversed,
+    Carried, Description, LocalSession, NegotiationError, RemoteMedia, Security, both, reversed,
 };
 use crate::sip::digest::{self, Credentials};
 use crate::sip::{
@@ -70,6 +70,8 @@ pub(crate) struct Leg {
     session: LocalSession,
     /// What our last offer or answer said.
     described: Option<Description>,
+    /// That was at another POP, and nothing was said here yet.
+    resumed: bool,
     credentials: Option<Credentials>,
     connected: Option<Far>,
     peers: Vec<IpAddr>,
@@ -90,6 +92,8 @@ pub(crate) struct Opening {
     pub(crate) trunk: TrunkId,
     pub(crate) flow: Flow,
     pub(crate) call_id: Text,
+    /// Our tag, if the dialog began at another POP.
+    pub(crate) tag: Option<Text>,
 }
 
 impl Leg {
@@ -113,7 +117,7 @@ impl Leg {
         core: &mut Core,
         now: Instant,
     ) -> Option<Self> {
-        let Opening { id, trunk, flow, call_id } = opening;
+        let Opening { id, trunk, flow, call_id, tag } = opening;
         let config = core.view.trunk(&trunk)?;
         let allowed = media::trunk_codecs(config);
         let treatment = Treatment::of(config);
@@ -125,7 +129,7 @@ impl Leg {
         let sources = config.sources.iter().filter_map(|text| Block::parse(text)).collect();
         let port = core.ports.take(Lane::of(id), now)?;
         let local = SocketAddr::new(core.config.media_address, port);
-        let tag = core.endpoint.new_token();
+        let tag = tag.unwrap_or_else(|| core.endpoint.new_token());
         *core.trunk_calls.entry(trunk.clone()).or_default() += 1;
         core.index.add(Handle::Leg(id), key);
         core.index.add(Handle::Dialog(call_id.clone(), tag.clone()), key);
@@ -146,6 +150,7 @@ impl Leg {
             timeline: Timeline::default(),
             session,
             described: None,
+            resumed: false,
             credentials,
             connected: None,
             peers: Vec::new(),
@@ -161,7 +166,7 @@ impl Leg {
     /// Nothing may have been described yet.
     pub(crate) fn open_another(&mut self, core: &mut Core, now: Instant) -> bool {
         self.taken += 1;
-        if self.described.is_some() || self.taken >= PORT_TRIES {
+        if self.described.is_some() && !self.resumed || self.taken >= PORT_TRIES {
             return false;
         }
         // It rests as any other: the program may be gone by then.
@@ -241,6 +246,18 @@ impl Leg {
         true
     }
 
+    /// What another POP needs to go on with the session; `None` before there is one.
+    pub(super) fn carry(&self) -> Option<(Carried, &Description)> {
+        self.session.carry().zip(self.described.as_ref())
+    }
+
+    /// Goes on with the session of another POP.
+    pub(super) fn resume(&mut self, carried: Carried, described: Description) {
+        self.session.resume(carried);
+        self.described = Some(described);
+        self.resumed = true;
+    }
+
     /// The next offer goes to another server of the trunk.
     pub(crate) fn restart_security(&mut self) {
         self.session.restart_security();
@@ -256,6 +273,7 @@ impl Leg {
     pub(crate) fn offer(&mut self, what: Description) -> Bytes {
         let what = self.treatment.describe(what);
         let bytes = self.session.offer(&what);
+        self.resumed = false;
         self.described = Some(what);
         bytes
     }
@@ -270,6 +288,7 @@ impl Leg {
     ) -> Bytes {
         let what = self.treatment.describe(what);
         let bytes = self.session.answer(offer, &remote, &what);
+        self.resumed = false;
         let codec = what.codecs.first().copied();
         self.described = Some(what);
         if let Some(codec) = codec {
@@ -403,6 +422,18 @@ impl FarMedia {
             ptime_ms: media::ptime_ms(media),
             opus: media.opus.as_ref().map(media::opus_from_proto),
             comfort_noise: media.comfort_noise,
+        }
+    }
+
+    /// For another POP.
+    pub(super) fn to_proto(self) -> Media {
+        Media {
+            codecs: vec![media::to_proto(self.codec)],
+            telephone_event: self.telephone_event,
+            ptime_ms: self.ptime_ms,
+            opus: self.opus.and_then(|opus| media::opus_to_proto(Some(&opus.to_fmtp()))),
+            comfort_noise: self.comfort_noise,
+            ..Media::default()
         }
     }
 

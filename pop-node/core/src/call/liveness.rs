@@ -86,6 +86,36 @@ impl Liveness {
         liveness
     }
 
+    /// Of a leg that another POP had: terms, the shortest interval its peer takes in seconds,
+    /// whether it takes UPDATE.
+    pub(super) fn resume(
+        (terms, min_se_s, updates): (Option<Terms>, u32, bool),
+        half: &Half,
+        core: &Core,
+        now: Instant,
+    ) -> Self {
+        let mut wish = Wish::new(&core.config.timing);
+        wish.min_se = wish.min_se.max(min_se_s);
+        wish.seconds = wish.seconds.max(min_se_s);
+        let mut liveness = Self {
+            terms: None,
+            wish,
+            updates,
+            refresh_at: None,
+            probe_at: None,
+            expires_at: None,
+            probed: None,
+            question: None,
+        };
+        liveness.agree(terms, half, core, now);
+        liveness
+    }
+
+    /// The terms, the shortest interval in seconds, whether the peer takes UPDATE.
+    pub(super) const fn agreed(&self) -> (Option<Terms>, u32, bool) {
+        (self.terms, self.wish.min_se, self.updates)
+    }
+
     /// A refresh came to these terms, or to none.
     pub(super) fn agree(&mut self, terms: Option<Terms>, half: &Half, core: &Core, now: Instant) {
         self.terms = terms;

@@ -19,6 +19,8 @@
 //! the answer.
 //! Stories: `pop/tests`.
 
+mod adopt;
+mod capsule;
 mod cdr;
 mod egress;
 mod ending;
@@ -34,10 +36,12 @@ mod session;
 pub(crate) mod timer;
 
 use proto::call::call_message::Kind;
-use proto::call::{CallSetup, MediaLoss};
+use proto::call::{CallSetup, Capsule, MediaLoss};
 use proto::id::{CallId, LegId};
 use proto::time::Instant;
 
+pub(crate) use adopt::{Arrived, Taking, farewell};
+pub(crate) use capsule::{Kept, Name};
 pub use cdr::{Cdr, CdrRole, EndCause};
 pub(crate) use half::{Begun, Half, Record};
 pub(crate) use ingress::{Hunt, Offer};
@@ -65,7 +69,7 @@ pub(crate) enum Link {
 }
 
 /// Which half.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Side {
     Egress,
     Ingress,
@@ -92,6 +96,8 @@ pub(crate) enum Input {
     FarLost,
     /// A link that was waited for is there.
     LinkUp,
+    /// The half goes on at another POP.
+    Moved,
     /// The media port of the leg is ours.
     Opened,
     /// Another program has the media port of the leg.
@@ -181,6 +187,14 @@ impl Call {
             State::Ending(ending) => ending.handle(half, input, core, now),
             State::Over => State::Over,
         };
+    }
+
+    /// The half as data; `None` if it is not answered, or over.
+    pub(crate) fn capsule(&self) -> Option<Capsule> {
+        match &self.state {
+            State::Talking(session) => session.capsule(&self.half),
+            _ => None,
+        }
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {

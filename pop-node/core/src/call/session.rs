@@ -2,8 +2,10 @@
 //! through to the other.
 
 use proto::call::call_message::Kind;
-use proto::time::Instant;
+use proto::time::{Duration, Instant, earlier};
 
+use super::adopt::Move;
+use super::capsule::Name;
 use super::info::Infos;
 use super::liveness::Liveness;
 use super::reinvite::Exchange;
@@ -22,11 +24,19 @@ pub(crate) struct Session {
     pub(super) exchange: Exchange,
     pub(super) liveness: Liveness,
     pub(super) infos: Infos,
+    /// The peer still believes the leg to be at another POP.
+    pub(super) moving: Option<Box<Move>>,
+    /// The other half is out of reach until then, or lost.
+    pub(super) orphaned: Option<Instant>,
 }
+
+/// The other half may come back, or be taken over, within this.
+const ORPHAN: Duration = Duration::from_secs(60);
 
 impl Session {
     pub(super) fn deadline(&self) -> Option<Instant> {
-        proto::time::earlier(self.exchange.deadline(), self.liveness.deadline())
+        let own = earlier(self.exchange.deadline(), self.liveness.deadline());
+        earlier(own, earlier(self.moving_at(), self.orphaned))
     }
 
     pub(super) fn handle(
@@ -60,8 +70,13 @@ impl Session {
             Input::Far(kind) => self.far(kind, half, core, now),
             Input::FarLost => {
                 half.drop_link(core);
-                self.end(EndCause::LinkLost, 503, half, core, now)
+                if self.moving.is_none() && !core.guard.holds(Name::of(half).other()) {
+                    return self.end(EndCause::LinkLost, 503, half, core, now);
+                }
+                self.orphaned.get_or_insert(now + ORPHAN);
+                State::Talking(self)
             }
+            Input::Moved => self.leave(half, core, now),
             Input::Request { tx, flow, request } => {
                 if flow.transport == Transport::Tcp && is_of(&self.dialog, &request) {
                     // The peer has a new connection: the old one may be dead.
@@ -82,15 +97,23 @@ impl Session {
                 self.liveness.doubt(half, core, now);
                 State::Talking(self)
             }
-            Input::Timeout => match self.exchange.deadline() {
-                Some(deadline) if deadline <= now => self.timeout(half, core, now),
-                _ => self.look_after(half, core, now),
-            },
-            // The peer was told the port already.
-            Input::PortTaken => self.end(EndCause::NoMedia, 503, half, core, now),
-            Input::LinkUp | Input::Opened | Input::PrackMissing { .. } | Input::Resolved(_) => {
-                State::Talking(self)
-            }
+            Input::Timeout => self.timed(half, core, now),
+            Input::Opened => self.port_opened(true, half, core, now),
+            Input::PortTaken => self.port_opened(false, half, core, now),
+            Input::LinkUp | Input::PrackMissing { .. } | Input::Resolved(_) => State::Talking(self),
+        }
+    }
+
+    fn timed(self: Box<Self>, half: &mut Half, core: &mut Core, now: Instant) -> State {
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if is_due(self.exchange.deadline()) {
+            self.timeout(half, core, now)
+        } else if is_due(self.moving_at()) {
+            self.call_over(half, core, now)
+        } else if is_due(self.orphaned) {
+            self.end(EndCause::LinkLost, 503, half, core, now)
+        } else {
+            self.look_after(half, core, now)
         }
     }
 
@@ -168,7 +191,13 @@ impl Session {
                 self.inform(info, half, core, now);
                 State::Talking(self)
             }
+            Kind::Moved(_) => self.leave(half, core, now),
+            Kind::Rejoin(_) => {
+                self.orphaned = None;
+                State::Talking(self)
+            }
             Kind::Setup(_)
+            | Kind::Guard(_)
             | Kind::Progress(_)
             | Kind::Answer(_)
             | Kind::Reject(_)

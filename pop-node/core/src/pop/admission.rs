@@ -100,6 +100,7 @@ fn call(
         trunk: trunk_id,
         flow,
         call_id: request.headers.call_id().unwrap_or_default(),
+        tag: None,
     };
     if Dialog::uas(&request, &opening.call_id, Leg::contact(&flow)).is_err() {
         return refuse(core, tx, plain(&request, 400), Refusal::BadOffer, now);
@@ -209,6 +210,7 @@ fn record(arrival: &Arrival, to: E164, now: Instant) -> Record {
         ringing: None,
         answered: None,
         attempts: 0,
+        moved_from: None,
     }
 }
 

@@ -175,6 +175,9 @@ const fn kind(message: &CallMessage) -> &'static str {
         Some(Kind::Hello(_)) => "hello",
         Some(Kind::Ack(_)) => "ack",
         Some(Kind::Loss(_)) => "loss",
+        Some(Kind::Guard(_)) => "guard",
+        Some(Kind::Rejoin(_)) => "rejoin",
+        Some(Kind::Moved(_)) => "moved",
         None => "nothing",
     }
 }

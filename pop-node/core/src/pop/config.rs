@@ -59,11 +59,14 @@ pub struct Limits {
     pub max_calls: usize,
     /// SIP transactions; each costs about 3 KiB.
     pub max_transactions: usize,
+    /// Peers of calls of a lost POP that are called over, for each trunk and second: carriers take
+    /// only so many re-INVITEs.
+    pub takeover_rate: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_calls: 1_000, max_transactions: 50_000 }
+        Self { max_calls: 1_000, max_transactions: 50_000, takeover_rate: 200 }
     }
 }
 

@@ -9,6 +9,7 @@ use proto::call::{CallMessage, CallReject};
 use proto::id::{CallId, LegId, PopId, StreamId, TrunkId};
 use proto::time::{Duration, Instant};
 
+use super::guard::{Arrivals, Guard};
 use super::index::{Handle, Index};
 use super::peers::Peers;
 use super::ports::Ports;
@@ -39,6 +40,9 @@ pub(crate) struct Core {
     pub(crate) links: BTreeMap<PopId, LinkState>,
     pub(crate) index: Index,
     pub(crate) records: Records,
+    pub(crate) guard: Guard,
+    /// Halves that were taken over, or could not be.
+    pub(crate) arrivals: Arrivals,
     pub(crate) counters: PopCounters,
     pub(crate) commands: VecDeque<PopCommand>,
     pub(crate) mail: VecDeque<Mail>,
@@ -52,7 +56,14 @@ pub(crate) struct Core {
     keys: KeySource,
     /// Numbers everything of ours that needs one; never reused.
     next: u64,
+    guard_streams: u64,
 }
+
+/// Streams for capsules are numbered from here, those of calls never come so far.
+const GUARD_STREAMS: u64 = 1 << 62;
+/// Halves of other POPs guarded here, for each call this one may have: two of its own calls, and as
+/// many of those that have another POP.
+const WARDS_PER_CALL: usize = 4;
 
 fn ports(config: &PopConfig) -> Ports {
     if config.media_shared {
@@ -79,6 +90,8 @@ impl Core {
             links: BTreeMap::new(),
             index: Index::default(),
             records: Records::new(config.timing.report_limit),
+            guard: Guard::new(config.limits.max_calls.saturating_mul(WARDS_PER_CALL)),
+            arrivals: Arrivals::new(),
             counters: PopCounters::default(),
             commands: VecDeque::new(),
             mail: VecDeque::new(),
@@ -89,6 +102,7 @@ impl Core {
             random: splitmix(config.seed),
             keys: KeySource::new(config.secret.0),
             next: 0,
+            guard_streams: 0,
             config,
         }
     }
@@ -182,6 +196,15 @@ impl Core {
         self.index.add(Handle::Stream(stream.clone()), key);
         self.commands.push_back(PopCommand::OpenStream { stream: stream.clone() });
         Link::Remote(stream)
+    }
+
+    /// A stream for capsules.
+    pub(crate) fn open_guard_stream(&mut self, peer: PopId) -> CallStream {
+        self.guard_streams += 1;
+        let number = GUARD_STREAMS + self.guard_streams;
+        let stream = CallStream { peer, number, initiator: Initiator::Local };
+        self.commands.push_back(PopCommand::OpenStream { stream: stream.clone() });
+        stream
     }
 
     pub(crate) fn send(&mut self, link: &Link, kind: Kind) {

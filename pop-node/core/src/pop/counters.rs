@@ -34,8 +34,12 @@ refusals! {
     BadOffer = "bad_offer",
     /// 503: a newer process registered as this POP.
     Fenced = "fenced",
+    /// A capsule of another POP that cannot be read: its half is not guarded here.
+    BadCapsule = "bad_capsule",
     /// A message between POPs that is malformed or not expected.
     BadPeerMessage = "bad_peer_message",
+    /// A capsule longer than any half needs.
+    CapsuleTooLong = "capsule_too_long",
     /// 405 or 501.
     MethodNotAllowed = "method_not_allowed",
     /// 481.
@@ -52,7 +56,7 @@ refusals! {
     SessionInterval = "session_interval",
     /// 503: we are shutting down.
     ShuttingDown = "shutting_down",
-    /// A setup by a POP with an outdated epoch.
+    /// A setup, capsule or rejoining call of a POP with an outdated epoch.
     StaleEpoch = "stale_epoch",
     /// 503: the trunk has all the calls it may have.
     TrunkFull = "trunk_full",
@@ -85,6 +89,22 @@ pub struct PopCounters {
     pub glare: u64,
     /// 2xx to a cancelled or already answered INVITE: acknowledged and ended at once.
     pub stray_answers: u64,
+    /// Capsules sent to guardians.
+    pub capsules_sent: u64,
+    /// Halves of lost or drained POPs taken over.
+    pub halves_taken: u64,
+    /// Their peers that followed.
+    pub halves_arrived: u64,
+    /// Halves of lost POPs that could not be saved.
+    pub halves_lost: u64,
+    /// The longest time from taking over to the peer's answer, in ms.
+    pub takeover_ms_max: u64,
+    /// Halves of ours that other POPs took because this one is drained.
+    pub halves_handed_over: u64,
+    /// Halves that were to be handed over and could not be.
+    pub halves_kept: u64,
+    /// Calls whose halves lost the stream between them and found another.
+    pub calls_rejoined: u64,
     refused: [u64; Refusal::ALL.len()],
     answers_refused: [u64; NegotiationError::ALL.len()],
 }

@@ -14,6 +14,7 @@ mod commands;
 mod config;
 pub(crate) mod core;
 mod counters;
+pub(crate) mod guard;
 pub(crate) mod index;
 mod peers;
 mod ports;
@@ -25,6 +26,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use proto::control::{Change, Resource, ResourceKey, change, resource, resource_key};
 use proto::id::{CallId, Epoch, PopId, Revision};
 use proto::time::{Instant, earlier};
 
@@ -83,14 +85,22 @@ impl Pop {
     /// What the control plane sent. On a gap nothing changes: a snapshot is needed. Calls in
     /// progress keep what they were set up with.
     pub fn handle_view(&mut self, update: ViewUpdate, now: Instant) -> Result<Revision, Gap> {
-        let _ = now;
-        self.core.view.apply(update)
+        let pops = touches_pops(&update);
+        let revision = self.core.view.apply(update)?;
+        if pops {
+            self.core.guard.pops_changed();
+            self.settle(now);
+        }
+        Ok(revision)
     }
 
     /// Takes a whole view, as read from disk or built elsewhere; gives the old one back, which may
     /// be long to drop.
-    pub fn restore_view(&mut self, view: View) -> View {
-        std::mem::replace(&mut self.core.view, view)
+    pub fn restore_view(&mut self, view: View, now: Instant) -> View {
+        let old = std::mem::replace(&mut self.core.view, view);
+        self.core.guard.pops_changed();
+        self.settle(now);
+        old
     }
 
     /// A newer process registered as this POP: no more calls are taken. Those in progress go on as
@@ -111,6 +121,7 @@ impl Pop {
             for key in self.core.index.awaiting(&peer) {
                 self.deliver(key, Input::LinkUp, now);
             }
+            self.guard_link(&peer);
         }
         self.settle(now);
     }
@@ -170,8 +181,17 @@ impl Pop {
     }
 
     /// The epoch of a new registration.
-    pub fn set_epoch(&mut self, epoch: Epoch) {
+    pub fn set_epoch(&mut self, epoch: Epoch, now: Instant) {
+        if self.core.guard.registered && self.core.config.epoch == epoch {
+            return;
+        }
+        self.close_feeds();
         self.core.config.epoch = epoch;
+        self.core.fenced = false;
+        self.core.guard.registered = true;
+        self.calls.keys().for_each(|key| self.core.guard.touch(*key));
+        self.core.guard.pops_changed();
+        self.settle(now);
     }
 
     /// Ends all calls and refuses new ones; done when [`is_idle`](Self::is_idle).
@@ -201,7 +221,7 @@ impl Pop {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let calls = self.deadlines.first().map(|(at, _)| *at);
         let parts = earlier(self.core.endpoint.poll_timeout(), self.core.records.poll_timeout());
-        earlier(calls, parts)
+        earlier(earlier(calls, self.core.guard.reopens_at()), parts)
     }
 
     /// The next effect to execute.
@@ -265,6 +285,7 @@ impl Pop {
             && self.deadlines.is_empty()
             && core.endpoint.is_idle()
             && core.index.is_empty()
+            && core.guard.is_idle()
             && core.ports.used() == 0
             && core.trunk_calls.is_empty()
             && core.peers.is_idle()
@@ -291,15 +312,19 @@ impl Pop {
 
     /// Until nothing is left to pass on.
     fn settle(&mut self, now: Instant) {
+        self.take_over(now);
         loop {
             if let Some(event) = self.core.endpoint.poll_event() {
                 self.event(event, now);
             } else if let Some(mail) = self.core.mail.pop_front() {
                 self.mail(mail, now);
+            } else if !self.core.arrivals.is_empty() {
+                self.arrive(now);
             } else {
                 break;
             }
         }
+        self.feed(now);
         self.core.collect();
     }
 
@@ -402,6 +427,7 @@ impl Pop {
     }
 
     fn keep(&mut self, key: CallKey, call: Box<Call>) {
+        self.core.guard.touch(key);
         if call.is_over() {
             self.core.index.forget(key);
             return;
@@ -410,6 +436,23 @@ impl Pop {
             self.deadlines.insert((at, key));
         }
         self.calls.insert(key, call);
+    }
+}
+
+/// Whether POPs may be others afterwards.
+fn touches_pops(update: &ViewUpdate) -> bool {
+    let is_pop = |change: &Change| {
+        matches!(
+            &change.kind,
+            Some(change::Kind::Put(Resource { kind: Some(resource::Kind::Pop(_)) }))
+                | Some(change::Kind::Delete(ResourceKey {
+                    kind: Some(resource_key::Kind::PopId(_))
+                }))
+        )
+    };
+    match update {
+        ViewUpdate::Snapshot { .. } => true,
+        ViewUpdate::Event(event) => event.changes.iter().any(is_pop),
     }
 }
 

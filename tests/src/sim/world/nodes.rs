@@ -144,11 +144,12 @@ impl World {
     }
 
     pub(super) fn tell_epochs(&mut self) {
+        let now = self.now;
         for (region, name) in POPS.into_iter().enumerate() {
             if let (Some(epoch), Some(node)) =
                 (self.operator.epochs.get(name).copied(), self.pops.get_mut(region))
             {
-                node.pop.set_epoch(Epoch(epoch));
+                node.pop.set_epoch(Epoch(epoch), now);
             }
         }
     }

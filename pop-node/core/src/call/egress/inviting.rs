@@ -116,6 +116,7 @@ impl Inviting {
             | Input::Failed { .. }
             | Input::FarLost
             | Input::LinkUp
+            | Input::Moved
             | Input::Opened
             | Input::PortTaken
             | Input::PrackMissing { .. }
@@ -183,7 +184,9 @@ impl Inviting {
         let terms = Terms::as_client(&response.headers);
         let liveness = Liveness::new(terms, self.timer, &response.headers, half, core, now);
         let (exchange, infos) = (Exchange::Idle, Infos::default());
-        State::Talking(Box::new(Session { dialog, wish, exchange, liveness, infos }))
+        let (moving, orphaned) = (None, None);
+        let session = Session { dialog, wish, exchange, liveness, infos, moving, orphaned };
+        State::Talking(Box::new(session))
     }
 
     fn refused(

@@ -15,7 +15,7 @@ use proto::call::call_message::Kind;
 use proto::call::{CallAnswer, CallProgress, CallReject, CallSetup, Media};
 use proto::control;
 use proto::e164::E164;
-use proto::id::TrunkId;
+use proto::id::{Epoch, TrunkId};
 use proto::time::Instant;
 
 use super::info::Infos;
@@ -34,6 +34,7 @@ pub(crate) use inviting::Inviting;
 use crate::codec::Codec;
 use crate::pop::Refusal;
 use crate::pop::core::Core;
+use crate::pop::guard::is_lost;
 use crate::pop::index::Handle;
 use crate::sdp::offer_answer::Description;
 use crate::sip::{
@@ -97,8 +98,13 @@ pub(super) fn begin(begin: Begin, core: &mut Core, now: Instant) -> Option<(Half
     // The remote address is set before anything is sent.
     let nowhere = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);
     let flow = Flow { transport, local: nowhere, remote: nowhere, connection: 0 };
-    let opening =
-        Opening { id: leg, trunk: wanted.trunk.clone(), flow, call_id: core.endpoint.new_token() };
+    let opening = Opening {
+        id: leg,
+        trunk: wanted.trunk.clone(),
+        flow,
+        call_id: core.endpoint.new_token(),
+        tag: None,
+    };
     let Some(leg) = Leg::open(key, opening, core, now) else {
         core.counters.refuse(Refusal::NoPort);
         core.reject(back, 503, Refusal::NoPort.name());
@@ -120,6 +126,7 @@ pub(super) fn begin(begin: Begin, core: &mut Core, now: Instant) -> Option<(Half
         ringing: None,
         answered: None,
         attempts: 1,
+        moved_from: None,
     };
     let begun = Begun { key, call_id, side: Side::Egress, link: Some(back), peer_leg };
     let half = Half::new(begun, leg, record, core);
@@ -138,7 +145,7 @@ fn check(
     }
     if let Link::Remote(stream) = back {
         // A POP that is not in the view is none of the mesh, or not yet.
-        if core.view.pop(&stream.peer).is_none_or(|pop| setup.epoch < pop.epoch) {
+        if is_lost(&core.view, &stream.peer, Epoch(setup.epoch)) {
             return Err((503, Refusal::StaleEpoch));
         }
         if core.is_overloaded() {

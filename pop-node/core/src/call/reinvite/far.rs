@@ -33,8 +33,7 @@ impl Session {
         let mut request = self.dialog.request(Method::Invite);
         self.liveness.put(&mut request.headers);
         request.set_body(SDP, body);
-        let draft = Draft { request, media: Some(media), challenged: false, moved: false };
-        self.invite(draft, half, core, now);
+        self.invite(Draft::new(request, Some(media)), half, core, now);
     }
 
     /// The session timer wants a refresh, and the peer takes no UPDATE: the same offer again.
@@ -52,11 +51,16 @@ impl Session {
         self.liveness.put(&mut request.headers);
         request.set_body(SDP, body);
         core.counters.probes += 1;
-        let draft = Draft { request, media: None, challenged: false, moved: false };
-        self.invite(draft, half, core, now);
+        self.invite(Draft::new(request, None), half, core, now);
     }
 
-    fn invite(&mut self, draft: Draft, half: &mut Half, core: &mut Core, now: Instant) {
+    pub(in crate::call) fn invite(
+        &mut self,
+        draft: Draft,
+        half: &mut Half,
+        core: &mut Core,
+        now: Instant,
+    ) {
         let flow = half.leg.dialog_flow(&self.dialog, core, now);
         let Some(tx) = core.request(half.key, draft.request.clone(), flow, now) else {
             self.exchange = Exchange::Idle;
@@ -89,6 +93,9 @@ impl Session {
         };
         match response.status {
             200..=299 => return self.reinvited(&invite, response, half, core, now),
+            status if invite.draft.calls_over && !matches!(status, 401 | 407 | 422) => {
+                return self.not_called_over(response, half, core, now);
+            }
             // The dialog is gone at the peer (RFC 3261 §12.2.1.2).
             408 | 481 => return self.end(EndCause::DialogLost, response.status, half, core, now),
             401 | 407 | 422 if !invite.draft.challenged => {
@@ -102,8 +109,14 @@ impl Session {
                         let draft = Draft { request, challenged: true, ..invite.draft };
                         self.invite(draft, half, core, now);
                     }
+                    None if invite.draft.calls_over => {
+                        return self.not_called_over(response, half, core, now);
+                    }
                     None => invite.draft.fail(488, half, core),
                 }
+            }
+            401 | 407 | 422 if invite.draft.calls_over => {
+                return self.not_called_over(response, half, core, now);
             }
             401 | 407 | 422 => invite.draft.fail(488, half, core),
             status => invite.draft.fail(status, half, core),
@@ -135,7 +148,16 @@ impl Session {
             return self.end(EndCause::NoMedia, 488, half, core, now);
         };
         let Some(wanted) = &invite.draft.media else {
-            self.tell_of_change(before.as_ref(), half, core, now);
+            let before = before.as_ref().map(|before| before.direction);
+            let before = if invite.draft.calls_over {
+                if let Some(far) = half.far {
+                    half.connect(far, core);
+                }
+                self.arrived(half, core, now)
+            } else {
+                before
+            };
+            self.tell_of_change(before, half, core, now);
             return State::Talking(self);
         };
         // The egress never transcodes: its codec is what lies between the halves. At the ingress
@@ -172,6 +194,9 @@ impl Session {
             return State::Talking(self);
         };
         let mut draft = invite.draft;
+        if draft.calls_over {
+            return self.call_over_failed(reason, half, core, now);
+        }
         if reason == FailReason::Transport
             && !draft.moved
             && half.leg.reconnect(&self.dialog, core, now)
@@ -198,6 +223,10 @@ impl Session {
                 State::Talking(self)
             }
             // Answered only provisionally for so long: nobody knows what the peer thinks.
+            Exchange::Inviting { invite, .. } if invite.draft.calls_over => {
+                core.abandon(invite.tx, now);
+                self.call_over_failed(FailReason::Timeout, half, core, now)
+            }
             Exchange::Inviting { invite, .. } => {
                 core.abandon(invite.tx, now);
                 self.end(EndCause::DialogLost, 408, half, core, now)

@@ -78,13 +78,15 @@ pub(crate) struct Pending {
 
 /// An INVITE of ours, and the update it is for; none: a refresh.
 #[derive(Debug)]
-struct Draft {
+pub(crate) struct Draft {
     request: Request,
     media: Option<Media>,
     /// Sent again with credentials or a longer interval already.
     challenged: bool,
     /// Sent over a new connection already.
     moved: bool,
+    /// Calls the peer over to this POP.
+    calls_over: bool,
 }
 
 #[derive(Debug)]
@@ -118,6 +120,17 @@ impl Exchange {
         }
     }
 
+    /// The other half is another one from now on, and knows nothing of what it was asked.
+    pub(super) fn forget_far(&mut self, core: &mut Core, now: Instant) {
+        if let Self::AwaitingFar { .. } = self
+            && let Self::AwaitingFar { then: Then::Answer(pending), .. } =
+                std::mem::replace(self, Self::Idle)
+        {
+            // It asks again (RFC 3261 §14.1).
+            refuse(&pending.asked, 491, core, now);
+        }
+    }
+
     /// A dialog that ends answers what is pending in it (RFC 3261 §15.1.2), and takes back what
     /// it asked.
     pub(super) fn refuse_pending(&mut self, core: &mut Core, now: Instant) {
@@ -142,6 +155,15 @@ impl Then {
 }
 
 impl Draft {
+    fn new(request: Request, media: Option<Media>) -> Self {
+        Self { request, media, challenged: false, moved: false, calls_over: false }
+    }
+
+    /// Calls the peer over to this POP.
+    pub(super) fn of_move(request: Request) -> Self {
+        Self { calls_over: true, ..Self::new(request, None) }
+    }
+
     /// The update it was for, if any, came to nothing.
     fn fail(&self, status: u16, half: &Half, core: &mut Core) {
         if self.media.is_some() {

@@ -74,6 +74,11 @@ impl Session {
         if !changes && let Some(body) = half.leg.answer_again(&description, remote.clone(), core) {
             return self.accept(&asked, (body, false), half, core, now);
         }
+        if self.orphaned.is_some() {
+            // Nobody could be asked now; the peer asks again (RFC 3261 §14.1).
+            core.counters.glare += 1;
+            return refuse(&asked, 491, core, now);
+        }
         let media = half.leg.to_far(&remote, half.receive);
         let pending = Pending { asked, offer: description, remote };
         self.tell(media, Then::Answer(Box::new(pending)), half, core, now);
@@ -225,7 +230,8 @@ impl Session {
                 if let Some(far) = half.far {
                     half.connect(far, core);
                 }
-                self.tell_of_change(before.as_ref(), half, core, now);
+                let before = before.map(|before| before.direction);
+                self.tell_of_change(before, half, core, now);
             }
         }
         State::Talking(self)
@@ -234,13 +240,13 @@ impl Session {
     /// After an answer in an ACK, the other half must know what it did not ask for.
     pub(super) fn tell_of_change(
         &mut self,
-        before: Option<&RemoteMedia>,
+        before: Option<Direction>,
         half: &Half,
         core: &mut Core,
         now: Instant,
     ) {
         let Some(remote) = &half.leg.remote else { return };
-        let old = before.map_or(Direction::SendRecv, |before| before.direction);
+        let old = before.unwrap_or(Direction::SendRecv);
         if old != remote.direction {
             let media = half.leg.to_far(remote, half.receive);
             self.tell(media, Then::Settle, half, core, now);

@@ -35,6 +35,9 @@ pub(super) const NAMES: [(&str, &str, &[&str], &str); 13] = [
     ("mallory", "10.0.0.66", &[], ""),
 ];
 
+/// POPs and their regions; the last has no trunk of its own.
+pub(super) const POPS: [(&str, &str); 3] = [("fra1", "eu"), ("sin1", "as"), ("iad1", "us")];
+
 fn credentials(name: &str) -> DigestCredentials {
     let (username, password) = (name.to_owned(), format!("{name}-secret"));
     DigestCredentials { username, password, ..DigestCredentials::default() }
@@ -62,6 +65,14 @@ fn trunk(name: &str, address: &str, pops: &[&str]) -> Trunk {
     }
 }
 
+pub(super) fn pops() -> BTreeMap<proto::id::PopId, Pop> {
+    let pop = |(id, region): (&str, &str)| {
+        let (pop_id, region) = (id.to_owned(), region.to_owned());
+        (proto::id::PopId::new(id).unwrap(), Pop { pop_id, region, epoch: 1, ..Pop::default() })
+    };
+    POPS.into_iter().map(pop).collect()
+}
+
 fn route(prefix: &str, trunks: &[&str]) -> Kind {
     let candidates = (0..).zip(trunks).map(|(priority, trunk_id)| RouteCandidate {
         trunk_id: (*trunk_id).to_owned(),
@@ -81,10 +92,7 @@ pub(super) fn resources() -> Vec<Resource> {
     // Bob first, then Carol.
     kinds.push(route("44", &["bob", "carol"]));
     kinds.push(route("46", &["kate", "bob"]));
-    for pop_id in ["fra1", "sin1"] {
-        let pop_id = pop_id.to_owned();
-        kinds.push(Kind::Pop(Pop { pop_id, epoch: 1, ..Pop::default() }));
-    }
+    kinds.extend(pops().into_values().map(Kind::Pop));
     kinds.into_iter().map(|kind| Resource { kind: Some(kind) }).collect()
 }
 

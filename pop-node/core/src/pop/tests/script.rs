@@ -23,7 +23,9 @@ pub(super) fn play(name: &str, script: &str) -> String {
         }
     }
     world.wait(LONG);
-    let left: Vec<_> = world.pops.iter().filter(|(_, pop)| !pop.is_idle()).collect();
+    let dead = &world.dead;
+    let alive = world.pops.iter().filter(|(id, _)| !dead.contains(id));
+    let left: Vec<_> = alive.filter(|(_, pop)| !pop.is_idle()).collect();
     if std::env::var_os("REWRITE").is_none() {
         assert!(left.is_empty(), "{name}: something is left: {left:#?}\n{}", world.trace);
     } else if !left.is_empty() {
@@ -37,7 +39,19 @@ pub(super) fn act(world: &mut World, words: &[&str]) -> Option<()> {
         ["wait", time] => world.wait(duration(time)?),
         ["link", "down"] => world.link(LinkState::Down),
         ["link", "up"] => world.link(LinkState::Up),
-        ["expired", pop] => world.expire(pop),
+        ["expired", pop] => world.declare(pop, |pop| pop.expired = true),
+        // Its process ends, or stops, without a word.
+        ["dies", pop] => _ = world.dead.insert(PopId::new(pop).ok()?),
+        ["wakes", pop] => _ = world.dead.remove(&PopId::new(pop).ok()?),
+        // The control plane finds it lost.
+        ["lost", pop] => world.declare(pop, |pop| (pop.expired, pop.fenced) = (true, true)),
+        // It hears that itself.
+        ["retires", pop] => {
+            let now = world.now;
+            world.pop(&PopId::new(pop).ok()?).retire(now);
+            world.drain();
+        }
+        ["show", "guarding"] => world.tells_guarding = true,
         ["mute", pop] => _ = world.mute.insert(PopId::new(pop).ok()?),
         [name, "uses", "tcp", connection] => {
             world.phones.get_mut(*name)?.connection = Some(connection.parse().ok()?);

@@ -10,7 +10,7 @@ use proto::control::{Change, Event, Resource, change, resource};
 use proto::id::{Epoch, PopId, Revision};
 use proto::time::{Duration, Instant, earlier};
 
-use super::numbers::{self, NAMES};
+use super::numbers::{self, NAMES, POPS};
 use super::phone::{Phone, describe, key};
 use crate::call::Cdr;
 use crate::media::{Far, MediaCommand, MediaEvent, QualityReport};
@@ -24,6 +24,9 @@ use crate::view::ViewUpdate;
 /// One way between POPs.
 const LATENCY: Duration = Duration::from_millis(10);
 
+/// Of the POPs, with their seeds.
+const ADDRESSES: [(&str, u64); 3] = [("127.0.1.1", 1), ("127.0.2.1", 2), ("127.0.3.1", 3)];
+
 pub(super) struct World {
     pub(super) now: Instant,
     pub(super) pops: BTreeMap<PopId, Pop>,
@@ -34,6 +37,12 @@ pub(super) struct World {
     pub(super) taken: BTreeSet<u16>,
     /// POPs that say nothing more over their links.
     pub(super) mute: BTreeSet<PopId>,
+    /// POPs whose process is dead, or stopped.
+    pub(super) dead: BTreeSet<PopId>,
+    /// Capsules are in the trace, too.
+    pub(super) tells_guarding: bool,
+    revision: u64,
+    view: BTreeMap<PopId, proto::control::Pop>,
     flights: BTreeMap<(Instant, u64), (PopId, CallStream, StreamEvent)>,
     sent: u64,
 }
@@ -62,11 +71,13 @@ impl World {
     pub(super) fn new() -> Self {
         let now = Instant::ZERO;
         let mut pops = BTreeMap::new();
-        for (id, address, seed) in [("fra1", "127.0.1.1", 1), ("sin1", "127.0.2.1", 2)] {
+        for ((id, _), (address, seed)) in POPS.into_iter().zip(ADDRESSES) {
             let mut pop = Pop::new(config(id, address, seed), now);
             let resources = numbers::resources();
             let (cluster_id, revision) = ("c".to_owned(), Revision(1));
             pop.handle_view(ViewUpdate::Snapshot { cluster_id, revision, resources }, now).unwrap();
+            pop.set_epoch(Epoch(1), now);
+            pop.handle_lease(Instant::from_nanos(u64::MAX), now);
             pops.insert(PopId::new(id).unwrap(), pop);
         }
         Self {
@@ -77,6 +88,10 @@ impl World {
             trace: String::new(),
             taken: BTreeSet::new(),
             mute: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            tells_guarding: false,
+            revision: 1,
+            view: numbers::pops(),
             flights: BTreeMap::new(),
             sent: 0,
         }
@@ -91,6 +106,9 @@ impl World {
     pub(super) fn phone_sends(&mut self, name: &str, bytes: &Bytes) {
         let phone = &self.phones[name];
         let (id, flow) = (pop_at(phone.pop), phone.flow());
+        if self.dead.contains(&id) {
+            return self.note(&format!("{name} -> {id}, dead: {}", describe(bytes)));
+        }
         self.note(&format!("{name} -> {id}: {}", describe(bytes)));
         let now = self.now;
         self.pop(&id).handle_sip(flow, bytes, now);
@@ -116,7 +134,8 @@ impl World {
         let mut quiet = false;
         while !quiet {
             quiet = true;
-            for id in &ids {
+            for id in ids.iter().filter(|id| !self.dead.contains(id)).cloned().collect::<Vec<_>>() {
+                let id = &id;
                 while let Some(command) = self.pop(id).poll_command() {
                     quiet = false;
                     self.execute(id, command);
@@ -131,7 +150,9 @@ impl World {
             PopCommand::OpenStream { .. } => {}
             PopCommand::SendCall { stream, message } => {
                 let kind = message.kind.clone().unwrap();
-                self.note(&format!("{id} => {}: {}", stream.peer, describe_call(&kind)));
+                if self.tells_guarding || !matches!(kind, Kind::Guard(_)) {
+                    self.note(&format!("{id} => {}: {}", stream.peer, describe_call(&kind)));
+                }
                 self.fly(id, stream, StreamEvent::Message(message));
             }
             PopCommand::CloseStream { stream } => self.fly(id, stream, StreamEvent::Closed),
@@ -233,7 +254,8 @@ impl World {
     pub(super) fn wait(&mut self, time: Duration) {
         let until = self.now + time;
         loop {
-            let timers = self.pops.values().filter_map(Pop::poll_timeout).min();
+            let alive = self.pops.iter().filter(|(id, _)| !self.dead.contains(id));
+            let timers = alive.filter_map(|(_, pop)| pop.poll_timeout()).min();
             let flight = self.flights.keys().next().map(|(at, _)| *at);
             let Some(at) = earlier(timers, flight).filter(|at| *at <= until) else { break };
             self.now = self.now.max(at);
@@ -248,27 +270,28 @@ impl World {
             && entry.key().0 <= now
         {
             let (to, stream, event) = entry.remove();
+            if self.dead.contains(&to) {
+                continue;
+            }
             self.pop(&to).handle_call_stream(stream, event, now);
             self.drain();
         }
         let ids: Vec<PopId> = self.pops.keys().cloned().collect();
-        for id in ids {
+        for id in ids.into_iter().filter(|id| !self.dead.contains(id)).collect::<Vec<_>>() {
             self.pop(&id).handle_timeout(now);
         }
         self.drain();
     }
 
     /// The control plane says so to all.
-    pub(super) fn expire(&mut self, pop_id: &str) {
-        let gone = proto::control::Pop {
-            pop_id: pop_id.to_owned(),
-            epoch: 1,
-            expired: true,
-            ..<_>::default()
-        };
-        let put = change::Kind::Put(Resource { kind: Some(resource::Kind::Pop(gone)) });
+    pub(super) fn declare(&mut self, pop_id: &str, change: impl FnOnce(&mut proto::control::Pop)) {
+        let pop = self.view.get_mut(&PopId::new(pop_id).unwrap()).unwrap();
+        change(pop);
+        let put = change::Kind::Put(Resource { kind: Some(resource::Kind::Pop(pop.clone())) });
         let changes = vec![Change { kind: Some(put) }];
-        let event = Event { prev_revision: 1, revision: 2, changes };
+        let prev_revision = self.revision;
+        self.revision += 1;
+        let event = Event { prev_revision, revision: self.revision, changes };
         let now = self.now;
         for pop in self.pops.values_mut() {
             pop.handle_view(ViewUpdate::Event(event.clone()), now).unwrap();
@@ -290,7 +313,9 @@ impl World {
 }
 
 fn pop_at(address: SocketAddr) -> PopId {
-    PopId::new(if address.ip().to_string() == "127.0.2.1" { "sin1" } else { "fra1" }).unwrap()
+    let ip = address.ip().to_string();
+    let at = ADDRESSES.iter().position(|(known, _)| *known == ip).unwrap_or(0);
+    PopId::new(POPS[at].0).unwrap()
 }
 
 pub(super) fn names(codecs: &[i32]) -> String {
@@ -319,6 +344,9 @@ fn describe_call(kind: &Kind) -> String {
         Kind::Info(i) => format!("info {}", String::from_utf8_lossy(&i.body)),
         Kind::Loss(l) => format!("loss {} %", l.percent),
         Kind::UpdateReject(u) => format!("update reject {}", u.status),
+        Kind::Guard(guard) => format!("guard {:?}", guard.kind.as_ref().unwrap()),
+        Kind::Rejoin(_) => "rejoin".to_owned(),
+        Kind::Moved(_) => "moved".to_owned(),
         Kind::Hello(_) | Kind::Ack(_) => unreachable!("the shell's own"),
     }
 }
@@ -330,7 +358,7 @@ fn describe_cdr(cdr: &Cdr) -> String {
     let quality =
         |q: &Option<QualityReport>| q.as_ref().map_or("-".to_owned(), |q| q.received.to_string());
     format!(
-        "{} record: {:?} {} to {} {} {}, tried {}, {} to {}, legs {} and {}{}",
+        "{} record: {:?} {} to {} {} {}, tried {}, {} to {}, legs {} and {}{}{}",
         cdr.pop,
         cdr.role,
         trunk(&cdr.trunk_in),
@@ -343,6 +371,7 @@ fn describe_cdr(cdr: &Cdr) -> String {
         quality(&cdr.quality_in),
         quality(&cdr.quality_out),
         cdr.answered.map_or(String::new(), |at| format!(", talked {:?}", cdr.ended - at)),
+        cdr.moved_from.as_ref().map_or(String::new(), |pop| format!(", before at {pop}")),
     )
 }
 

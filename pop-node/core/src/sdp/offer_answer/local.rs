@@ -11,7 +11,7 @@ use crate::media::{Direction, TelephoneEvent};
 use crate::sdp::description::{
     Attribute, Connection, MediaDescription, Origin, SessionDescription,
 };
-use crate::srtp::Crypto;
+use crate::srtp::{Crypto, Profile};
 
 /// Dynamic payload types (RFC 3551 §6).
 const DYNAMIC: std::ops::RangeInclusive<u8> = 96..=127;
@@ -58,8 +58,23 @@ pub struct LocalSession {
     sections: Vec<MediaDescription>,
     section: usize,
     security: Security,
+    /// `o=` address: of the POP where the session began (RFC 3264 §8).
+    origin: String,
     /// The last one sent.
     sent: Option<SessionDescription>,
+}
+
+/// A session as it goes on at another POP. Keys are not in it: the next offer has new ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carried {
+    /// Our last description.
+    pub sent: SessionDescription,
+    /// Which of its sections is in use.
+    pub section: usize,
+    /// Media is encrypted so, and has to be.
+    pub encrypted: Option<Profile>,
+    /// The profile of that section is RTP/SAVP.
+    pub secure_profile: bool,
 }
 
 impl LocalSession {
@@ -79,8 +94,42 @@ impl LocalSession {
             sections: Vec::new(),
             section: 0,
             security,
+            origin: address.to_string(),
             sent: None,
         }
+    }
+
+    /// What another POP needs to go on; `None` before the first description.
+    pub fn carry(&self) -> Option<Carried> {
+        let mut sent = self.sent.clone()?;
+        let section = self.section;
+        let mut secure_profile = false;
+        for (number, media) in sent.media.iter_mut().enumerate() {
+            media.attributes.retain(|attribute| attribute.name != "crypto");
+            secure_profile |= number == section && media.protocol.contains("SAVP");
+            media.protocol = media.protocol.replace("SAVP", "AVP");
+        }
+        let encrypted = self.security.keys().map(|keys| keys.send.profile());
+        Some(Carried { sent, section, encrypted, secure_profile })
+    }
+
+    /// Goes on with a session that another POP began: the same session id, payload types and
+    /// sections, at our own address.
+    pub fn resume(&mut self, carried: Carried) {
+        let Carried { mut sent, section, encrypted, secure_profile } = carried;
+        // Our own words: the payload types in them keep their meaning (RFC 3264 §8.3.2).
+        if let Ok(own) = RemoteMedia::from_answer(&sent, section) {
+            self.learn(&own);
+        }
+        if let Some(media) = sent.media.get_mut(section).filter(|_| secure_profile) {
+            media.protocol = media.protocol.replace("AVP", "SAVP");
+        }
+        self.id = sent.origin.id;
+        self.origin = sent.origin.address.clone();
+        self.section = section;
+        self.sections = sent.media.clone();
+        self.security.resume(encrypted);
+        self.sent = Some(sent);
     }
 
     /// Which section carries our audio.
@@ -187,7 +236,7 @@ impl LocalSession {
                 username: "-".to_owned(),
                 id: self.id,
                 version: self.sent.as_ref().map_or(1, |sent| sent.origin.version),
-                address: self.address.to_string(),
+                address: self.origin.clone(),
             },
             name: "voxmesh".to_owned(),
             connection: Some(Connection::Address(self.address)),

@@ -9,7 +9,7 @@ mod local;
 mod remote;
 mod security;
 
-pub use local::{Description, LocalSession};
+pub use local::{Carried, Description, LocalSession};
 pub use remote::{Negotiated, NegotiationError, RemoteMedia};
 pub use security::{Policy, Security};
 

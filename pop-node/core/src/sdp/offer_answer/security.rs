@@ -30,12 +30,29 @@ pub struct Security {
     settled: bool,
     /// The tag of the line agreed on, and the keys.
     agreed: Option<(u32, SrtpKeys)>,
+    /// Media was encrypted at the POP where the session began, with keys that stayed there: it
+    /// must be here, too.
+    owed: Option<Profile>,
 }
 
 impl Security {
     /// Of a leg that nothing was said about; `source` is its own.
     pub const fn new(policy: Policy, source: KeySource) -> Self {
-        Self { policy, source, sent: Vec::new(), sent_secure: false, settled: false, agreed: None }
+        Self {
+            policy,
+            source,
+            sent: Vec::new(),
+            sent_secure: false,
+            settled: false,
+            agreed: None,
+            owed: None,
+        }
+    }
+
+    /// The session began elsewhere.
+    pub(super) const fn resume(&mut self, encrypted: Option<Profile>) {
+        self.owed = encrypted;
+        self.settled = encrypted.is_none();
     }
 
     /// What was agreed on; `None`: media is plain.
@@ -63,7 +80,8 @@ impl Security {
     /// The lines of an offer of the profile `protocol`, which is made plain if there are none: the
     /// line agreed on with the same key, or all we offer, the same until somebody answered.
     pub(super) fn offer(&mut self, protocol: &mut String) -> Vec<Crypto> {
-        let plain = self.policy == Policy::Accept || self.settled && self.policy == Policy::Offer;
+        let plain = self.owed.is_none()
+            && (self.policy == Policy::Accept || self.settled && self.policy == Policy::Offer);
         if let Some((tag, keys)) = &self.agreed {
             self.sent = vec![Crypto { tag: *tag, key: keys.send.clone() }];
         } else if plain {
@@ -71,7 +89,10 @@ impl Security {
         } else if self.sent.is_empty() || self.settled {
             let source = &mut self.source;
             let line = |(tag, profile)| Crypto { tag, key: source.next(profile) };
-            self.sent = (1..).zip(Profile::OFFERED).map(line).collect();
+            // What the peer took before it takes again.
+            let offered = self.owed.map_or(&Profile::OFFERED[..], |_| &[]);
+            let profiles = self.owed.iter().chain(offered).copied();
+            self.sent = (1..).zip(profiles).map(line).collect();
         }
         if self.sent.is_empty() {
             *protocol = protocol.replace("SAVP", "AVP");
@@ -85,6 +106,7 @@ impl Security {
     /// new key may be another device, which knows nothing of our packet index.
     pub(super) fn answer(&mut self, remote: &RemoteMedia) -> Option<Crypto> {
         self.settled = true;
+        self.owed = None;
         self.sent.clear();
         let before = self.agreed.take().map(|(_, keys)| keys);
         let theirs = remote.crypto.first()?;
@@ -99,7 +121,7 @@ impl Security {
     /// offer did not insist, none. An answer that is of no use changes nothing.
     pub(super) fn accept(&mut self, remote: &RemoteMedia) -> Result<(), NegotiationError> {
         let agreed = match remote.crypto.first() {
-            None if self.insists() || self.sent_secure || remote.secure => {
+            None if self.insists() || self.owed.is_some() || self.sent_secure || remote.secure => {
                 return Err(NegotiationError::Plain);
             }
             None => None,
@@ -112,6 +134,7 @@ impl Security {
             }
         };
         self.settled = true;
+        self.owed = None;
         self.agreed = agreed;
         Ok(())
     }

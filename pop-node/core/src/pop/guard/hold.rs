@@ -1,0 +1,155 @@
+//! Capsules of other POPs.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::call::guard_message::Kind as Guarding;
+use proto::call::{Capsule, CapsuleAck, GuardMessage, GuardOpen, HalfName};
+use proto::id::{Epoch, PopId};
+use proto::time::Instant;
+
+use super::feed::say;
+use super::{CAPSULE_BYTES_MAX, Owner, Ward, is_lost};
+use crate::call::{Kept, Name};
+use crate::pop::{CallStream, Initiator, Pop, PopCommand, Refusal};
+
+/// A stream on which a POP says which halves it has.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    epoch: Epoch,
+    /// Said since the stream began; `None`: all were.
+    said: Option<BTreeSet<Name>>,
+}
+
+impl Pop {
+    /// A POP wants its halves guarded.
+    pub(in crate::pop) fn guard_opened(&mut self, stream: CallStream, open: GuardOpen) {
+        let core = &mut self.core;
+        let epoch = Epoch(open.epoch);
+        if stream.initiator == Initiator::Local || is_lost(&core.view, &stream.peer, epoch) {
+            core.counters.refuse(Refusal::StaleEpoch);
+            core.commands.push_back(PopCommand::CloseStream { stream });
+            return;
+        }
+        // One that is open yet is of a connection that is gone here, and not there.
+        core.guard.incoming.retain(|other, _| other.peer != stream.peer);
+        core.guard.incoming.insert(stream, Incoming { epoch, said: Some(BTreeSet::new()) });
+    }
+
+    /// On a stream of either direction.
+    pub(in crate::pop) fn handle_guard(
+        &mut self,
+        stream: &CallStream,
+        message: GuardMessage,
+        now: Instant,
+    ) {
+        if let Some(guardian) = self.core.guard.fed(stream) {
+            return match message.kind {
+                Some(Guarding::Ack(ack)) => self.capsule_acknowledged(&guardian, &ack, now),
+                Some(Guarding::Taken(taken)) => {
+                    if let Some(name) = Name::read(taken.half.as_ref()) {
+                        self.handed_over(name, taken.status, now);
+                    }
+                }
+                _ => self.core.counters.refuse(Refusal::BadPeerMessage),
+            };
+        }
+        let Some(epoch) = self.core.guard.incoming.get(stream).map(|incoming| incoming.epoch)
+        else {
+            return self.core.counters.refuse(Refusal::BadPeerMessage);
+        };
+        let pop = stream.peer.clone();
+        if is_lost(&self.core.view, &pop, epoch) {
+            // Fenced since: what it says now may be of a call that is elsewhere.
+            return self.core.counters.refuse(Refusal::StaleEpoch);
+        }
+        match message.kind {
+            Some(Guarding::Capsule(capsule)) => self.hold(stream, (pop, epoch), capsule, now),
+            Some(Guarding::End(end)) => {
+                let Some(name) = Name::read(end.half.as_ref()) else {
+                    return self.core.counters.refuse(Refusal::BadCapsule);
+                };
+                self.core.guard.drop_ward(&Owner { name, pop, epoch });
+                self.acknowledge(stream, end.half, 0);
+            }
+            Some(Guarding::Synced(_)) => self.core.guard.sweep(stream),
+            Some(Guarding::Handover(handover)) => match Name::read(handover.half.as_ref()) {
+                Some(name) => self.take_asked(Owner { name, pop, epoch }, now),
+                None => self.core.counters.refuse(Refusal::BadCapsule),
+            },
+            Some(Guarding::Open(_) | Guarding::Ack(_) | Guarding::Taken(_)) | None => {
+                self.core.counters.refuse(Refusal::BadPeerMessage);
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, stream: &CallStream, half: Option<HalfName>, version: u64) {
+        say(stream, Guarding::Ack(CapsuleAck { half, version }), &mut self.core);
+    }
+
+    fn hold(
+        &mut self,
+        stream: &CallStream,
+        (pop, epoch): (PopId, Epoch),
+        capsule: Capsule,
+        now: Instant,
+    ) {
+        let (half, version) = (capsule.half.clone(), capsule.version);
+        let bytes = Bytes::from(capsule.encode_to_vec());
+        let guard = &self.core.guard;
+        let refused = match Kept::read(capsule, now) {
+            None => Err(Refusal::BadCapsule),
+            Some(_) if bytes.len() > CAPSULE_BYTES_MAX => Err(Refusal::CapsuleTooLong),
+            Some(kept) => {
+                let owner = Owner { name: kept.name, pop, epoch };
+                let room = guard.held.len() < guard.wards_max || guard.holds(owner.name);
+                if room { Ok(owner) } else { Err(Refusal::Overload) }
+            }
+        };
+        let owner = match refused {
+            Ok(owner) => owner,
+            Err(refusal) => {
+                self.core.counters.refuse(refusal);
+                return self.acknowledge(stream, half, 0);
+            }
+        };
+        // Who had it before is lost, or gave it away.
+        let (guard, view) = (&mut self.core.guard, &self.core.view);
+        if let Some(wards) = guard.held.get_mut(&owner.name) {
+            wards.retain(|(pop, epoch), _| *pop == owner.pop || !is_lost(view, pop, *epoch));
+        }
+        if let Some(said) = guard.incoming.get_mut(stream).and_then(|i| i.said.as_mut()) {
+            said.insert(owner.name);
+        }
+        let over = guard.ward(&owner).and_then(|ward| ward.over);
+        guard.put(owner, Ward { bytes, at: now, over, lost: None });
+        self.acknowledge(stream, half, version);
+    }
+}
+
+impl super::Guard {
+    /// All halves were said: others of this epoch are over.
+    fn sweep(&mut self, stream: &CallStream) {
+        let Some(incoming) = self.incoming.get_mut(stream) else { return };
+        let (epoch, Some(said)) = (incoming.epoch, incoming.said.take()) else { return };
+        self.retain(|owner, _| {
+            owner.pop != stream.peer || owner.epoch != epoch || said.contains(&owner.name)
+        });
+    }
+
+    /// The stream is one on which a POP says what it has.
+    pub(in crate::pop) fn is_incoming(&self, stream: &CallStream) -> bool {
+        self.incoming.contains_key(stream)
+    }
+
+    /// It is over. What was said on it stays: its POP may be lost.
+    pub(in crate::pop) fn incoming_lost(&mut self, stream: &CallStream) {
+        self.incoming.remove(stream);
+    }
+
+    /// The stream of a POP that may have asked for something.
+    pub(in crate::pop) fn incoming_of(&self, pop: &PopId) -> Option<CallStream> {
+        self.incoming.keys().find(|stream| stream.peer == *pop).cloned()
+    }
+}

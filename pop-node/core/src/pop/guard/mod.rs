@@ -1,0 +1,155 @@
+//! Calls that outlive their POP: capsules of our halves at other POPs, and of theirs here.
+//!
+//! ```text
+//!   our answered halves ─ feed ─▶ guardians        (feed.rs; who they are: choose.rs)
+//!   halves of others    ─▶ held ─ their POP is lost ─▶ adopted here   (hold.rs, takeover.rs)
+//! ```
+//!
+//! A POP's epoch is *lost* when the control plane says so (`Pop.fenced`), or a newer one is
+//! registered. Then the first guardian of a half that is not lost itself takes it; nobody asks and
+//! nobody answers, so two cannot take one, as long as each acts only while it is sure not to be lost
+//! itself ([`Pop::handle_lease`](super::Pop::handle_lease)).
+//!
+//! Bounds: [`WINDOW`] capsules under way to a guardian, [`CAPSULE_BYTES_MAX`] for each, [`held
+//! halves`](Guard::wards_max) in all.
+
+mod choose;
+mod feed;
+mod hold;
+mod rejoin;
+mod takeover;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use proto::id::{Epoch, PopId, TrunkId};
+use proto::time::Instant;
+
+use super::CallStream;
+use crate::call::{Arrived, CallKey, EndCause, Name};
+use crate::view::View;
+
+use feed::{Feed, Own};
+use hold::Incoming;
+
+/// A capsule has about 1.2 KiB; a longer one is refused.
+pub(crate) const CAPSULE_BYTES_MAX: usize = 4_096;
+/// Capsules and ends a guardian has not confirmed.
+const WINDOW: usize = 32;
+
+/// Whose half a capsule is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Owner {
+    pub(crate) name: Name,
+    pub(crate) pop: PopId,
+    pub(crate) epoch: Epoch,
+}
+
+/// A half of another POP.
+#[derive(Debug)]
+pub(crate) struct Ward {
+    /// The capsule, encoded: it was read once, to see that it can be.
+    bytes: Bytes,
+    /// When it came.
+    at: Instant,
+    /// The other half ended here meanwhile, and that one could not be told.
+    over: Option<EndCause>,
+    /// Its POP is lost: since when, as far as is known here.
+    lost: Option<Instant>,
+}
+
+/// What is done about halves that outlive their POP.
+#[derive(Debug, Default)]
+pub(crate) struct Guard {
+    /// By half; of several owners all but one are lost, or a half is being handed over.
+    held: BTreeMap<Name, BTreeMap<(PopId, Epoch), Ward>>,
+    incoming: BTreeMap<CallStream, Incoming>,
+    feeds: BTreeMap<PopId, Feed>,
+    own: BTreeMap<Name, Own>,
+    names: BTreeMap<CallKey, Name>,
+    dirty: BTreeSet<CallKey>,
+    /// Guardians that may be told more now.
+    pump: BTreeSet<PopId>,
+    /// The POPs of the view changed: guardians may be others, owners lost.
+    stale: bool,
+    /// Nobody can have found us lost before.
+    lease: Option<Instant>,
+    /// We are registered: there is an epoch to guard.
+    pub(crate) registered: bool,
+    /// When the next re-INVITE to the peers of a trunk may leave.
+    pace: BTreeMap<TrunkId, Instant>,
+    wards_max: usize,
+}
+
+impl Guard {
+    /// For so many halves of others.
+    pub(crate) fn new(wards_max: usize) -> Self {
+        Self { wards_max, ..Self::default() }
+    }
+
+    /// Is this half guarded here?
+    pub(crate) fn holds(&self, name: Name) -> bool {
+        self.held.contains_key(&name)
+    }
+
+    fn ward(&self, owner: &Owner) -> Option<&Ward> {
+        self.held.get(&owner.name)?.get(&(owner.pop.clone(), owner.epoch))
+    }
+
+    fn put(&mut self, owner: Owner, ward: Ward) {
+        self.held.entry(owner.name).or_default().insert((owner.pop, owner.epoch), ward);
+    }
+
+    fn drop_ward(&mut self, owner: &Owner) {
+        let Some(wards) = self.held.get_mut(&owner.name) else { return };
+        wards.remove(&(owner.pop.clone(), owner.epoch));
+        if wards.is_empty() {
+            self.held.remove(&owner.name);
+        }
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&Owner, &mut Ward) -> bool) {
+        self.held.retain(|name, wards| {
+            wards.retain(|(pop, epoch), ward| {
+                keep(&Owner { name: *name, pop: pop.clone(), epoch: *epoch }, ward)
+            });
+            !wards.is_empty()
+        });
+    }
+
+    /// The other half ended here; this one may never hear of it.
+    pub(crate) fn note_end(&mut self, name: Name, cause: EndCause) {
+        for ward in self.held.get_mut(&name).into_iter().flat_map(BTreeMap::values_mut) {
+            ward.over.get_or_insert(cause);
+        }
+    }
+
+    pub(crate) fn touch(&mut self, key: CallKey) {
+        self.dirty.insert(key);
+    }
+
+    /// POPs came, went or were found lost.
+    pub(crate) fn pops_changed(&mut self) {
+        self.stale = true;
+    }
+
+    /// Halves of others kept here, and their bytes.
+    pub(crate) fn wards(&self) -> (usize, usize) {
+        let wards = || self.held.values().flat_map(BTreeMap::values);
+        (wards().count(), wards().map(|ward| ward.bytes.len()).sum())
+    }
+
+    /// Nothing is under way; wards of others may be here.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.own.is_empty() && self.dirty.is_empty()
+    }
+}
+
+/// Is the process of this registration lost, as far as the view knows?
+pub(crate) fn is_lost(view: &View, pop: &PopId, epoch: Epoch) -> bool {
+    view.pop(pop)
+        .is_none_or(|known| known.epoch > epoch.0 || (known.epoch == epoch.0 && known.fenced))
+}
+
+/// What came of taking halves over, for those who asked and for the counters.
+pub(crate) type Arrivals = Vec<Arrived>;

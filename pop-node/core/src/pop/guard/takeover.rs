@@ -1,0 +1,282 @@
+//! Halves of a lost POP go on here.
+
+use std::collections::BTreeMap;
+
+use prost::Message as _;
+use proto::call::guard_message::Kind as Guarding;
+use proto::call::{Capsule, HandoverResult};
+use proto::id::{CallId, LegId, PopId};
+use proto::time::{Duration, Instant};
+
+use super::feed::say;
+use super::{Owner, is_lost};
+use crate::call::{Arrived, Call, CallKey, EndCause, Input, Kept, Name, Taking, farewell};
+use crate::media::Lane;
+use crate::pop::{Pop, PopCommand};
+
+/// A lost POP's half that another guardian should have taken is forgotten after this.
+const FORGET: Duration = Duration::from_secs(300);
+
+/// A half to take.
+struct Due {
+    owner: Owner,
+    kept: Kept,
+    over: Option<EndCause>,
+}
+
+impl Pop {
+    /// No node can have found us lost before `until`: until then we may take over from others. A
+    /// POP that slept, or is cut off, may be lost itself and not know it.
+    pub fn handle_lease(&mut self, until: Instant, now: Instant) {
+        self.core.guard.lease = Some(until);
+        self.settle(now);
+    }
+
+    /// Finds halves that lost their POP, and takes those that are ours to take.
+    pub(in crate::pop) fn take_over(&mut self, now: Instant) {
+        if !self.core.guard.stale || self.core.guard.lease.is_none_or(|until| until <= now) {
+            return;
+        }
+        self.core.guard.stale = false;
+        let keys: Vec<CallKey> = self.core.guard.names.keys().copied().collect();
+        self.core.guard.dirty.extend(keys);
+        if self.core.fenced {
+            return;
+        }
+        let mut calls: BTreeMap<CallId, Vec<Due>> = BTreeMap::new();
+        for owner in self.found_lost(now) {
+            if let Some(due) = self.is_due(owner) {
+                calls.entry(due.owner.name.call_id).or_default().push(due);
+            }
+        }
+        let mut calls: Vec<Vec<Due>> = calls.into_values().collect();
+        // Who talks longest would miss most.
+        calls.sort_by_key(|halves| halves.iter().map(|due| due.kept.record.started).min());
+        for halves in calls {
+            self.take_call(halves, now);
+        }
+        self.leave_lost(now);
+    }
+
+    /// Calls that wait for a lost POP to set them up, or that nobody guards, need not wait.
+    fn leave_lost(&mut self, now: Instant) {
+        let lost = self.core.view.pops().filter(|(_, pop)| pop.fenced).map(|(id, _)| id.clone());
+        for pop in lost.collect::<Vec<_>>() {
+            for key in self.core.index.with_peer(&pop) {
+                self.deliver(key, Input::FarLost, now);
+            }
+        }
+    }
+
+    fn found_lost(&mut self, now: Instant) -> Vec<Owner> {
+        let (guard, view) = (&mut self.core.guard, &self.core.view);
+        let mut lost = Vec::new();
+        guard.retain(|owner, ward| {
+            if !is_lost(view, &owner.pop, owner.epoch) {
+                return true;
+            }
+            lost.push(owner.clone());
+            now.since(*ward.lost.get_or_insert(now)) < FORGET
+        });
+        lost
+    }
+
+    /// Ours to take: all that come before us are lost.
+    fn is_due(&self, owner: Owner) -> Option<Due> {
+        let (core, ward) = (&self.core, self.core.guard.ward(&owner)?);
+        let kept = Kept::read(Capsule::decode(ward.bytes.clone()).ok()?, ward.at)?;
+        let mut guardians = kept.guardians.iter();
+        let first = guardians.find(|(id, epoch)| !is_lost(&core.view, id, *epoch));
+        let ours =
+            first.is_some_and(|(id, epoch)| *id == core.config.id && *epoch == core.config.epoch);
+        let over = ward.over;
+        ours.then_some(Due { owner, kept, over })
+    }
+
+    /// One call's halves: both, or the one whose other half is here.
+    fn take_call(&mut self, halves: Vec<Due>, now: Instant) {
+        let mut here: Vec<(Name, CallKey, LegId)> = Vec::new();
+        let lone = if let [due] = halves.as_slice() { Some(due.owner.name.other()) } else { None };
+        let existing = lone.and_then(|name| self.half(name));
+        here.extend(existing);
+        let lane = existing.map_or_else(|| self.core.ports.idlest(), |(.., leg)| Lane::of(leg));
+        let whole = halves.len() + here.len() == 2 && halves.iter().all(|due| due.over.is_none());
+        for Due { owner, kept, over } in halves {
+            self.core.guard.drop_ward(&owner);
+            if !whole {
+                self.part(owner, kept, over.unwrap_or(EndCause::LinkLost), now);
+                continue;
+            }
+            let name = owner.name;
+            let at = self.pace(&kept, now);
+            here.extend(
+                self.take((owner, kept), (lane, at, false), now).map(|(k, leg)| (name, k, leg)),
+            );
+        }
+        match here.as_slice() {
+            [one, other] => self.join(*one, *other, now),
+            // The other one could not be taken.
+            [one] if whole => self.deliver(one.1, Input::FarLost, now),
+            _ => {}
+        }
+    }
+
+    /// A half of ours, with its leg.
+    fn half(&self, name: Name) -> Option<(Name, CallKey, LegId)> {
+        let key = self.core.guard.own.get(&name)?.key();
+        Some((name, key, self.calls.get(&key)?.half.leg.id))
+    }
+
+    fn take(
+        &mut self,
+        (owner, kept): (Owner, Kept),
+        (lane, at, asked): (Lane, Instant, bool),
+        now: Instant,
+    ) -> Option<(CallKey, LegId)> {
+        let core = &mut self.core;
+        let (key, leg) = (core.new_key(), core.new_leg(lane));
+        let from = owner.pop;
+        let taking = Taking { key, leg, from: from.clone(), at, asked };
+        core.counters.halves_taken += 1;
+        match Call::adopt(kept.clone(), taking, core, now) {
+            Some(call) => {
+                self.keep(key, Box::new(call));
+                Some((key, leg))
+            }
+            None if asked => {
+                core.index.forget(key);
+                let took = Duration::ZERO;
+                core.arrivals.push(Arrived { name: kept.name, from, asked, status: 503, took });
+                None
+            }
+            None => {
+                core.index.forget(key);
+                core.counters.halves_lost += 1;
+                farewell(kept, from, EndCause::NotMoved, core, now);
+                None
+            }
+        }
+    }
+
+    /// The peer of a half that cannot go on is told, and its record is written.
+    fn part(&mut self, owner: Owner, kept: Kept, cause: EndCause, now: Instant) {
+        self.core.counters.halves_lost += 1;
+        farewell(kept, owner.pop, cause, &mut self.core, now);
+    }
+
+    fn join(&mut self, one: (Name, CallKey, LegId), other: (Name, CallKey, LegId), now: Instant) {
+        for (half, far) in [(one, other), (other, one)] {
+            let Some(mut call) = self.calls.remove(&half.1) else { continue };
+            if let Some(at) = call.deadline() {
+                self.deadlines.remove(&(at, half.1));
+            }
+            call.pair((far.1, far.2), &mut self.core, now);
+            self.keep(half.1, call);
+        }
+    }
+
+    /// When the peer of this half may be called over: carriers take only so many re-INVITEs a second.
+    fn pace(&mut self, kept: &Kept, now: Instant) -> Instant {
+        let rate = self.core.config.limits.takeover_rate.max(1);
+        let next = self.core.guard.pace.entry(kept.trunk.clone()).or_insert(now);
+        let at = (*next).max(now);
+        *next = at + Duration::from_secs(1) / rate;
+        at
+    }
+
+    // ------------------------------------------------------------ drain
+
+    /// A POP asks us to take a half while it still has it.
+    pub(in crate::pop) fn take_asked(&mut self, owner: Owner, now: Instant) {
+        let ward = self.core.guard.ward(&owner);
+        let kept =
+            ward.and_then(|ward| Kept::read(Capsule::decode(ward.bytes.clone()).ok()?, ward.at));
+        let (name, from) = (owner.name, owner.pop.clone());
+        let refuse = kept.is_none() || self.core.closed().is_some() || self.half(name).is_some();
+        let Some(kept) = kept.filter(|_| !refuse) else {
+            return self.answer_handover(&from, name, 404);
+        };
+        let existing = self.half(name.other());
+        let lane = existing.map_or_else(|| self.core.ports.idlest(), |(.., leg)| Lane::of(leg));
+        let taken = self.take((owner, kept), (lane, now, true), now);
+        let Some((key, leg)) = taken else { return };
+        // Both of one call came: they belong together from now on. One whose other half is here
+        // already has it from its old POP until the peer is here, too.
+        if let Some(other) = existing.filter(|(_, key, _)| self.is_moving(*key)) {
+            self.join((name, key, leg), other, now);
+        }
+    }
+
+    fn is_moving(&self, key: CallKey) -> bool {
+        self.calls.get(&key).is_some_and(|call| call.is_moving())
+    }
+
+    /// What came of taking halves over.
+    pub(in crate::pop) fn arrive(&mut self, now: Instant) {
+        for Arrived { name, from, asked, status, took } in std::mem::take(&mut self.core.arrivals) {
+            let counters = &mut self.core.counters;
+            match status {
+                200 => {
+                    counters.halves_arrived += 1;
+                    counters.takeover_ms_max =
+                        counters.takeover_ms_max.max(u64::try_from(took.as_millis()).unwrap_or(0));
+                }
+                _ => counters.halves_lost += u64::from(!asked),
+            }
+            if !asked {
+                continue;
+            }
+            if status == 200
+                && let (Some(here), Some(other)) = (self.half(name), self.half(name.other()))
+                && !self.is_paired(here.1)
+            {
+                self.join(here, other, now);
+            }
+            self.answer_handover(&from, name, status);
+        }
+    }
+
+    fn is_paired(&self, key: CallKey) -> bool {
+        self.calls.get(&key).is_some_and(|call| call.half.peer_leg.is_some())
+    }
+
+    fn answer_handover(&mut self, pop: &PopId, name: Name, status: u16) {
+        let Some(stream) = self.core.guard.incoming_of(pop) else { return };
+        let (half, status) = (Some(name.write()), u32::from(status));
+        say(&stream, Guarding::Taken(HandoverResult { half, status }), &mut self.core);
+    }
+
+    /// This POP was found lost although it lives: its halves are others' now, and it guards nothing.
+    /// Nobody is told: the peers follow who took them over. What nobody had ends with BYE.
+    pub fn retire(&mut self, now: Instant) {
+        self.core.fenced = true;
+        self.core.guard.registered = false;
+        let safe: Vec<(CallKey, bool)> = self
+            .calls
+            .iter()
+            .map(|(key, call)| (*key, self.core.guard.is_safe(Name::of(&call.half))))
+            .collect();
+        self.core.guard.held.clear();
+        self.core.guard.incoming.clear();
+        for (key, is_safe) in safe {
+            let input = if is_safe { Input::Moved } else { Input::Shutdown };
+            self.deliver(key, input, now);
+        }
+        self.close_feeds();
+        let guard = &mut self.core.guard;
+        (guard.own, guard.names) = Default::default();
+        self.settle(now);
+    }
+
+    pub(in crate::pop) fn close_feeds(&mut self) {
+        for stream in self.core.guard.close_feeds() {
+            self.core.commands.push_back(PopCommand::CloseStream { stream });
+        }
+    }
+
+    /// There is a link to a POP again.
+    pub(in crate::pop) fn guard_link(&mut self, peer: &PopId) {
+        self.core.guard.pump(peer);
+        self.rejoin(peer);
+    }
+}
