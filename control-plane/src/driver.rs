@@ -25,8 +25,7 @@ use control_core::replica::{
 };
 use proto::control::{ClusterMember, ResponseHeader};
 use proto::id::NodeId;
-use proto::raft::record_pops::Found;
-use proto::raft::{Command, Outcome};
+use proto::raft::{Command, Outcome, RecordPops};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use handle::header;
@@ -98,7 +97,7 @@ enum ApiInput {
     CatchUp(u64),
     Query(Query),
     Read(Reader),
-    RecordPops(Vec<Found>),
+    RecordPops(RecordPops),
     Transfer(Option<NodeId>, oneshot::Sender<Result<NodeId, TransferError>>),
 }
 
@@ -366,7 +365,7 @@ impl Loop {
                     self.answers.push(Answer::Other(delivery));
                 }
                 ApiInput::Read(reply) => self.new_reads.push(reply),
-                ApiInput::RecordPops(found) => self.replica.propose_pops(found),
+                ApiInput::RecordPops(record) => self.replica.propose_pops(record),
                 ApiInput::Transfer(to, reply) => {
                     // The caller may have left.
                     let _ = reply.send(self.replica.transfer_leader(to));

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use control_core::liveness::{self as core, Judgment};
 use control_core::replica::Replica;
-use proto::control::HeartbeatRequest;
+use proto::control::{HeartbeatRequest, Pop};
 use proto::id::NodeId;
-use proto::raft::{PopEpoch, PopSighting};
+use proto::raft::{PopEpoch, PopSighting, RecordPops};
 use tokio::sync::watch;
 
 use crate::driver::Driver;
@@ -56,14 +56,28 @@ pub struct Liveness {
 
 struct Inner {
     beats: BTreeMap<String, Beat>,
+    /// The last heartbeat stream of each POP.
+    streams: BTreeMap<String, u64>,
+    begun: u64,
     core: core::Liveness,
+}
+
+/// A heartbeat stream of a POP, numbered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeartStreamId {
+    /// Whose.
+    pub pop_id: String,
+    /// Which process.
+    pub epoch: u64,
+    number: u64,
 }
 
 impl Liveness {
     /// Of this node, that begins to listen now.
     pub fn new(own: NodeId) -> Self {
         let core = core::Liveness::new(own.0, proto::time::Instant::ZERO);
-        let inner = Mutex::new(Inner { beats: BTreeMap::new(), core });
+        let (beats, streams) = (BTreeMap::new(), BTreeMap::new());
+        let inner = Mutex::new(Inner { beats, streams, begun: 0, core });
         Self { origin: Instant::now(), inner, question: watch::Sender::default() }
     }
 
@@ -79,14 +93,35 @@ impl Liveness {
     pub fn heard(&self, beat: &HeartbeatRequest, named: u64, now: Instant) {
         let at = self.time(now);
         let mut inner = self.lock();
-        let Inner { beats, core } = &mut *inner;
+        let Inner { beats, core, .. } = &mut *inner;
         core.handle_epoch(&beat.pop_id, named, at);
         let counts = core.handle_beat(&beat.pop_id, beat.epoch, at);
+        core.handle_word(&beat.pop_id, beat.epoch, &beat.unseen);
         if !counts || (beats.len() >= POPS_MAX && !beats.contains_key(&beat.pop_id)) {
             return;
         }
         let &HeartbeatRequest { epoch, calls, view_revision, .. } = beat;
         beats.insert(beat.pop_id.clone(), Beat { at: now, epoch, calls, view_revision });
+    }
+
+    /// A stream brings the heartbeats of a process from now on.
+    pub fn begun(&self, pop_id: &str, epoch: u64) -> HeartStreamId {
+        let mut inner = self.lock();
+        inner.begun += 1;
+        let number = inner.begun;
+        if inner.streams.len() < POPS_MAX || inner.streams.contains_key(pop_id) {
+            inner.streams.insert(pop_id.to_owned(), number);
+        }
+        HeartStreamId { pop_id: pop_id.to_owned(), epoch, number }
+    }
+
+    /// It broke, with no goodbye: evidence, unless a newer one is there.
+    pub fn broke(&self, stream: &HeartStreamId, now: Instant) {
+        let at = self.time(now);
+        let mut inner = self.lock();
+        if inner.streams.get(&stream.pop_id) == Some(&stream.number) {
+            inner.core.handle_broken(&stream.pop_id, stream.epoch, at);
+        }
     }
 
     /// Last heartbeat of a POP.
@@ -142,19 +177,13 @@ impl Liveness {
                 self.lock().core.handle_roster(roster, now);
             }
             led = leads;
-            let Judgment { found, held } = self.look(leads, &voters);
+            let Judgment { record, held } = self.look(leads, &voters);
             telemetry::pops_held(held);
-            if !found.is_empty() {
+            if record != RecordPops::default() {
                 soon = now + ROSTER_SOON;
-                for pop in &found {
-                    let (pop_id, epoch) = (pop.pop_id.as_str(), pop.epoch);
-                    match pop.expired {
-                        true => tracing::warn!(pop_id, epoch, "a POP expired: no heartbeats"),
-                        false => tracing::info!(pop_id, epoch, "a POP is back"),
-                    }
-                }
-                telemetry::pops_found(&found);
-                if driver.record_pops(found).await.is_err() {
+                say(&record);
+                telemetry::pops_found(&record);
+                if driver.record_pops(record).await.is_err() {
                     return;
                 }
             }
@@ -165,6 +194,7 @@ impl Liveness {
         let now = self.time(now);
         let mut inner = self.lock();
         inner.core.set_ttl(pace.pop_ttl());
+        inner.core.set_patience(pace.pop_patience());
         inner.core.handle_tick(now);
     }
 
@@ -191,10 +221,22 @@ impl Liveness {
     }
 }
 
+fn say(record: &RecordPops) {
+    for PopEpoch { pop_id, epoch } in &record.fenced {
+        tracing::warn!(pop_id, epoch, "a POP is given up: neither heartbeats nor paths of others");
+    }
+    for pop in &record.found {
+        let (pop_id, epoch) = (pop.pop_id.as_str(), pop.epoch);
+        match pop.expired {
+            true => tracing::warn!(pop_id, epoch, "a POP expired: no heartbeats"),
+            false => tracing::info!(pop_id, epoch, "a POP is back"),
+        }
+    }
+}
+
 /// The POPs of the state, and who decides.
-fn roster(replica: &Replica) -> (Vec<(String, u64, bool)>, Vec<u64>) {
-    let pops = replica.state().pops().map(|pop| (pop.pop_id, pop.epoch, pop.expired));
-    (pops.collect(), replica.voters())
+fn roster(replica: &Replica) -> (Vec<Pop>, Vec<u64>) {
+    (replica.state().pops().collect(), replica.voters())
 }
 
 #[cfg(test)]

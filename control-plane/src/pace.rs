@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use control_core::liveness::TTL;
+use control_core::liveness::{PATIENCE, TTL};
 use proto::id::NodeId;
 
 use crate::config::Timers;
@@ -64,6 +64,11 @@ impl Pace {
     /// Silence after which a POP may expire.
     pub fn pop_ttl(&self) -> Duration {
         self.timers.pop_ttl.unwrap_or_else(|| TTL + self.longest() * 4)
+    }
+
+    /// As long for a POP whose heartbeat stream broke: it connects anew in three round trips.
+    pub fn pop_patience(&self) -> Duration {
+        PATIENCE + self.longest() * 4
     }
 
     /// Silence after which an election may begin.

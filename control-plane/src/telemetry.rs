@@ -67,7 +67,7 @@ table! {
     PERSIST_SECONDS = "control_persist_seconds", Histogram, "Time of one durable transaction";
     POPS_ALIVE = "control_pops_alive", Gauge, "POPs whose heartbeats reach this node";
     POPS_FOUND = "control_pops_found_total", Counter,
-        "POPs this node, as leader, found expired or returned, by finding";
+        "POPs this node, as leader, found expired, returned or fenced, by finding";
     POPS_HELD = "control_pops_held", Gauge,
         "POPs that a majority does not hear but some node does, kept because many went at once";
     PROPOSALS = "control_proposals_total", Counter, "Commands proposed here, by result";
@@ -271,11 +271,13 @@ pub fn pops_alive(count: usize) {
     gauge!(POPS_ALIVE).set(count as f64);
 }
 
-/// A leader found that POPs are gone or back.
-pub fn pops_found(found: &[proto::raft::record_pops::Found]) {
-    for (expired, label) in [(true, "expired"), (false, "returned")] {
-        let count = found.iter().filter(|pop| pop.expired == expired).count();
-        counter!(POPS_FOUND, "finding" => label).increment(count as u64);
+/// A leader found that POPs are gone, given up or back.
+pub fn pops_found(record: &proto::raft::RecordPops) {
+    let count = |expired| record.found.iter().filter(|pop| pop.expired == expired).count();
+    let found =
+        [("expired", count(true)), ("returned", count(false)), ("fenced", record.fenced.len())];
+    for (finding, count) in found {
+        counter!(POPS_FOUND, "finding" => finding).increment(count as u64);
     }
 }
 

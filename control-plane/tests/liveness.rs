@@ -2,23 +2,28 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     dead_code,
     reason = "a test: a panic is its verdict; it needs a part of what the cluster can do"
 )]
 
 mod cluster;
 
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
-use cluster::{Cluster, eventually};
+use cluster::{Cluster, Node, eventually};
+use control_core::liveness::TTL;
 use proto::control::pops_client::PopsClient;
 use proto::control::watch_client::WatchClient;
 use proto::control::watch_response::Kind as Item;
 use proto::control::{
-    HeartbeatRequest, ListPopsRequest, Pop, RegisterPopRequest, WatchRequest, WatchResponse,
-    WriteOptions, change, resource,
+    HeartbeatRequest, ListPopsRequest, Pop, RegisterPopRequest, Resource, WatchRequest,
+    WatchResponse, WriteOptions, change, resource,
 };
-use tokio::sync::mpsc;
+use proto::identity::Kind;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -28,27 +33,56 @@ use tonic::transport::Channel;
 const BEAT: Duration = Duration::from_millis(500);
 
 async fn register(cluster: &Cluster) -> u64 {
+    register_as(cluster, "fra1", "register").await
+}
+
+async fn register_as(cluster: &Cluster, pop_id: &str, request_id: &str) -> u64 {
     let pop = Pop {
-        pop_id: "fra1".into(),
+        pop_id: pop_id.into(),
         region: "eu".into(),
         overlay_address: "192.0.2.1:4433".into(),
         sip_addresses: vec!["udp:192.0.2.1:5060".into()],
         ..Pop::default()
     };
-    let options = Some(WriteOptions { request_id: "register".into(), ..<_>::default() });
+    let options = Some(WriteOptions { request_id: request_id.into(), ..<_>::default() });
     let request = RegisterPopRequest { options, pop: Some(pop) };
     let ask = async |channel, request| PopsClient::new(channel).register(request).await;
     cluster.write(request, ask).await.pop.unwrap().epoch
 }
 
+/// A POP as it beats.
+#[derive(Clone)]
+struct Beating {
+    pop_id: &'static str,
+    epoch: u64,
+    unseen: watch::Receiver<Vec<String>>,
+}
+
+impl Beating {
+    fn new(pop_id: &'static str, epoch: u64) -> (watch::Sender<Vec<String>>, Self) {
+        let (says, unseen) = watch::channel(Vec::new());
+        (says, Self { pop_id, epoch, unseen })
+    }
+
+    fn beat(&self) -> HeartbeatRequest {
+        let (pop_id, unseen) = (self.pop_id.into(), self.unseen.borrow().clone());
+        HeartbeatRequest { pop_id, epoch: self.epoch, unseen, ..<_>::default() }
+    }
+}
+
 /// Beats to one node, again when the stream ends, until dropped.
-async fn beat(channel: Channel, epoch: u64) {
+async fn beat(channel: Channel, mut pop: Beating) {
     loop {
         let (beats, stream) = mpsc::channel(1);
-        let beat = HeartbeatRequest { pop_id: "fra1".into(), epoch, ..<_>::default() };
         let beating = async {
-            while beats.send(beat.clone()).await.is_ok() {
-                tokio::time::sleep(BEAT).await;
+            while beats.send(pop.beat()).await.is_ok() {
+                // Who does not change its mind, or never will again, beats on.
+                let _ = tokio::time::timeout(BEAT, async {
+                    if pop.unseen.changed().await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                })
+                .await;
             }
         };
         let answering = async {
@@ -67,8 +101,66 @@ async fn beat(channel: Channel, epoch: u64) {
 }
 
 fn beats(cluster: &Cluster, epoch: u64) -> JoinSet<()> {
-    let channels = cluster.alive().map(|node| cluster.channel(node, "fra1"));
-    channels.map(|channel| beat(channel, epoch)).collect()
+    let (_, pop) = Beating::new("fra1", epoch);
+    beats_of(cluster, &pop)
+}
+
+fn beats_of(cluster: &Cluster, pop: &Beating) -> JoinSet<()> {
+    let channels = cluster.alive().map(|node| cluster.channel(node, pop.pop_id));
+    channels.map(|channel| beat(channel, pop.clone())).collect()
+}
+
+/// The wires of a host, one to each node: the kernel ends the connections of a process that died.
+async fn wires(cluster: &Cluster) -> (JoinSet<()>, Vec<SocketAddr>) {
+    let (mut wires, mut addresses) = (JoinSet::new(), Vec::new());
+    for node in cluster.alive() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        addresses.push(listener.local_addr().unwrap());
+        let to = node.api;
+        wires.spawn(async move {
+            let mut open = JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                open.spawn(async move {
+                    let mut far = TcpStream::connect(to).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                });
+            }
+        });
+    }
+    (wires, addresses)
+}
+
+async fn watch_all(cluster: &Cluster, node: &Node) -> Streaming<WatchResponse> {
+    let mut client = WatchClient::new(cluster.channel(node, "anna"));
+    client.watch(WatchRequest::default()).await.unwrap().into_inner()
+}
+
+/// The next change of this POP.
+async fn changed(watch: &mut Streaming<WatchResponse>, pop_id: &str) -> Pop {
+    loop {
+        let Some(Item::Event(event)) = watch.message().await.unwrap().unwrap().kind else {
+            continue;
+        };
+        let pop = event.changes.into_iter().find_map(|change| match change.kind {
+            Some(change::Kind::Put(Resource { kind: Some(resource::Kind::Pop(pop)) })) => Some(pop),
+            _ => None,
+        });
+        if let Some(pop) = pop.filter(|pop| pop.pop_id == pop_id) {
+            return pop;
+        }
+    }
+}
+
+async fn all_hear(cluster: &Cluster, count: usize) {
+    for node in cluster.alive() {
+        eventually("every node hears the POPs", async || {
+            let mut pops = PopsClient::new(cluster.channel(node, "anna"));
+            let list = pops.list(ListPopsRequest::default()).await.ok()?.into_inner();
+            let heard = list.pops.iter().filter(|pop| pop.silent_ms.is_some_and(|ms| ms < 1_000));
+            (heard.count() == count).then_some(())
+        })
+        .await;
+    }
 }
 
 /// The next time a watcher is told that the POP changed: whether it expired.
@@ -125,4 +217,63 @@ async fn a_pop_outlives_a_leader_expires_with_its_beats_and_returns() {
     let list = list.clone().list(ListPopsRequest::default()).await.unwrap().into_inner();
     assert!(!list.pops[0].alive);
     cluster.kill_all();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pop_that_died_is_given_up_and_one_that_others_see_only_expires() {
+    let cluster = Cluster::start().await;
+    let mut others = Vec::new();
+    for pop_id in ["iad1", "sin1"] {
+        cluster.issue("ca", Kind::Pop, pop_id, "eu");
+        let (says, pop) = Beating::new(pop_id, register_as(&cluster, pop_id, pop_id).await);
+        others.push((says, beats_of(&cluster, &pop)));
+    }
+    let epoch = register(&cluster).await;
+    let (_says, fra1) = Beating::new("fra1", epoch);
+    let (wires, addresses) = wires(&cluster).await;
+    let channels = addresses.iter().map(|address| cluster.channel_by(*address, "fra1"));
+    let beating: JoinSet<()> = channels.map(|channel| beat(channel, fra1.clone())).collect();
+    all_hear(&cluster, 3).await;
+    // What a node that has just begun says counts for nothing.
+    tokio::time::sleep(TTL * 2).await;
+
+    let node = cluster.alive().next().unwrap();
+    let mut watch = watch_all(&cluster, node).await;
+    let died = Instant::now();
+    drop((wires, beating));
+    others.iter().for_each(|(says, _)| _ = says.send(vec!["fra1".into()]));
+    let pop = changed(&mut watch, "fra1").await;
+    println!("connections closed, others miss it: given up after {:?}", died.elapsed());
+    assert!(pop.fenced && pop.expired && pop.epoch == epoch, "{pop:?}");
+
+    // Its process, if it lives: it is told so by each node, and comes back as another.
+    for node in cluster.alive() {
+        let mut pops = PopsClient::new(cluster.channel(node, "fra1"));
+        let beats = tokio_stream::iter([fra1.beat()]);
+        let mut answers = pops.heartbeat(beats).await.unwrap().into_inner();
+        let refused = answers.message().await.unwrap_err();
+        let said = |key| refused.metadata().get(key).and_then(|value| value.to_str().ok());
+        assert_eq!(said("voxmesh-reason"), Some("FENCED"), "{refused:?}");
+        assert_eq!(said("voxmesh-verdict"), Some("fenced"));
+        assert!(refused.message().contains("register anew"), "{refused:?}");
+    }
+    let again = register_as(&cluster, "fra1", "again").await;
+    let pop = changed(&mut watch, "fra1").await;
+    assert!(again == epoch + 1 && pop.epoch == again && !pop.fenced && !pop.expired);
+
+    // One that the control plane does not hear, but the others see.
+    others.iter().for_each(|(says, _)| _ = says.send(Vec::new()));
+    let (says, fra1) = Beating::new("fra1", again);
+    let beating = beats_of(&cluster, &fra1);
+    all_hear(&cluster, 3).await;
+    drop((beating, says));
+    let pop = changed(&mut watch, "fra1").await;
+    assert!(pop.expired && !pop.fenced, "{pop:?}");
+    let silent = Instant::now();
+    others.iter().for_each(|(says, _)| _ = says.send(vec!["fra1".into()]));
+    let pop = changed(&mut watch, "fra1").await;
+    println!("expired, then missed by the others: given up after {:?}", silent.elapsed());
+    assert!(pop.fenced, "{pop:?}");
+    drop(others);
+    cluster.stop().await;
 }

@@ -103,7 +103,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let bgp = station(&config, bound.bmp, (links.clone(), peers.subscribe()), clock)?;
 
     let (control_events, control_in) = mpsc::channel(EVENTS_MAX);
-    let settings = control_settings(&config);
+    let settings = control_settings(&config, &links);
     let heard = (control_events, admin::ask::start(links.clone(), clock));
     let control = control::Client::start(settings, &credentials, view, heard, peers)?;
 
@@ -269,7 +269,7 @@ fn link_settings(
     }
 }
 
-fn control_settings(config: &Config) -> control::Settings {
+fn control_settings(config: &Config, links: &link::Links) -> control::Settings {
     let pop = proto::control::Pop {
         pop_id: config.id.to_string(),
         region: config.region.clone(),
@@ -279,7 +279,12 @@ fn control_settings(config: &Config) -> control::Settings {
         // The rest is for the cluster to say.
         ..<_>::default()
     };
-    control::Settings { pop, endpoints: config.control.clone(), data_dir: config.data_dir.clone() }
+    control::Settings {
+        pop,
+        endpoints: config.control.clone(),
+        data_dir: config.data_dir.clone(),
+        unseen: links.unseen(),
+    }
 }
 
 /// Told at the first SIGTERM or SIGINT; the second one ends the process at once.

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ use proto::control::pops_server::{Pops, PopsServer};
 use proto::control::watch_response::Kind;
 use proto::control::watch_server::{Watch, WatchServer};
 use proto::control::{self as wire, change, resource};
-use proto::id::{Epoch, Revision};
+use proto::id::{Epoch, PopId, Revision};
 use proto::identity::{Identity, Kind as Party};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -204,6 +204,7 @@ struct Follower {
     events: mpsc::Receiver<Event>,
     peers: watch::Receiver<Vec<Peer>>,
     view: View,
+    out_of_sight: watch::Sender<BTreeSet<PopId>>,
 }
 
 impl Follower {
@@ -211,17 +212,19 @@ impl Follower {
         let credentials = mesh.credentials("fra1");
         let (sender, events) = mpsc::channel(64);
         let (peers_out, peers) = watch::channel(Vec::new());
+        let (out_of_sight, unseen) = watch::channel(BTreeSet::new());
         // Nobody answers questions here.
         let (asked, _) = mpsc::channel(1);
         let settings = Settings {
             pop: wire::Pop { pop_id: "fra1".to_owned(), ..wire::Pop::default() },
             endpoints: endpoints.iter().map(ToString::to_string).collect(),
             data_dir: mesh.directory.path().to_owned(),
+            unseen,
         };
         let client =
             Client::start(settings, &credentials, view.clone(), (sender, asked), peers_out)
                 .unwrap();
-        Self { client, events, peers, view }
+        Self { client, events, peers, view, out_of_sight }
     }
 
     /// Applies what comes until the view is at `revision`; epochs on the way.
@@ -326,6 +329,30 @@ async fn registers_once_and_beats_at_every_node() {
     assert_eq!(registered.len(), 2);
     assert_eq!(registered[1].options.clone().unwrap().request_id.len(), 32);
     assert!(!follower.client.shared.is_fenced());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_out_of_sight_is_told_to_every_node() {
+    let mesh = Authority::new("demo");
+    let script = || vec![Ok(vec![part(1, &["fra1"], true)])];
+    let (one, first) = serve(&mesh, "1", script()).await;
+    let (two, second) = serve(&mesh, "2", script()).await;
+    first.registered.lock().unwrap().push(wire::RegisterPopRequest::default());
+    let follower = Follower::start(&mesh, &[one, two], View::default());
+    for unseen in [&["iad1", "sin1"][..], &["sin1"], &[]] {
+        let ids = unseen.iter().map(|id| id.parse().unwrap()).collect();
+        follower.out_of_sight.send_replace(ids);
+        let last = |node: &Node| node.beats.lock().unwrap().last().map(|beat| beat.unseen.clone());
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while [&first, &second].iter().any(|node| last(node).as_deref() != Some(&*texts(unseen))) {
+            assert!(tokio::time::Instant::now() < deadline, "{:?}", last(&second));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn texts(ids: &[&str]) -> Vec<String> {
+    ids.iter().map(|id| (*id).to_owned()).collect()
 }
 
 /// Of two processes with one name the older one goes, and says so: it does not register again.

@@ -6,17 +6,25 @@
 //! after a pause, says nothing until it has listened for as long: time that it did not live through
 //! is not silence. Many POPs at once that some node still hears are held (see `judge`).
 //!
-//! What is found becomes a command (`RecordPops`); the state says who is expired, this machine
-//! only who should be.
+//! A heartbeat stream that breaks is evidence, too: the kernel of a host closes the connections of a
+//! process that died. When no beat comes back for [`Liveness::set_patience`], the POP is silent.
+//!
+//! Expired is what may return. When the other POPs do not see it either (`witness`), it is fenced:
+//! that epoch is over, and others take its calls.
+//!
+//! What is found becomes a command (`RecordPops`); the state says who is expired or fenced, this
+//! machine only who should be.
 
 mod judge;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use proto::control::Pop;
 use proto::raft::{PopEpoch, PopHearing, PopSighting};
 use proto::time::Instant;
 
@@ -24,6 +32,8 @@ pub use judge::Judgment;
 
 /// A POP is silent after this, unless told otherwise: four of its beats.
 pub const TTL: Duration = Duration::from_secs(2);
+/// A POP whose heartbeat stream broke beats again within this, or its process is gone.
+pub const PATIENCE: Duration = Duration::from_millis(600);
 /// Beats must have come for so long, without a silence, before an expired POP returns.
 pub const STEADY: Duration = Duration::from_secs(1);
 /// A POP that was never heard with its epoch is waited for so long: it has just registered, or
@@ -36,6 +46,8 @@ pub const FRESH: Duration = Duration::from_millis(1_500);
 pub const TICK_MAX: Duration = Duration::from_secs(1);
 /// POPs in one question; the next one asks about others.
 pub const QUESTION_MAX: usize = 1_000;
+/// POPs that one other can miss; who misses more is cut off itself.
+const UNSEEN_MAX: usize = 256;
 /// More POPs than any mesh has; certificates bound them before this does.
 const POPS_MAX: usize = 10_000;
 
@@ -50,8 +62,16 @@ struct Known {
     steady: Instant,
     /// What the state says; `None`: it does not name it, as far as is known here.
     expired: Option<bool>,
+    /// The state says that this epoch is over.
+    fenced: bool,
     /// Found to be expired or not, and on its way into the log until then.
     found: Option<(bool, Instant)>,
+    /// Likewise found to be over.
+    doomed: Option<Instant>,
+    /// Its heartbeat stream broke then, and no beat came since.
+    broken: Option<Instant>,
+    /// POPs it does not see.
+    unseen: BTreeSet<String>,
     /// A newer epoch that beats, and that the state does not name: a process that has just
     /// registered and this node lags, or one that nobody registered.
     ahead: Option<Box<Known>>,
@@ -59,8 +79,19 @@ struct Known {
 
 impl Known {
     const fn new(epoch: u64, now: Instant) -> Self {
-        let (beat, expired, found, ahead) = (None, None, None, None);
-        Self { epoch, noticed: now, beat, steady: now, expired, found, ahead }
+        Self {
+            epoch,
+            noticed: now,
+            beat: None,
+            steady: now,
+            expired: None,
+            fenced: false,
+            found: None,
+            doomed: None,
+            broken: None,
+            unseen: BTreeSet::new(),
+            ahead: None,
+        }
     }
 
     fn hear(&mut self, now: Instant, ttl: Duration) {
@@ -68,6 +99,7 @@ impl Known {
             self.steady = now;
         }
         self.beat = Some(now);
+        self.broken = None;
     }
 
     /// One newer epoch is kept: the highest that still beats.
@@ -111,6 +143,7 @@ struct Peer {
 pub struct Liveness {
     own: u64,
     ttl: Duration,
+    patience: Duration,
     pops: BTreeMap<String, Known>,
     peers: BTreeMap<u64, Peer>,
     /// Awake without a pause since.
@@ -118,8 +151,8 @@ pub struct Liveness {
     ticked: Instant,
     /// The last question ended here.
     asked: String,
-    /// Expiries found lately.
-    recent: VecDeque<Instant>,
+    /// POPs found expired or over lately.
+    recent: BTreeMap<String, Instant>,
 }
 
 impl Liveness {
@@ -128,18 +161,24 @@ impl Liveness {
         Self {
             own,
             ttl: TTL,
+            patience: PATIENCE,
             pops: BTreeMap::new(),
             peers: BTreeMap::new(),
             awake: now,
             ticked: now,
             asked: String::new(),
-            recent: VecDeque::new(),
+            recent: BTreeMap::new(),
         }
     }
 
     /// Silence after which a POP may expire.
     pub fn set_ttl(&mut self, ttl: Duration) {
         self.ttl = ttl;
+    }
+
+    /// Silence after which one may expire whose stream broke.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// Time passes; at least each [`TICK_MAX`].
@@ -170,20 +209,25 @@ impl Liveness {
         }
     }
 
-    /// The POPs of the state: id, epoch, whether expired. To be told again now and then, and after
-    /// each change of its own making.
-    pub fn handle_roster(
-        &mut self,
-        roster: impl IntoIterator<Item = (String, u64, bool)>,
-        now: Instant,
-    ) {
+    /// The last heartbeat stream of a process broke, without its saying goodbye.
+    pub fn handle_broken(&mut self, pop_id: &str, epoch: u64, now: Instant) {
+        let known = self.pops.get_mut(pop_id).filter(|known| known.epoch == epoch);
+        if let Some(known) = known.filter(|known| known.beat.is_some()) {
+            known.broken.get_or_insert(now);
+        }
+    }
+
+    /// The POPs of the state. To be told again now and then, and after each change of its own
+    /// making.
+    pub fn handle_roster(&mut self, roster: impl IntoIterator<Item = Pop>, now: Instant) {
         for known in self.pops.values_mut() {
             known.expired = None;
         }
-        for (pop_id, epoch, expired) in roster {
+        for Pop { pop_id, epoch, expired, fenced, .. } in roster {
             if let Some(known) = self.entry(&pop_id, epoch, now) {
                 known.claim(epoch, now);
                 known.expired = Some(expired);
+                known.fenced = fenced;
             }
         }
         self.pops.retain(|_, known| {
@@ -211,6 +255,7 @@ impl Liveness {
     /// not hear come back. And whether it is urgent: one may expire.
     pub fn question(&mut self, now: Instant) -> (Vec<PopEpoch>, bool) {
         let open = |known: &Known| match known.expired {
+            _ if known.fenced => false,
             Some(false) => !self.is_heard(known, now),
             Some(true) => self.hearing(known, now) != PopHearing::Steady,
             None => false,
@@ -254,7 +299,7 @@ impl Liveness {
     }
 
     fn is_heard(&self, known: &Known, now: Instant) -> bool {
-        known.beat.is_some_and(|beat| now - beat < self.ttl / 2)
+        known.broken.is_none() && known.beat.is_some_and(|beat| now - beat < self.ttl / 2)
     }
 
     fn hearing(&self, known: &Known, now: Instant) -> PopHearing {
@@ -262,6 +307,11 @@ impl Liveness {
             let listened = now - known.noticed.max(self.awake);
             return if listened >= GRACE { PopHearing::Never } else { PopHearing::Unspecified };
         };
+        if let Some(broken) = known.broken.filter(|_| now - beat < self.ttl) {
+            // Whoever left a node that slept comes back when it is tried again.
+            let gone = now - broken >= self.patience && now - self.awake >= self.ttl;
+            return if gone { PopHearing::Silent } else { PopHearing::Unspecified };
+        }
         if now - beat < self.ttl {
             let steady = beat - known.steady >= STEADY;
             return if steady { PopHearing::Steady } else { PopHearing::Heard };

@@ -45,6 +45,9 @@ fn member(node_id: u64) -> c::ClusterMember {
     c::ClusterMember { node_id, address, region: "eu".into(), ..<_>::default() }
 }
 
+/// Commands of the first file.
+const SCRIPT_MIN: usize = 17;
+
 /// With all that came later than its table.
 fn trunk() -> c::Trunk {
     c::Trunk {
@@ -118,10 +121,14 @@ fn script() -> Vec<Kind> {
             }],
         }),
         Kind::DeleteRoute("nowhere".into()),
-        Kind::RecordPops(raft::RecordPops { found: vec![found(true)] }),
-        Kind::RecordPops(raft::RecordPops { found: vec![found(false)] }),
+        Kind::RecordPops(raft::RecordPops { found: vec![found(true)], fenced: Vec::new() }),
+        Kind::RecordPops(raft::RecordPops { found: vec![found(false)], fenced: Vec::new() }),
         Kind::ChangeMembers(raft::ChangeMembers { changes: vec![learner] }),
         Kind::PutTrunk(c::Trunk { trunk_id: "other".into(), ..<_>::default() }),
+        Kind::RecordPops(raft::RecordPops {
+            found: vec![found(true)],
+            fenced: vec![raft::PopEpoch { pop_id: "fra1".into(), epoch: 1 }],
+        }),
     ]
 }
 
@@ -196,7 +203,7 @@ fn written() -> Golden {
     let mut propose = |leader: &mut Replica, shell: &mut Shell, kind| {
         proposals += 1;
         match kind {
-            Kind::RecordPops(record) => leader.propose_pops(record.found),
+            Kind::RecordPops(record) => leader.propose_pops(record),
             kind => {
                 let (request_id, principal) = (format!("r{proposals}"), "operator/anna".into());
                 let command = Command { request_id, principal, kind: Some(kind) };
@@ -290,7 +297,7 @@ fn what_earlier_versions_wrote_comes_to_the_same_state() {
         let level: u32 = name.strip_prefix("level-").unwrap().parse().unwrap();
         newest = newest.max(level);
         let golden = Golden::read(&std::fs::read_to_string(&path).unwrap());
-        assert!(golden.disk.entries.len() >= script().len());
+        assert!(golden.disk.entries.len() >= SCRIPT_MIN);
         assert_eq!(restored(golden.disk.clone()), golden.hash, "{name}: tables and log");
         let replayed = Restored {
             tables: golden.begin.clone(),

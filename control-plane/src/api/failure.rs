@@ -229,12 +229,17 @@ impl From<Stopped> for Failure {
 pub(super) const NO_REASON: &str = "PEER";
 /// Metadata key of the reason.
 pub(super) const REASON: &str = "voxmesh-reason";
+/// Metadata key of the fact of that name: a process that was fenced by verdict may register anew.
+const VERDICT: &str = "voxmesh-verdict";
 
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         let mut metadata = MetadataMap::new();
         if let Ok(reason) = MetadataValue::try_from(failure.reason.as_str()) {
             metadata.insert(REASON, reason);
+        }
+        if let Some(Ok(verdict)) = failure.fact("verdict").map(MetadataValue::try_from) {
+            metadata.insert(VERDICT, verdict);
         }
         let details = failure.details();
         Self::with_error_details_and_metadata(failure.code, failure.message, details, metadata)

@@ -18,6 +18,7 @@ use tonic::{Code, Request, Status, Streaming};
 
 use super::read::Reads;
 use super::{Answer, Api, Failure, answer, authorise, caller};
+use crate::liveness::HeartStreamId;
 use crate::questions::NotAsked;
 use crate::telemetry;
 
@@ -153,6 +154,16 @@ async fn next(asked: &mut Option<(u64, mpsc::Receiver<PopQuestion>)>) -> Option<
     }
 }
 
+/// Why the heartbeats of a stream ended.
+enum StreamEnd {
+    /// This node stops, or refused them.
+    Ours,
+    /// The POP ended it in order.
+    Goodbye,
+    /// Its connection broke, or it was given up.
+    Broke,
+}
+
 /// The heartbeats of one POP.
 struct HeartStream {
     api: Api,
@@ -163,8 +174,11 @@ struct HeartStream {
 impl HeartStream {
     async fn run(self, beats: Streaming<HeartbeatRequest>) {
         // Only the process of the newest epoch is asked: its first beat says that it is.
-        let mut asked = None;
-        self.beats(beats, &mut asked).await;
+        let (mut asked, mut begun) = (None, None);
+        let end = self.beats(beats, (&mut asked, &mut begun)).await;
+        if let (Some(stream), StreamEnd::Broke) = (&begun, end) {
+            self.api.0.liveness.broke(stream, Instant::now());
+        }
         if let Some((number, _)) = asked {
             self.api.0.questions.end(&self.pop_id, number);
         }
@@ -173,38 +187,52 @@ impl HeartStream {
     async fn beats(
         &self,
         mut beats: Streaming<HeartbeatRequest>,
-        asked: &mut Option<(u64, mpsc::Receiver<PopQuestion>)>,
-    ) {
+        (asked, begun): (
+            &mut Option<(u64, mpsc::Receiver<PopQuestion>)>,
+            &mut Option<HeartStreamId>,
+        ),
+    ) -> StreamEnd {
         let mut stop = self.api.0.stop.clone();
         let mut revision = 0;
         loop {
             let turn = tokio::select! {
                 beat = beats.message() => Ok(beat),
                 Some(question) = next(asked) => Err(question),
-                _ = stop.wait_for(|stop| *stop) => return,
-                () = self.answers.closed() => return,
+                _ = stop.wait_for(|stop| *stop) => return StreamEnd::Ours,
+                // The connection broke, or the POP gave this stream up: it comes back, or not.
+                () = self.answers.closed() => return StreamEnd::Broke,
             };
             let beat = match turn {
                 Ok(beat) => beat,
                 Err(question) => {
                     let asked = HeartbeatResponse { revision, questions: vec![question] };
                     if self.answers.send(Ok(asked)).await.is_err() {
-                        return;
+                        return StreamEnd::Broke;
                     }
                     continue;
                 }
             };
-            let Ok(Some(mut beat)) = beat else { return };
+            let mut beat = match beat {
+                Ok(Some(beat)) => beat,
+                Ok(None) => return StreamEnd::Goodbye,
+                Err(_) => return StreamEnd::Broke,
+            };
             let answers = std::mem::take(&mut beat.answers);
             let answer = self.heard(&beat).await;
             if let Ok(answer) = &answer {
                 revision = answer.revision;
                 asked.get_or_insert_with(|| self.api.0.questions.begin(&self.pop_id));
+                let liveness = &self.api.0.liveness;
+                begun.get_or_insert_with(|| liveness.begun(&self.pop_id, beat.epoch));
                 answers.into_iter().for_each(|a| self.api.0.questions.answered(&self.pop_id, a));
             }
             let fatal = answer.is_err();
-            if self.answers.send(answer.map_err(Status::from)).await.is_err() || fatal {
-                return;
+            let sent = self.answers.send(answer.map_err(Status::from)).await;
+            if fatal {
+                return StreamEnd::Ours;
+            }
+            if sent.is_err() {
+                return StreamEnd::Broke;
             }
         }
     }
@@ -218,9 +246,14 @@ impl HeartStream {
         let pop_id = self.pop_id.clone();
         let look = move |replica: &control_core::replica::Replica| {
             let state = replica.state();
-            (state.pop(&pop_id).map_or(0, |pop| pop.epoch), state.revision())
+            let pop = state.pop(&pop_id);
+            let fenced = pop.as_ref().is_some_and(|pop| pop.fenced);
+            (pop.map_or(0, |pop| pop.epoch), fenced, state.revision())
         };
-        let (epoch, revision) = cluster.driver().query(look).await?;
+        let (epoch, fenced, revision) = cluster.driver().query(look).await?;
+        if fenced && beat.epoch == epoch {
+            return Err(self.given_up(epoch));
+        }
         if beat.epoch < epoch {
             let message = format!(
                 "POP \"{}\" was registered anew with epoch {epoch}: this process with epoch {} \
@@ -230,10 +263,24 @@ impl HeartStream {
             let failure = Failure::new(Code::FailedPrecondition, "FENCED", message);
             return Err(failure
                 .with("subject", format!("pops/{}", self.pop_id))
-                .with("epoch", epoch));
+                .with("epoch", epoch)
+                .with("verdict", "superseded"));
         }
         telemetry::heartbeat();
         self.api.0.liveness.heard(beat, epoch, Instant::now());
         Ok(HeartbeatResponse { revision: revision.0, questions: Vec::new() })
+    }
+
+    /// Neither a majority of the control nodes nor the other POPs saw it for a while.
+    fn given_up(&self, epoch: u64) -> Failure {
+        let message = format!(
+            "POP \"{}\" was given up with epoch {epoch}: the mesh took its calls over; it must end \
+             them without a word to their peers and register anew",
+            self.pop_id
+        );
+        Failure::new(Code::FailedPrecondition, "FENCED", message)
+            .with("subject", format!("pops/{}", self.pop_id))
+            .with("epoch", epoch)
+            .with("verdict", "fenced")
     }
 }

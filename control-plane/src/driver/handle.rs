@@ -8,8 +8,7 @@ use control_core::access::Policy;
 use control_core::replica::{Position, ProposeError, ReadError, Replica, TransferError};
 use proto::control::{ClusterMember, ResponseHeader};
 use proto::id::{NodeId, Revision};
-use proto::raft::Command;
-use proto::raft::record_pops::Found;
+use proto::raft::{Command, RecordPops};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::answers::Delivery;
@@ -185,8 +184,8 @@ impl Driver {
     }
 
     /// Proposes what a leader found of the POPs.
-    pub async fn record_pops(&self, found: Vec<Found>) -> Result<(), Stopped> {
-        self.api.send(ApiInput::RecordPops(found)).await.map_err(|_| Stopped)
+    pub async fn record_pops(&self, record: RecordPops) -> Result<(), Stopped> {
+        self.api.send(ApiInput::RecordPops(record)).await.map_err(|_| Stopped)
     }
 
     /// Looks at the replica, on the driver's thread: be quick.

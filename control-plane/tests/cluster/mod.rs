@@ -433,8 +433,13 @@ impl Cluster {
 
     /// A connection with the certificate of `name`.
     pub(crate) fn channel(&self, node: &Node, name: &str) -> Channel {
+        self.channel_by(node.api, name)
+    }
+
+    /// To whatever leads to a node.
+    pub(crate) fn channel_by(&self, address: SocketAddr, name: &str) -> Channel {
         let credentials = Credentials::load(&self.files(name)).unwrap();
-        let endpoint = endpoint(&node.api.to_string(), CONTROL_DNS_NAME, &credentials).unwrap();
+        let endpoint = endpoint(&address.to_string(), CONTROL_DNS_NAME, &credentials).unwrap();
         endpoint.connect_lazy()
     }
 

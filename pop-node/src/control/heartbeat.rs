@@ -17,6 +17,8 @@ use crate::backoff::Backoff;
 const INTERVAL: Duration = Duration::from_millis(500);
 /// A node that answers nothing for so long is left, and tried again.
 const SILENCE: Duration = Duration::from_secs(5);
+/// POPs named in one heartbeat; whoever misses more is cut off itself.
+const UNSEEN_MAX: usize = 256;
 /// Questions taken from one message; a node sends one in each.
 const QUESTIONS_MAX: usize = 8;
 /// Later nobody waits for the answer.
@@ -35,6 +37,9 @@ pub(super) async fn run(shared: Arc<Shared>, index: usize, pop_id: String, seed:
         let status = beat(&shared, index, (&pop_id, epoch), &mut backoff).await;
         node.heard.store(false, Ordering::Relaxed);
         if status.code() == Code::FailedPrecondition {
+            if is_verdict(&status) {
+                tracing::warn!(epoch, "the mesh gave this epoch up and took its calls over");
+            }
             shared.fence(epoch);
         }
         if shared.is_fenced() {
@@ -43,6 +48,11 @@ pub(super) async fn run(shared: Arc<Shared>, index: usize, pop_id: String, seed:
         tracing::info!(node = node.endpoint, why = super::said(&status), "no heartbeats");
         tokio::time::sleep(backoff.delay()).await;
     }
+}
+
+/// Not a newer process: the cluster gave up on this epoch, and its process may register anew.
+pub(super) fn is_verdict(status: &Status) -> bool {
+    status.metadata().get("voxmesh-verdict").is_some_and(|verdict| verdict == "fenced")
 }
 
 /// Beats with one epoch until the stream ends, or the epoch changes.
@@ -66,6 +76,9 @@ async fn beat(
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut last = tokio::time::Instant::now();
+    let mut unseen = shared.unseen.clone();
+    // What does not fit yet leaves when the one before has, and says the newest.
+    let mut due = false;
     loop {
         tokio::select! {
             answer = answers.message() => match answer {
@@ -88,8 +101,15 @@ async fn beat(
                 if last.elapsed() > SILENCE {
                     return Status::deadline_exceeded("no answer");
                 }
-                // Full: the last one has not left yet, and it says the same.
-                let _ = beats.try_send(heartbeat(shared, pop_id, epoch));
+                due = true;
+            }
+            // Who is out of sight is told at once: others may be waiting for that word.
+            Ok(()) = unseen.changed() => due = true,
+            permit = beats.reserve(), if due => {
+                let Ok(permit) = permit else { return Status::unavailable("the stream broke") };
+                unseen.mark_unchanged();
+                permit.send(heartbeat(shared, pop_id, epoch));
+                due = false;
             }
         }
     }
@@ -120,6 +140,6 @@ fn heartbeat(shared: &Shared, pop_id: &str, epoch: u64) -> HeartbeatRequest {
         calls: shared.calls.load(Ordering::Relaxed),
         view_revision: shared.revision.load(Ordering::Relaxed),
         answers: Vec::new(),
-        unseen: Vec::new(),
+        unseen: shared.unseen.borrow().iter().take(UNSEEN_MAX).map(ToString::to_string).collect(),
     }
 }

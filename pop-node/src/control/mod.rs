@@ -8,6 +8,7 @@ mod disk;
 mod heartbeat;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,10 +18,10 @@ use std::time::Duration;
 use pop_core::view::{View, ViewUpdate};
 use proto::control::pops_client::PopsClient;
 use proto::control::{Pop, PopAnswer, PopQuestion, RegisterPopRequest, WriteOptions};
-use proto::id::Epoch;
+use proto::id::{Epoch, PopId};
 use proto::identity::CONTROL_DNS_NAME;
 use rustls_pki_types::ServerName;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch as channel};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -85,6 +86,8 @@ pub struct Shared {
     pub epoch: AtomicU64,
     /// A watch feeds the view now.
     pub live: AtomicBool,
+    /// POPs that a path led to and none does now: this POP bears witness against them.
+    unseen: channel::Receiver<BTreeSet<PopId>>,
     registered: Notify,
     asked: mpsc::Sender<Asked>,
     /// The latest epoch of ours that a node calls outdated.
@@ -142,6 +145,8 @@ pub struct Settings {
     pub endpoints: Vec<String>,
     /// For the disk copy.
     pub data_dir: PathBuf,
+    /// POPs that a path led to and none does now.
+    pub unseen: channel::Receiver<BTreeSet<PopId>>,
 }
 
 /// A running client.
@@ -169,6 +174,7 @@ impl Client {
             revision: AtomicU64::new(view.revision().0),
             epoch: AtomicU64::new(0),
             live: AtomicBool::new(false),
+            unseen: settings.unseen,
             registered: Notify::new(),
             asked,
             fenced: AtomicU64::new(0),

@@ -25,6 +25,8 @@ pub(super) const INPUTS_MAX: usize = 4_096;
 const INPUTS_PER_TURN: usize = 256;
 /// Between looks at what media threads counted.
 const COUNTS: Duration = Duration::from_millis(100);
+/// Between looks at which POPs are out of sight.
+const UNSEEN: Duration = Duration::from_millis(50);
 /// A change of a round trip that nobody hears.
 const TELL_MIN: Duration = Duration::from_millis(1);
 
@@ -42,6 +44,15 @@ pub(super) enum Input {
     Report(oneshot::Sender<Vec<PeerReport>>),
     /// The paths to a POP at a moment.
     Past(String, Instant, oneshot::Sender<Option<Moment>>),
+}
+
+/// What others follow.
+#[derive(Clone)]
+pub(super) struct Known {
+    /// Addresses at the other ends of paths.
+    pub(super) remotes: watch::Receiver<BTreeSet<IpAddr>>,
+    /// POPs that a path led to and none does now.
+    pub(super) unseen: watch::Receiver<BTreeSet<PopId>>,
 }
 
 pub(super) struct Keeper {
@@ -63,6 +74,9 @@ pub(super) struct Keeper {
     ways: BTreeMap<(PopId, PathId), (u8, IpAddr)>,
     hints: BTreeMap<(u8, IpAddr), Hint>,
     remotes: watch::Sender<BTreeSet<IpAddr>>,
+    unseen: watch::Sender<BTreeSet<PopId>>,
+    /// When that was looked at.
+    looked: Instant,
     /// Routes the media threads had no room for.
     held: BTreeMap<PopId, Route>,
     /// Round trips the media threads know.
@@ -77,14 +91,17 @@ impl Keeper {
         registry: Arc<Registry>,
         (media, clock, drops): (media::Handle, Clock, Drops),
         inputs: mpsc::Receiver<Input>,
-    ) -> (Self, watch::Receiver<BTreeSet<IpAddr>>) {
+    ) -> (Self, Known) {
         let (remotes, addresses) = watch::channel(BTreeSet::new());
+        let (unseen, out_of_sight) = watch::channel(BTreeSet::new());
         let keeper = Self {
             own: PopTag::of(&config.own),
             own_id: config.own.clone(),
             ways: BTreeMap::new(),
             hints: BTreeMap::new(),
             remotes,
+            unseen,
+            looked: Instant::ZERO,
             paths: Paths::new(config),
             registry,
             media,
@@ -98,7 +115,7 @@ impl Keeper {
             told: BTreeMap::new(),
             counts: None,
         };
-        (keeper, addresses)
+        (keeper, Known { remotes: addresses, unseen: out_of_sight })
     }
 
     pub(super) async fn run(mut self) {
@@ -127,8 +144,24 @@ impl Keeper {
             if self.paths.poll_timeout().is_some_and(|at| at <= now) {
                 self.paths.handle_timeout(now);
             }
+            if now - self.looked >= UNSEEN {
+                self.looked = now;
+                self.look_around(now);
+            }
             self.execute();
         }
+    }
+
+    fn look_around(&self, now: Instant) {
+        let unseen: BTreeSet<PopId> = self.paths.unseen(now).cloned().collect();
+        self.unseen.send_if_modified(|known| {
+            let changed = *known != unseen;
+            if changed {
+                tracing::info!(pops = ?unseen, "POPs out of sight");
+            }
+            *known = unseen;
+            changed
+        });
     }
 
     fn take(&mut self, input: Input) {

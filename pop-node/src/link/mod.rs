@@ -110,7 +110,7 @@ pub(crate) struct Context {
 #[derive(Clone)]
 pub struct Links {
     context: Arc<Context>,
-    remotes: watch::Receiver<BTreeSet<IpAddr>>,
+    known: keeper::Known,
 }
 
 impl Links {
@@ -131,7 +131,7 @@ impl Links {
         let config =
             PathsConfig { own: own.clone(), seed: u64::from_ne_bytes(credentials.random()) };
         let around = (media.clone(), clock, drops.clone());
-        let (paths, remotes) = keeper::Keeper::new(config, registry.clone(), around, inputs);
+        let (paths, known) = keeper::Keeper::new(config, registry.clone(), around, inputs);
         let context = Arc::new(Context {
             own_tag: PopTag::of(&own),
             own,
@@ -153,7 +153,7 @@ impl Links {
             tokio::spawn(peer::answer(context.clone(), upstream));
         }
         tokio::spawn(dial_all(context.clone(), peers));
-        Ok(Self { context, remotes })
+        Ok(Self { context, known })
     }
 
     /// Opens a call stream; `Opened` or `Failed` follows as an event.
@@ -178,7 +178,12 @@ impl Links {
 
     /// Addresses at the other ends of paths, as they become known.
     pub fn remotes(&self) -> watch::Receiver<BTreeSet<IpAddr>> {
-        self.remotes.clone()
+        self.known.remotes.clone()
+    }
+
+    /// POPs that a path led to and none does now, as that changes.
+    pub fn unseen(&self) -> watch::Receiver<BTreeSet<PopId>> {
+        self.known.unseen.clone()
     }
 
     /// What speaks against sending to an address from one of our upstreams is this now.

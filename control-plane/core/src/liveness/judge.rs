@@ -1,9 +1,10 @@
 //! What a leader finds, from its own ears and the others' answers.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use proto::raft::PopHearing;
 use proto::raft::record_pops::Found;
+use proto::raft::{PopEpoch, PopHearing, RecordPops};
 use proto::time::Instant;
 
 use super::{FRESH, Known, Liveness, Peer};
@@ -15,15 +16,23 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// Expiries within this are one storm,
 const STORM: Duration = Duration::from_secs(5);
 /// when they are more than one POP and more than this share of the living, in percent.
-const STORM_PERCENT: usize = 30;
+pub(super) const STORM_PERCENT: usize = 30;
 
 /// What to record, and what not.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Judgment {
     /// For the log.
-    pub found: Vec<Found>,
+    pub record: RecordPops,
     /// POPs that a majority does not hear, held because many went at once and some node hears them.
     pub held: usize,
+}
+
+/// A POP that nobody of a majority hears.
+struct Going {
+    /// Some node does.
+    heard: bool,
+    /// Other POPs do not see it either: this epoch is over.
+    over: bool,
 }
 
 /// What all say of one POP.
@@ -63,47 +72,70 @@ impl Liveness {
         if voters.iter().filter(fresh).count() * 2 <= voters.len() {
             return Judgment::default();
         }
-        self.recent.retain(|at| now - *at < STORM);
-        let mut expired = Vec::new();
+        self.recent.retain(|_, at| now - *at < STORM);
+        let mut going = BTreeMap::new();
         let mut back = Vec::new();
-        for (id, known) in &self.pops {
-            let Some(is_expired) = known.expired else { continue };
-            if known.found.is_some_and(|(expired, until)| expired != is_expired && until > now) {
-                continue;
-            }
+        let witnesses = self.witnesses(now);
+        for (id, known) in self.pops.iter().filter(|(_, known)| !known.fenced) {
+            let Some(expired) = known.expired else { continue };
+            let pending = known.found.is_some_and(|(found, until)| found != expired && until > now);
+            let is_doomed = known.doomed.is_some_and(|until| until > now);
             let verdict = self.verdict(id, known, voters, now);
-            if is_expired && verdict.is_back() {
+            if expired && !pending && !is_doomed && verdict.is_back() {
                 back.push(id.clone());
-            } else if !is_expired && verdict.is_silent() {
-                expired.push((id.clone(), verdict.heard));
+            } else if verdict.is_silent() {
+                let over = !is_doomed && witnesses.miss(id);
+                if over || (!expired && !pending) {
+                    going.insert(id.clone(), Going { heard: verdict.heard, over });
+                }
             }
         }
-        let held = self.brake(&mut expired);
-        expired.truncate(FOUND_MAX);
-        self.recent.extend(expired.iter().map(|_| now));
-        let expired = expired.into_iter().map(|(id, _)| (id, true));
-        let all = expired.chain(back.into_iter().map(|id| (id, false))).take(FOUND_MAX);
-        let found = all.collect::<Vec<_>>().into_iter().filter_map(|(id, e)| self.find(id, e, now));
-        Judgment { found: found.collect(), held }
+        let held = self.brake(&mut going);
+        Judgment { record: self.find(going, back, now), held }
     }
 
-    fn find(&mut self, pop_id: String, expired: bool, now: Instant) -> Option<Found> {
-        let known = self.pops.get_mut(&pop_id)?;
-        known.found = Some((expired, now + AGAIN));
-        Some(Found { pop_id, epoch: known.epoch, expired })
+    /// Into the log, unless it is on its way.
+    fn find(
+        &mut self,
+        going: BTreeMap<String, Going>,
+        back: Vec<String>,
+        now: Instant,
+    ) -> RecordPops {
+        let mut record = RecordPops::default();
+        for (pop_id, Going { over, .. }) in going.into_iter().take(FOUND_MAX) {
+            let Some(known) = self.pops.get_mut(&pop_id) else { continue };
+            let epoch = known.epoch;
+            self.recent.insert(pop_id.clone(), now);
+            if over {
+                known.doomed = Some(now + AGAIN);
+                record.fenced.push(PopEpoch { pop_id: pop_id.clone(), epoch });
+            }
+            if known.expired == Some(false) {
+                known.found = Some((true, now + AGAIN));
+                record.found.push(Found { pop_id, epoch, expired: true });
+            }
+        }
+        for pop_id in back.into_iter().take(FOUND_MAX) {
+            let Some(known) = self.pops.get_mut(&pop_id) else { continue };
+            known.found = Some((false, now + AGAIN));
+            record.found.push(Found { pop_id, epoch: known.epoch, expired: false });
+        }
+        record
     }
 
     /// Many go at once and somebody hears them: not they are gone, but the way to them. How many
     /// are held.
-    fn brake(&self, expired: &mut Vec<(String, bool)>) -> usize {
-        let going = expired.len() + self.recent.len();
-        let alive = self.pops.values().filter(|known| known.expired == Some(false)).count();
-        if going <= 1 || going * 100 <= (alive + self.recent.len()) * STORM_PERCENT {
+    fn brake(&self, going: &mut BTreeMap<String, Going>) -> usize {
+        let gone: BTreeSet<&String> = self.recent.keys().chain(going.keys()).collect();
+        let lives =
+            |(id, known): &(&String, &Known)| known.expired == Some(false) || gone.contains(id);
+        let all = self.pops.iter().filter(lives).count();
+        if gone.len() <= 1 || gone.len() * 100 <= all * STORM_PERCENT {
             return 0;
         }
-        let before = expired.len();
-        expired.retain(|(_, heard)| !heard);
-        before - expired.len()
+        let before = going.len();
+        going.retain(|_, going| !going.heard);
+        before - going.len()
     }
 
     fn verdict(&self, pop_id: &str, known: &Known, voters: &[u64], now: Instant) -> Verdict {

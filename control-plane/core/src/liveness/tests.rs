@@ -2,6 +2,10 @@ use super::*;
 
 const VOTERS: [u64; 3] = [1, 2, 3];
 
+fn named(pop: &str, epoch: u64, expired: bool) -> Pop {
+    Pop { pop_id: pop.into(), epoch, expired, ..Pop::default() }
+}
+
 /// Three nodes that ask each other at every step.
 struct Nodes {
     now: Instant,
@@ -11,6 +15,9 @@ struct Nodes {
     /// Which POPs each node hears.
     hears: [Vec<&'static str>; 3],
     expired: BTreeMap<&'static str, bool>,
+    fenced: BTreeSet<&'static str>,
+    /// What each POP does not see, as it says with its beats.
+    unseen: BTreeMap<&'static str, Vec<String>>,
     epoch: u64,
     held: usize,
     /// "fra1" also beats with this epoch, which nobody registered.
@@ -23,7 +30,9 @@ impl Nodes {
         let hears = std::array::from_fn(|_| pops.to_vec());
         let expired = pops.iter().map(|pop| (*pop, false)).collect();
         let nodes = VOTERS.iter().map(|id| Liveness::new(*id, now)).collect();
-        Self { now, nodes, up: [true; 3], hears, expired, epoch: 1, held: 0, shadow: None }
+        let (fenced, unseen) = (BTreeSet::new(), BTreeMap::new());
+        let up = [true; 3];
+        Self { now, nodes, up, hears, expired, fenced, unseen, epoch: 1, held: 0, shadow: None }
     }
 
     /// 100 ms, led by `leader`: what it finds comes true at once.
@@ -35,10 +44,18 @@ impl Nodes {
                 if let Some(epoch) = self.shadow {
                     assert!(!node.handle_beat("fra1", epoch, now), "it counts for nothing");
                 }
-                self.hears[at].iter().for_each(|pop| _ = node.handle_beat(pop, epoch, now));
+                for pop in self.hears[at].iter().filter(|pop| !self.fenced.contains(*pop)) {
+                    node.handle_beat(pop, epoch, now);
+                    let nothing = Vec::new();
+                    node.handle_word(pop, epoch, self.unseen.get(pop).unwrap_or(&nothing));
+                }
             }
             node.handle_tick(now);
-            let roster = self.expired.iter().map(|(pop, gone)| ((*pop).to_owned(), epoch, *gone));
+            let fenced = &self.fenced;
+            let roster = self.expired.iter().map(|(pop, gone)| Pop {
+                fenced: fenced.contains(pop),
+                ..named(pop, epoch, *gone)
+            });
             node.handle_roster(roster, now);
         }
         let (asked, _) = self.nodes[leader].question(now);
@@ -46,9 +63,15 @@ impl Nodes {
             let said = self.nodes[other].answer(&asked, now);
             self.nodes[leader].handle_answer(VOTERS[other], &said, now);
         }
-        let Judgment { found, held } = self.nodes[leader].judge(&VOTERS, now);
+        let Judgment { record, held } = self.nodes[leader].judge(&VOTERS, now);
         self.held = held;
-        for pop in found {
+        for over in &record.fenced {
+            let (pop, _) = self.expired.iter().find(|(id, _)| **id == over.pop_id).unwrap();
+            assert!(self.fenced.insert(pop), "once: {pop}");
+            let expires = record.found.iter().any(|pop| pop.pop_id == over.pop_id && pop.expired);
+            assert!(expires || self.expired[pop], "who is over expired");
+        }
+        for pop in record.found {
             let known = self.expired.iter_mut().find(|(id, _)| **id == pop.pop_id);
             *known.unwrap().1 = pop.expired;
         }
@@ -63,6 +86,27 @@ impl Nodes {
         (0..600).find(|_| {
             self.step(leader);
             self.expired[pop] == expired
+        })
+    }
+
+    /// These say that they do not see it.
+    fn blame(&mut self, witnesses: &[&'static str], pop: &str) {
+        for witness in witnesses {
+            self.unseen.entry(witness).or_default().push(pop.to_owned());
+        }
+    }
+
+    /// Its process dies, and the kernel closes its connections.
+    fn kill(&mut self, pop: &str) {
+        self.silence(&[0, 1, 2], pop);
+        self.nodes.iter_mut().for_each(|node| node.handle_broken(pop, self.epoch, self.now));
+    }
+
+    /// Steps until `pop` is given up; none: it never is, in a minute.
+    fn until_fenced(&mut self, leader: usize, pop: &str) -> Option<usize> {
+        (0..600).find(|_| {
+            self.step(leader);
+            self.fenced.contains(pop)
         })
     }
 
@@ -195,7 +239,7 @@ fn a_node_that_began_with_a_false_epoch_learns_the_true_one() {
     let mut liveness = Liveness::new(1, Instant::ZERO);
     let at = |ms| Instant::ZERO + Duration::from_millis(ms);
     liveness.handle_beat("fra1", 99, at(0));
-    liveness.handle_roster([("fra1".to_owned(), 7, false)], at(100));
+    liveness.handle_roster([named("fra1", 7, false)], at(100));
     assert!(liveness.handle_beat("fra1", 7, at(200)));
     let asked = |epoch| [PopEpoch { pop_id: "fra1".into(), epoch }];
     let said = |liveness: &Liveness, epoch| liveness.answer(&asked(epoch), at(300))[0].hearing();
@@ -207,7 +251,7 @@ fn a_node_that_began_with_a_false_epoch_learns_the_true_one() {
         PopHearing::Unspecified,
         "hidden, until this node's state says so"
     );
-    liveness.handle_roster([("fra1".to_owned(), 8, false)], at(260));
+    liveness.handle_roster([named("fra1", 8, false)], at(260));
     assert!(liveness.handle_beat("fra1", 8, at(270)));
     assert_eq!(said(&liveness, 8), PopHearing::Heard);
     assert_eq!(said(&liveness, 7), PopHearing::Heard, "the asker lags");
@@ -232,13 +276,148 @@ fn many_at_once_that_somebody_hears_are_held_and_those_nobody_hears_go() {
 #[test]
 fn questions_come_round_to_all() {
     let mut liveness = Liveness::new(1, Instant::ZERO);
-    let roster = (0..2_500).map(|n| (format!("pop{n:04}"), 1, false));
+    let roster = (0..2_500).map(|n| named(&format!("pop{n:04}"), 1, false));
     liveness.handle_roster(roster, Instant::ZERO);
-    let mut asked = std::collections::BTreeSet::new();
+    let mut asked = BTreeSet::new();
     for _ in 0..3 {
         let (question, urgent) = liveness.question(Instant::ZERO);
         assert!(urgent && question.len() <= QUESTION_MAX);
         asked.extend(question.into_iter().map(|pop| pop.pop_id));
     }
     assert_eq!(asked.len(), 2_500);
+}
+
+#[test]
+fn a_pop_that_neither_nodes_nor_pops_see_is_given_up() {
+    let mut nodes = Nodes::new(&["fra1", "iad1", "sin1"]);
+    nodes.steps(0, 30);
+    nodes.silence(&[0, 1, 2], "fra1");
+    nodes.blame(&["iad1", "sin1"], "fra1");
+    let took = nodes.until_fenced(0, "fra1").unwrap();
+    assert!((14..=21).contains(&took), "{took} steps of 100 ms");
+    assert!(nodes.expired["fra1"]);
+    // Its beats do not count any more, a new registration does.
+    nodes.hears.iter_mut().for_each(|heard| heard.push("fra1"));
+    assert_eq!(nodes.until(0, "fra1", false), None);
+    assert_eq!(nodes.fenced.len(), 1);
+}
+
+#[test]
+fn a_process_that_died_is_given_up_before_its_silence_is_long() {
+    let mut nodes = Nodes::new(&["fra1", "iad1", "sin1"]);
+    nodes.steps(0, 30);
+    nodes.kill("fra1");
+    nodes.blame(&["iad1", "sin1"], "fra1");
+    let took = nodes.until_fenced(0, "fra1").unwrap();
+    assert!((5..=7).contains(&took), "{took} steps of 100 ms");
+    // A stream that breaks while its process goes on is made anew in time.
+    let mut nodes = Nodes::new(&["fra1", "iad1", "sin1"]);
+    nodes.steps(0, 30);
+    nodes.blame(&["iad1", "sin1"], "fra1");
+    nodes.nodes.iter_mut().for_each(|node| node.handle_broken("fra1", 1, nodes.now));
+    nodes.steps(0, 20);
+    assert!(nodes.fenced.is_empty() && !nodes.expired["fra1"]);
+    // And one that broke towards one node says little.
+    nodes.nodes[0].handle_broken("fra1", 1, nodes.now);
+    nodes.silence(&[0], "fra1");
+    assert_eq!(nodes.until(0, "fra1", true), None);
+}
+
+#[test]
+fn a_pop_cut_off_from_the_control_plane_that_others_see_is_not_given_up() {
+    let mut nodes = Nodes::new(&["fra1", "iad1", "sin1"]);
+    nodes.steps(0, 30);
+    nodes.silence(&[0, 1, 2], "fra1");
+    nodes.blame(&["iad1"], "fra1");
+    assert!(nodes.until(0, "fra1", true).is_some());
+    assert_eq!(nodes.until_fenced(0, "fra1"), None, "one of two does not suffice");
+    // Until they do not see it either, however long it has been expired.
+    nodes.blame(&["sin1"], "fra1");
+    assert!(nodes.until_fenced(0, "fra1").unwrap() <= 6);
+}
+
+#[test]
+fn a_pop_that_beats_is_not_given_up_whatever_others_say() {
+    let mut nodes = Nodes::new(&["fra1", "iad1", "sin1"]);
+    nodes.steps(0, 30);
+    nodes.blame(&["iad1", "sin1"], "fra1");
+    nodes.silence(&[1], "fra1");
+    assert_eq!(nodes.until_fenced(0, "fra1"), None);
+    assert!(!nodes.expired["fra1"]);
+}
+
+#[test]
+fn without_another_pop_alive_nobody_is_given_up() {
+    let mut nodes = Nodes::new(&["fra1", "sin1"]);
+    nodes.steps(0, 30);
+    nodes.blame(&["sin1"], "fra1");
+    nodes.blame(&["fra1"], "sin1");
+    nodes.kill("fra1");
+    nodes.kill("sin1");
+    assert_eq!(nodes.until_fenced(0, "fra1"), None);
+    assert!(nodes.expired.values().all(|gone| *gone) && nodes.fenced.is_empty());
+}
+
+#[test]
+fn a_whole_region_is_given_up_at_once() {
+    let mut nodes = Nodes::new(&["fra1", "fra2", "iad1", "sin1"]);
+    nodes.steps(1, 30);
+    // With the control node of the region; the others elect another leader.
+    nodes.up[0] = false;
+    for pop in ["fra1", "fra2"] {
+        nodes.kill(pop);
+        nodes.blame(&["iad1", "sin1"], pop);
+    }
+    let took = nodes.until_fenced(1, "fra2").unwrap();
+    assert!((5..=8).contains(&took), "{took} steps of 100 ms");
+    assert!(nodes.fenced.contains("fra1") && nodes.fenced.len() == 2);
+}
+
+#[test]
+fn a_pop_that_misses_everybody_blames_nobody() {
+    let mut nodes = Nodes::new(&["fra1", "iad1", "sin1", "syd1"]);
+    nodes.steps(0, 30);
+    // No path of syd1 works, but its beats come.
+    ["fra1", "iad1", "sin1"].iter().for_each(|pop| nodes.blame(&["syd1"], pop));
+    assert_eq!(nodes.until_fenced(0, "fra1"), None);
+    // Those it misses go on seeing one that the control nodes do not hear; two of three do not.
+    nodes.silence(&[0, 1, 2], "fra1");
+    nodes.blame(&["iad1"], "fra1");
+    assert_eq!(nodes.until_fenced(0, "fra1"), None, "two would be a majority with syd1's word");
+    assert!(nodes.expired["fra1"]);
+}
+
+#[test]
+fn a_paused_leader_gives_nobody_up() {
+    let mut nodes = Nodes::new(&["fra1", "iad1", "sin1"]);
+    nodes.steps(0, 30);
+    nodes.now += Duration::from_secs(30);
+    // All POPs left the nodes that slept, and come back after a while; an old word is there, too.
+    nodes.blame(&["iad1", "sin1"], "fra1");
+    let (now, hears) = (nodes.now, nodes.hears.clone());
+    nodes.nodes.iter_mut().for_each(|node| node.handle_tick(now));
+    for pop in ["fra1", "iad1", "sin1"] {
+        nodes.kill(pop);
+    }
+    nodes.steps(0, 15);
+    assert!(nodes.fenced.is_empty() && nodes.expired.values().all(|gone| !gone));
+    nodes.hears = hears;
+    assert_eq!(nodes.until_fenced(0, "fra1"), None);
+    assert!(nodes.expired.values().all(|gone| !gone));
+}
+
+#[test]
+fn a_storm_that_some_node_hears_gives_nobody_up() {
+    let mut nodes = Nodes::new(&["fra1", "fra2", "iad1", "sin1"]);
+    nodes.steps(1, 30);
+    // The region of node 0 is cut off with it: only node 0 hears its POPs.
+    for pop in ["fra1", "fra2"] {
+        nodes.silence(&[1, 2], pop);
+        nodes.blame(&["iad1", "sin1"], pop);
+    }
+    assert_eq!(nodes.until_fenced(1, "fra1"), None);
+    assert_eq!(nodes.held, 2);
+    // When node 0 is gone from sight, nobody hears them.
+    nodes.up[0] = false;
+    assert!(nodes.until_fenced(1, "fra1").is_some());
 }

@@ -10,7 +10,6 @@ use prost011::Message as _;
 use proto::control::{MemberChange, member_change};
 use proto::id::NodeId;
 use proto::raft::command::Kind;
-use proto::raft::record_pops::Found;
 use proto::raft::{ChangeMembers, Command, LogRecord, RecordPops};
 use raft::prelude::{
     ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry,
@@ -27,8 +26,11 @@ use crate::state::{Conf, State, changes_conf};
 ///
 /// 1: POPs, trunks, routes, single numbers. 2: members, feature levels, and every command with a
 /// tag of 20 or more. 3: POPs expire and return. 4: media encryption of trunks. 5: low
-/// bandwidth and noise suppression of trunks.
-pub const LEVELS: (u32, u32) = (1, 5);
+/// bandwidth and noise suppression of trunks. 6: POPs are fenced, cordoned and drained.
+pub const LEVELS: (u32, u32) = (1, 6);
+
+/// From here on POPs are fenced.
+const FENCING: u32 = 6;
 
 /// A learner that lags by more entries gets no vote.
 const CAUGHT_UP: u64 = 1_000;
@@ -52,6 +54,7 @@ pub(super) const fn level_of(kind: &Kind) -> u32 {
         // The first entry of a cluster, and of a level.
         | Kind::FoundMembers(_)
         | Kind::SetFeatureLevel(_) => 1,
+        Kind::RecordPops(record) if !record.fenced.is_empty() => FENCING,
         Kind::RecordPops(_) => 3,
         _ => 2,
     }
@@ -168,16 +171,20 @@ impl Replica {
         Ok(())
     }
 
-    /// A leader found that POPs expired or returned. Nothing when this node does not lead, or the
-    /// log may not hold it yet.
-    pub fn propose_pops(&mut self, found: Vec<Found>) {
+    /// A leader found that POPs expired, returned or are over. Nothing when this node does not
+    /// lead, or as much of it as the log may hold.
+    pub fn propose_pops(&mut self, mut record: RecordPops) {
         let leads = self.raw.raft.state == StateRole::Leader && !self.halted;
         let level = self.feature_level();
-        if found.is_empty() || !leads || self.raw.raft.lead_transferee.is_some() {
+        if !leads || self.raw.raft.lead_transferee.is_some() {
             return;
         }
-        let kind = Kind::RecordPops(RecordPops { found });
-        if level_of(&kind) <= level {
+        if level < FENCING {
+            record.fenced.clear();
+        }
+        let nothing = record.found.is_empty() && record.fenced.is_empty();
+        let kind = Kind::RecordPops(record);
+        if !nothing && level_of(&kind) <= level {
             self.propose_later(kind);
         }
     }

@@ -11,7 +11,8 @@ pub(crate) const POPS_MAX: usize = 10_000;
 impl<S: Store> State<S> {
     /// Enters or renews a POP. Its epoch grows, so that peers refuse a process of before.
     pub(super) fn register_pop(&mut self, pop: &Pop, step: &mut Step) -> Answer {
-        let epoch = match self.tables.get::<Pop>(&pop.pop_id) {
+        let known = self.tables.get::<Pop>(&pop.pop_id);
+        let epoch = match &known {
             Some(known) => known.epoch.saturating_add(1),
             None if self.index.pops >= POPS_MAX => {
                 return refuse(Reason::Limit, format!("there are {POPS_MAX} POPs already"));
@@ -21,20 +22,33 @@ impl<S: Store> State<S> {
                 1
             }
         };
-        let pop = Pop { epoch, expired: false, ..pop.clone() };
+        // What operators said of it stays; a new epoch is a new life.
+        let (cordoned, draining) = known.map_or((false, false), |pop| (pop.cordoned, pop.draining));
+        let (expired, fenced) = (false, false);
+        let pop = Pop { epoch, expired, fenced, cordoned, draining, ..pop.clone() };
         self.tables.put(&pop);
         step.put(Resource { kind: Some(resource::Kind::Pop(pop.clone())) });
         Ok(outcome::Kind::Pop(pop))
     }
 
-    /// What a leader found. A POP that registered anew meanwhile is not meant.
+    /// What a leader found. A POP that registered anew meanwhile is not meant; an epoch that is
+    /// fenced neither returns nor is fenced again.
     pub(super) fn record_pops(&mut self, record: &RecordPops, step: &mut Step) -> Answer {
-        for found in &record.found {
-            let known = self.tables.get::<Pop>(&found.pop_id);
-            let meant = |pop: &Pop| pop.epoch == found.epoch && pop.expired != found.expired;
+        let mut changed: Vec<Pop> = Vec::new();
+        let fences = record.fenced.iter().map(|pop| (&pop.pop_id, pop.epoch, true, true));
+        let found = record.found.iter().map(|pop| (&pop.pop_id, pop.epoch, pop.expired, false));
+        for (pop_id, epoch, expired, fenced) in fences.chain(found) {
+            let known = self.tables.get::<Pop>(pop_id);
+            let meant = |pop: &Pop| {
+                let news = pop.expired != expired || fenced;
+                pop.epoch == epoch && !pop.fenced && news
+            };
             let Some(pop) = known.filter(meant) else { continue };
-            let pop = Pop { expired: found.expired, ..pop };
+            let pop = Pop { expired, fenced, ..pop };
             self.tables.put(&pop);
+            changed.push(pop);
+        }
+        for pop in changed {
             step.put(Resource { kind: Some(resource::Kind::Pop(pop)) });
         }
         Ok(outcome::Kind::Done(Done {}))
@@ -45,13 +59,22 @@ impl<S: Store> State<S> {
 mod tests {
     use proto::raft::command::Kind;
     use proto::raft::record_pops::Found;
-    use proto::raft::{Command, Outcome};
+    use proto::raft::{Command, Outcome, PopEpoch};
 
     use super::*;
     use crate::state::Applied;
 
     fn register(state: &mut State, request: &str) -> u64 {
-        let pop = Pop { pop_id: "fra1".into(), expired: true, epoch: 77, ..Pop::default() };
+        // What a client says of it counts for nothing.
+        let said = Pop {
+            expired: true,
+            fenced: true,
+            cordoned: true,
+            draining: true,
+            epoch: 77,
+            ..Pop::default()
+        };
+        let pop = Pop { pop_id: "fra1".into(), ..said };
         let command = Command {
             request_id: request.into(),
             principal: "pop/fra1".into(),
@@ -66,7 +89,8 @@ mod tests {
     fn record(state: &mut State, epoch: u64, expired: bool) -> Applied {
         let found =
             ["nowhere", "fra1"].map(|pop_id| Found { pop_id: pop_id.into(), epoch, expired });
-        let kind = Some(Kind::RecordPops(RecordPops { found: found.to_vec() }));
+        let found = found.to_vec();
+        let kind = Some(Kind::RecordPops(RecordPops { found, ..RecordPops::default() }));
         let principal = "control/1".into();
         state.apply(2, &Command { principal, kind, ..Command::default() })
     }
@@ -94,5 +118,37 @@ mod tests {
         assert!(!state.pop("fra1").unwrap().expired);
         assert!(record(&mut state, epoch, true).event.is_none());
         assert_eq!(state.audit_head().0, before.1 + 4);
+    }
+
+    fn fence(state: &mut State, epoch: u64) -> Applied {
+        let fenced = vec![PopEpoch { pop_id: "fra1".into(), epoch }];
+        let kind = Some(Kind::RecordPops(RecordPops { fenced, ..RecordPops::default() }));
+        let principal = "control/1".into();
+        state.apply(3, &Command { principal, kind, ..Command::default() })
+    }
+
+    #[test]
+    fn a_fenced_epoch_never_returns_and_a_registration_is_a_new_life() {
+        let mut state = State::bootstrap(&[1]);
+        let epoch = register(&mut state, "r1");
+        assert!(fence(&mut state, epoch + 1).event.is_none(), "no such epoch");
+        for (expired, life) in [(false, "r2"), (true, "r3")] {
+            let epoch = state.pop("fra1").unwrap().epoch;
+            assert_eq!(record(&mut state, epoch, expired).event.is_some(), expired);
+            assert_eq!(fence(&mut state, epoch).event.unwrap().changes.len(), 1);
+            let row = state.audit_rows(state.audit_head().0 - 1).next().unwrap();
+            assert_eq!(row.resource, "pops/fra1 fenced");
+            let pop = state.pop("fra1").unwrap();
+            assert!(pop.fenced && pop.expired, "whoever is over expired");
+            // Nothing that is found of it later changes that.
+            assert!(record(&mut state, epoch, false).event.is_none());
+            assert!(record(&mut state, epoch, true).event.is_none());
+            assert!(fence(&mut state, epoch).event.is_none());
+            assert_eq!(state.pop("fra1"), Some(pop));
+            assert_eq!(register(&mut state, life), epoch + 1);
+            let pop = state.pop("fra1").unwrap();
+            assert!(!pop.fenced && !pop.expired);
+            assert!(fence(&mut state, epoch).event.is_none(), "of before");
+        }
     }
 }

@@ -5,7 +5,8 @@ use proto::control::{Number, NumberState, Pop, Route, RouteCandidate, Trunk};
 use proto::id::Revision;
 use proto::raft::record_pops::Found;
 use proto::raft::{
-    AdvanceClock, AllocateNumber, ImportNumbers, RecordPops, ReleaseNumber, allocate_number,
+    AdvanceClock, AllocateNumber, ImportNumbers, PopEpoch, RecordPops, ReleaseNumber,
+    allocate_number,
 };
 
 use super::quarantine::QUARANTINE_MS;
@@ -320,8 +321,9 @@ fn arbitrary_command() -> impl Strategy<Value = (u64, Command)> {
                 11 => Kind::InitCluster(a),
                 12 => Kind::AdvanceClock(AdvanceClock {}),
                 13 => {
-                    let found = Found { pop_id: a, epoch: 1, expired: b.is_empty() };
-                    Kind::RecordPops(RecordPops { found: vec![found] })
+                    let found = Found { pop_id: a.clone(), epoch: 1, expired: b.is_empty() };
+                    let fenced = vec![PopEpoch { pop_id: a, epoch: 2 }; b.len().min(2)];
+                    Kind::RecordPops(RecordPops { found: vec![found], fenced })
                 }
                 _ => return None,
             })

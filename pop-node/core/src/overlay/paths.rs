@@ -50,6 +50,9 @@ const PATHS_MAX: usize = 32;
 /// Changes remembered for each peer.
 const CHANGES_MAX: usize = 64;
 const COMMANDS_MAX: usize = 4_096;
+/// A POP is out of sight when no path brought anything for so long. Only others' word beside it has
+/// consequences, so three missed probes are enough.
+const UNSEEN_AFTER: Duration = Duration::from_millis(700);
 
 /// Facts of this POP.
 #[derive(Debug, Clone)]
@@ -99,9 +102,20 @@ struct Peer {
     listened: Instant,
     /// When the peer sent the newest of the probes that came, in µs of its clock.
     newest_word: Option<u32>,
+    /// A probe came from this process, whenever that was.
+    reached: bool,
 }
 
 impl Peer {
+    /// A path led to it, and none does now.
+    fn is_unseen(&self, now: Instant) -> bool {
+        let seen = |path: &Path| {
+            let lately = path.heard_at.is_some_and(|at| now - at < UNSEEN_AFTER);
+            path.up && (lately || path.due().is_some_and(|due| now < due))
+        };
+        self.reached && !self.paths.values().any(seen)
+    }
+
     fn has_calls(&self, now: Instant) -> bool {
         self.calls_at.is_some_and(|at| now - at < CALLS_WITHIN)
     }
@@ -293,6 +307,7 @@ impl Paths {
         let Some(Ok(probe)) = datagram.probe() else { return false };
         let header = &datagram.header;
         let Some(state) = self.peers.get_mut(from) else { return false };
+        state.reached = true;
         let room = state.paths.len() < PATHS_MAX;
         if let Some(via) = via.filter(|via| room && PathId::via(via) == header.path) {
             let chosen = || Path::new(Hop::via(via.clone()), now);
@@ -490,6 +505,11 @@ impl Paths {
             let primary = peer.choice.route()?.primary.path;
             Some((id, peer.paths.get(&primary)?.rtt()?))
         })
+    }
+
+    /// POPs that a path led to and none does now, by what came and by connections that broke.
+    pub fn unseen(&self, now: Instant) -> impl Iterator<Item = &PopId> {
+        self.peers.iter().filter(move |(_, peer)| peer.is_unseen(now)).map(|(id, _)| id)
     }
 
     /// The paths to a POP as they were at `at`; `None` if nothing is known from then.

@@ -576,3 +576,48 @@ proptest! {
         }
     }
 }
+
+/// Which POPs POP `n` does not see.
+fn unseen(world: &World, n: usize) -> Vec<&str> {
+    world.pops[n].unseen(world.now).map(PopId::as_str).collect()
+}
+
+#[test]
+fn a_pop_is_out_of_sight_when_no_path_brings_anything() {
+    let (one, two) = (id(0, 0), id(1, 1));
+    let mut world = World::new(1, &[(one, wire(10)), (two, wire(40))]);
+    assert_eq!(unseen(&world, 0), [""; 0]);
+    let cut = |world: &mut World, path, dead| world.wires.get_mut(&path).unwrap().dead = dead;
+    // One of two paths: no.
+    cut(&mut world, one, [true; 2]);
+    world.run(Duration::from_secs(5));
+    assert_eq!(unseen(&world, 0), [""; 0]);
+    // Nothing comes from the other POP: it is out of sight, we are not for it.
+    cut(&mut world, two, [false, true]);
+    world.run(Duration::from_millis(500));
+    assert_eq!(unseen(&world, 0), [""; 0], "not yet");
+    world.run(Duration::from_millis(500));
+    assert_eq!((unseen(&world, 0), unseen(&world, 1)), (vec!["sin1"], vec![]));
+    cut(&mut world, two, [false, false]);
+    world.run(Duration::from_secs(2));
+    assert_eq!(unseen(&world, 0), [""; 0]);
+    // Connections that broke need no silence; another process with that name was never seen.
+    let (now, peer) = (world.now, world.ids[1].clone());
+    for path in [one, two] {
+        world.pops[0].handle_link(&peer, path, false, now);
+    }
+    assert_eq!(unseen(&world, 0), ["sin1"]);
+    world.pops[0].handle_restart(&peer, now);
+    assert_eq!(unseen(&world, 0), [""; 0]);
+}
+
+#[test]
+fn a_pop_that_slept_finds_nobody_out_of_sight() {
+    let (one, two) = (id(0, 0), id(1, 1));
+    let mut world = World::new(2, &[(one, wire(10)), (two, wire(40))]);
+    // POP 0 does not run for a while; what came meanwhile is read first.
+    world.now += Duration::from_secs(3);
+    let now = world.now;
+    world.pops[0].handle_timeout(now);
+    assert_eq!(unseen(&world, 0), [""; 0]);
+}

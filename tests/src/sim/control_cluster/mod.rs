@@ -61,6 +61,8 @@ pub struct Counts {
     pub snapshots: u64,
     /// POPs a leader let expire.
     pub expired: u64,
+    /// And gave up for good.
+    pub fenced: u64,
     /// Changes of members that were done.
     pub members: u64,
     /// Terms with a leader.

@@ -2,7 +2,7 @@
 //! steadily must never expire, whatever happens to the leader; at the end the dead ones have, and
 //! no other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chaos::rng::Rng;
@@ -22,6 +22,12 @@ use crate::sim::control::node_id;
 pub const POPS: [&str; 2] = ["fra1", "sin1"];
 /// Between two beats, as POPs do it.
 const BEAT: Micros = 500 * MS;
+/// A POP does not see one that is dead for so long.
+const UNSEEN: Micros = 700 * MS;
+/// A dead process's last word may be so late; then its connection breaks.
+const LATE: Micros = 41 * MS;
+/// A finding takes no longer to be written down, or never is.
+const FINDING: Micros = 5_000 * MS;
 /// Ticks of a node between two looks.
 const LOOK_TICKS: u64 = 4;
 /// Looks between two questions that are not urgent.
@@ -30,7 +36,10 @@ const ASK_LOOKS: u64 = 5;
 /// The POPs of a run.
 pub struct Pops {
     rng: Rng,
-    dead: BTreeSet<usize>,
+    /// Since when.
+    dead: BTreeMap<usize, Micros>,
+    /// Until when they were.
+    back: BTreeMap<usize, Micros>,
     /// Beats of this POP do not reach this node; how often: cuts overlap.
     cut: BTreeMap<(usize, usize), u32>,
     /// Since when, and until when, a node heard a POP without a gap.
@@ -39,8 +48,8 @@ pub struct Pops {
 
 impl Pops {
     pub fn new(seed: u64) -> Self {
-        let (dead, cut, heard) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
-        Self { rng: Rng::split(seed, "pops"), dead, cut, heard }
+        let (dead, back, cut, heard) = <_>::default();
+        Self { rng: Rng::split(seed, "pops"), dead, back, cut, heard }
     }
 
     fn mend(&mut self, pop: usize, node: usize) {
@@ -64,13 +73,14 @@ impl World {
     pub fn beats(&mut self) {
         self.push(self.now + BEAT, Due::Beats);
         for pop in 0..POPS.len() {
-            let Some(epoch) = self.epoch(pop) else {
-                self.register(pop);
-                continue;
-            };
-            if self.pops.dead.contains(&pop) {
+            let known = self.known(pop);
+            if self.pops.dead.contains_key(&pop) && known.is_some() {
                 continue;
             }
+            let Some(Pop { epoch, fenced: false, .. }) = known else {
+                self.register(pop, known.map_or(0, |pop| pop.epoch));
+                continue;
+            };
             for node in 0..self.plan.nodes {
                 let late = 300 + self.pops.rng.below(40 * MS);
                 if !self.pops.cut.contains_key(&(pop, node)) {
@@ -81,16 +91,17 @@ impl World {
     }
 
     /// As the POP was told.
-    fn epoch(&self, pop: usize) -> Option<u64> {
-        let known =
-            |node: &super::node::Node| Some(node.replica.as_ref()?.state().pop(POPS[pop])?.epoch);
-        self.nodes.iter().filter_map(known).max()
+    fn known(&self, pop: usize) -> Option<Pop> {
+        let known = |node: &super::node::Node| node.replica.as_ref()?.state().pop(POPS[pop]);
+        self.nodes.iter().filter_map(known).max_by_key(|pop| (pop.epoch, pop.fenced))
     }
 
-    fn register(&mut self, pop: usize) {
+    /// For the first time, or because the epoch before is over.
+    fn register(&mut self, pop: usize, before: u64) {
         let pop_id = POPS[pop];
         let kind = Kind::RegisterPop(Pop { pop_id: pop_id.into(), ..Pop::default() });
-        let (request_id, principal) = (format!("register-{pop_id}"), format!("pop/{pop_id}"));
+        let (request_id, principal) =
+            (format!("register-{pop_id}-{before}"), format!("pop/{pop_id}"));
         let command = Command { request_id, principal, kind: Some(kind) };
         for node in 0..self.plan.nodes {
             let wall_ms = self.wall_ms(node);
@@ -108,6 +119,9 @@ impl World {
         let now = self.now;
         let Some(liveness) = &mut self.nodes[node].liveness else { return };
         liveness.handle_beat(POPS[pop], epoch, instant(now));
+        let unseen = self.pops.dead.iter().filter(|(_, since)| now - **since >= UNSEEN);
+        let unseen: Vec<String> = unseen.map(|(pop, _)| POPS[*pop].to_owned()).collect();
+        liveness.handle_word(POPS[pop], epoch, &unseen);
         let heard = self.pops.heard.entry((pop, node)).or_insert((now, now));
         if now - heard.1 > 2 * BEAT {
             heard.0 = now;
@@ -116,6 +130,14 @@ impl World {
         self.trace.note(now, &[15, pop as u64, node as u64], || {
             format!("node {node} hears {}", POPS[pop])
         });
+    }
+
+    /// The connection of a process that died, unless it was started again meanwhile.
+    pub fn broken(&mut self, pop: usize, node: usize, epoch: u64) {
+        let now = instant(self.now);
+        if let Some(liveness) = &mut self.nodes[node].liveness {
+            liveness.handle_broken(POPS[pop], epoch, now);
+        }
     }
 
     /// A node looks at its POPs, with some of its ticks.
@@ -128,8 +150,7 @@ impl World {
         if !place.ticks.is_multiple_of(LOOK_TICKS) {
             return;
         }
-        let roster = replica.state().pops().map(|pop| (pop.pop_id, pop.epoch, pop.expired));
-        liveness.handle_roster(roster.collect::<Vec<_>>(), now);
+        liveness.handle_roster(replica.state().pops().collect::<Vec<_>>(), now);
         if replica.leader() != Some(node_id(node)) {
             return;
         }
@@ -141,9 +162,10 @@ impl World {
         let (Some(replica), Some(liveness)) = (&mut place.replica, &mut place.liveness) else {
             return;
         };
-        let found = liveness.judge(&replica.voters(), now).found;
-        replica.propose_pops(found.clone());
-        found.iter().for_each(|found| self.found(node, found));
+        let record = liveness.judge(&replica.voters(), now).record;
+        replica.propose_pops(record.clone());
+        record.found.iter().for_each(|found| self.found(node, found));
+        record.fenced.iter().for_each(|fenced| self.fenced(node, fenced));
         self.drain(node);
     }
 
@@ -189,16 +211,41 @@ impl World {
         });
         let Some(pop) = POPS.iter().position(|pop| *pop == found.pop_id) else { return };
         self.counts.expired += u64::from(found.expired);
+        if found.expired {
+            self.check_unheard(node, pop, "expire");
+        }
+    }
+
+    /// The epoch of a POP is over: was it dead?
+    fn fenced(&mut self, node: usize, fenced: &PopEpoch) {
+        self.trace.note(self.now, &[18, node as u64, fenced.epoch], || {
+            format!("node {node} gave up {fenced:?}")
+        });
+        let Some(pop) = POPS.iter().position(|pop| *pop == fenced.pop_id) else { return };
+        self.counts.fenced += 1;
+        self.check_unheard(node, pop, "be given up");
+        if !self.was_dead(pop) {
+            let what = format!("node {node} gave {} up, which the other POP sees", POPS[pop]);
+            self.complain(Rule::Liveness, what);
+        }
+    }
+
+    /// It is, or was when this was found.
+    fn was_dead(&self, pop: usize) -> bool {
+        let back = self.pops.back.get(&pop).is_some_and(|at| self.now - at < FINDING);
+        self.pops.dead.contains_key(&pop) || back
+    }
+
+    fn check_unheard(&mut self, node: usize, pop: usize, what: &str) {
         let long = micros(TTL + FRESH) + BEAT;
         let hears = |(at, (since, last)): (&(usize, usize), &(Micros, Micros))| {
             at.0 == pop && self.now - last <= 2 * BEAT && last - since >= long
         };
         let hearing = self.pops.heard.iter().filter(|heard| hears(*heard)).count();
-        if found.expired && hearing * 2 > self.plan.nodes {
-            let what = format!(
-                "node {node} let {} expire, which {hearing} of {} nodes hear",
-                found.pop_id, self.plan.nodes
-            );
+        if hearing * 2 > self.plan.nodes && !self.was_dead(pop) {
+            let (name, nodes) = (POPS[pop], self.plan.nodes);
+            let what =
+                format!("node {node} let {name} {what}, which {hearing} of {nodes} nodes hear");
             self.complain(Rule::Liveness, what);
         }
     }
@@ -215,7 +262,13 @@ impl World {
                 Some(lasts)
             }
             PopFault::Dies { pop, lasts } => {
-                self.pops.dead.insert(pop);
+                self.pops.dead.insert(pop, self.now);
+                let epoch = self.known(pop).map_or(0, |pop| pop.epoch);
+                for node in 0..self.plan.nodes {
+                    if !self.pops.cut.contains_key(&(pop, node)) {
+                        self.push(self.now + LATE, Due::Broken { pop, node, epoch });
+                    }
+                }
                 lasts
             }
         };
@@ -227,7 +280,10 @@ impl World {
     pub fn end_pop(&mut self, at: usize) {
         match self.plan.pop_faults[at].1 {
             PopFault::Cut { pop, node, .. } => self.pops.mend(pop, node),
-            PopFault::Dies { pop, .. } => _ = self.pops.dead.remove(&pop),
+            PopFault::Dies { pop, .. } => {
+                self.pops.dead.remove(&pop);
+                self.pops.back.insert(pop, self.now);
+            }
         }
     }
 
@@ -235,9 +291,14 @@ impl World {
     pub fn pops_are_level(&self) -> bool {
         let right = |node: &super::node::Node| {
             let Some(replica) = &node.replica else { return false };
+            let all_dead = self.pops.dead.len() == POPS.len();
             (0..POPS.len()).all(|pop| {
-                let known = replica.state().pop(POPS[pop]);
-                known.is_none_or(|known| known.expired == self.pops.dead.contains(&pop))
+                let dead = self.pops.dead.contains_key(&pop);
+                // Who died last has no witness.
+                let right = |known: &Pop| {
+                    known.expired == dead && (known.fenced == dead || (all_dead && dead))
+                };
+                replica.state().pop(POPS[pop]).as_ref().is_none_or(right)
             })
         };
         self.nodes.iter().all(right)

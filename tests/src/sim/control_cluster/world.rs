@@ -112,6 +112,12 @@ pub enum Due {
         node: usize,
         epoch: u64,
     },
+    /// The heartbeat stream of a POP breaks.
+    Broken {
+        pop: usize,
+        node: usize,
+        epoch: u64,
+    },
     /// A leader asks another node which POPs it hears.
     PopsAsked {
         from: usize,
@@ -299,6 +305,7 @@ impl World {
             Due::Gone { node, gone, life } => self.gone(node, gone, life),
             Due::Beats => self.beats(),
             Due::Beat { pop, node, epoch } => self.beat(pop, node, epoch),
+            Due::Broken { pop, node, epoch } => self.broken(pop, node, epoch),
             Due::PopsAsked { from, to, life, asked } => self.pops_asked(from, to, life, &asked),
             Due::PopsSaid { from, to, life, said } => self.pops_said(from, to, life, said),
             Due::Member(change) => self.change_members(change),
@@ -316,7 +323,7 @@ impl World {
     fn or_kept(&mut self, due: Due) -> Option<Due> {
         let node = match &due {
             Due::Tick { node, .. } | Due::Synced { node, .. } | Due::Asked { node, .. } => *node,
-            Due::Gone { node, .. } | Due::Beat { node, .. } => *node,
+            Due::Gone { node, .. } | Due::Beat { node, .. } | Due::Broken { node, .. } => *node,
             Due::Peer { to, .. }
             | Due::Tables { to, .. }
             | Due::Question { to, .. }

@@ -68,13 +68,17 @@ fn topology(kind: &Kind) -> (&'static str, String) {
     }
 }
 
-/// The first of the POPs, how it was found, and how many more.
+/// The first of the POPs, how it was found, and how many more. What is fenced comes first.
 fn found(record: &RecordPops) -> String {
-    let Some(first) = record.found.first() else { return String::new() };
-    let how = if first.expired { "expired" } else { "returned" };
-    match record.found.len() {
-        1 => format!("pops/{} {how}", first.pop_id),
-        count => format!("pops/{} {how} and {} more", first.pop_id, count - 1),
+    let fenced = record.fenced.iter().map(|pop| (&pop.pop_id, "fenced"));
+    let is_other = |id: &String| !record.fenced.iter().any(|pop| pop.pop_id == *id);
+    let found = record.found.iter().filter(|pop| is_other(&pop.pop_id));
+    let how = |expired| if expired { "expired" } else { "returned" };
+    let mut all = fenced.chain(found.map(|pop| (&pop.pop_id, how(pop.expired))));
+    let Some((first, how)) = all.next() else { return String::new() };
+    match all.count() {
+        0 => format!("pops/{first} {how}"),
+        more => format!("pops/{first} {how} and {more} more"),
     }
 }
 
