@@ -25,6 +25,12 @@ impl Clock {
         Instant::ZERO + (BEFORE + self.origin.elapsed())
     }
 
+    /// A moment of the system's clock, for a core.
+    pub fn instant(&self, at: std::time::Instant) -> Instant {
+        let lives = at.saturating_duration_since(self.origin);
+        Instant::ZERO + (BEFORE + lives)
+    }
+
     /// A core's deadline, for a timer of the system. Far deadlines come early, never late: the
     /// core is asked again.
     pub fn deadline(&self, at: Instant) -> std::time::Instant {

@@ -1,8 +1,9 @@
 //! One heartbeat stream to each control node: a new leader already knows who is alive.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use proto::control::pops_client::PopsClient;
 use proto::control::{HeartbeatRequest, PopAnswer, PopQuestion};
@@ -10,11 +11,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use super::{Asked, Shared};
+use super::{Asked, Event, Node, Shared};
 use crate::backoff::Backoff;
 
 /// Between heartbeats. A POP expires after four that a majority of the control nodes misses.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// A POP that a node heard is not silent for it within this: less than the control plane's two seconds,
+/// because clocks differ.
+const LEASE: Duration = Duration::from_millis(1_500);
 /// A node that answers nothing for so long is left, and tried again.
 const SILENCE: Duration = Duration::from_secs(5);
 /// POPs named in one heartbeat; whoever misses more is cut off itself.
@@ -25,7 +29,13 @@ const QUESTIONS_MAX: usize = 8;
 const ANSWER: Duration = Duration::from_secs(3);
 
 /// Runs for the life of the process.
-pub(super) async fn run(shared: Arc<Shared>, index: usize, pop_id: String, seed: u64) {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    index: usize,
+    pop_id: String,
+    events: mpsc::Sender<Event>,
+    seed: u64,
+) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5), seed);
     loop {
         let registered = shared.registered.notified();
@@ -34,13 +44,14 @@ pub(super) async fn run(shared: Arc<Shared>, index: usize, pop_id: String, seed:
         }
         let Some(node) = shared.nodes.get(index) else { return };
         let epoch = shared.epoch.load(Ordering::Relaxed);
-        let status = beat(&shared, index, (&pop_id, epoch), &mut backoff).await;
+        let status = beat(&shared, index, (&pop_id, epoch), &events, &mut backoff).await;
         node.heard.store(false, Ordering::Relaxed);
         if status.code() == Code::FailedPrecondition {
             if is_verdict(&status) {
-                tracing::warn!(epoch, "the mesh gave this epoch up and took its calls over");
+                shared.lose(epoch);
+            } else {
+                shared.fence(epoch);
             }
-            shared.fence(epoch);
         }
         if shared.is_fenced() {
             return;
@@ -60,12 +71,15 @@ async fn beat(
     shared: &Shared,
     index: usize,
     (pop_id, epoch): (&str, u64),
+    events: &mpsc::Sender<Event>,
     backoff: &mut Backoff,
 ) -> Status {
     let Some(node) = shared.nodes.get(index) else { return Status::ok("") };
     let (beats, stream) = mpsc::channel(1);
     // The node may answer only after the first one.
     let _ = beats.try_send(heartbeat(shared, pop_id, epoch));
+    let mut sent = VecDeque::from([Instant::now()]);
+    let (replies, mut replied) = mpsc::channel(QUESTIONS_MAX);
     let mut client = PopsClient::new(node.channel.clone());
     let opened = client.heartbeat(ReceiverStream::new(stream));
     let mut answers = match tokio::time::timeout(SILENCE, opened).await {
@@ -79,13 +93,19 @@ async fn beat(
     let mut unseen = shared.unseen.clone();
     // What does not fit yet leaves when the one before has, and says the newest.
     let mut due = false;
+    let mut answered: Vec<PopAnswer> = Vec::new();
     loop {
         tokio::select! {
             answer = answers.message() => match answer {
                 Ok(Some(answer)) => {
+                    let asks = !answer.questions.is_empty();
                     for question in answer.questions.into_iter().take(QUESTIONS_MAX) {
-                        let beat = heartbeat(shared, pop_id, epoch);
-                        tokio::spawn(reply(shared.asked.clone(), question, beat, beats.clone()));
+                        tokio::spawn(reply(shared.asked.clone(), question, replies.clone()));
+                        // Asking is no answer to a beat.
+                        continue;
+                    }
+                    if !asks && let Some(at) = sent.pop_front() {
+                        renew(shared, node, at, events);
                     }
                     node.heard.store(true, Ordering::Relaxed);
                     backoff.reset();
@@ -108,28 +128,46 @@ async fn beat(
             permit = beats.reserve(), if due => {
                 let Ok(permit) = permit else { return Status::unavailable("the stream broke") };
                 unseen.mark_unchanged();
-                permit.send(heartbeat(shared, pop_id, epoch));
+                let mut beat = heartbeat(shared, pop_id, epoch);
+                beat.answers = std::mem::take(&mut answered);
+                sent.push_back(Instant::now());
+                permit.send(beat);
                 due = false;
+            }
+            Some(answer) = replied.recv(), if answered.len() < QUESTIONS_MAX => {
+                answered.push(answer);
+                due = true;
             }
         }
     }
 }
 
-/// The answer to a question goes with a heartbeat of its own.
+/// The node heard a beat that was sent at `at`: it does not find this POP silent before its time is
+/// over. What a majority of the nodes heard says how long none can have given it up.
+fn renew(shared: &Shared, node: &Node, at: Instant, events: &mpsc::Sender<Event>) {
+    *node.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    let of = |node: &Node| *node.answered.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut times: Vec<Instant> = shared.nodes.iter().filter_map(of).collect();
+    times.sort_unstable_by(|a, b| b.cmp(a));
+    if let Some(oldest) = times.get(shared.nodes.len() / 2) {
+        // A full queue: the loop is late, and hears of it by the next one.
+        let _ = events.try_send(Event::Lease(*oldest + LEASE));
+    }
+}
+
+/// The answer to a question goes with the next heartbeat.
 async fn reply(
     asked: mpsc::Sender<Asked>,
     question: PopQuestion,
-    mut beat: HeartbeatRequest,
-    beats: mpsc::Sender<HeartbeatRequest>,
+    replies: mpsc::Sender<PopAnswer>,
 ) {
     let (answer, said) = oneshot::channel();
     let number = question.number;
     if asked.try_send(Asked { question, answer }).is_ok()
         && let Ok(Ok(answer)) = tokio::time::timeout(ANSWER, said).await
     {
-        beat.answers.push(PopAnswer { number, ..answer });
         // The stream is over: so is the question.
-        let _ = beats.send(beat).await;
+        let _ = replies.send(PopAnswer { number, ..answer }).await;
     }
 }
 

@@ -11,8 +11,8 @@ mod watch;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pop_core::view::{View, ViewUpdate};
@@ -61,6 +61,8 @@ pub struct Node {
     pub endpoint: String,
     /// It answers heartbeats.
     pub heard: AtomicBool,
+    /// When the last beat that it answered was sent.
+    answered: Mutex<Option<std::time::Instant>>,
     channel: Channel,
 }
 
@@ -184,7 +186,7 @@ impl Client {
         let seed = || u64::from_ne_bytes(credentials.random());
         for index in 0..shared.nodes.len() {
             let pop_id = settings.pop.pop_id.clone();
-            tokio::spawn(heartbeat::run(shared.clone(), index, pop_id, seed()));
+            tokio::spawn(heartbeat::run(shared.clone(), index, pop_id, events.clone(), seed()));
         }
         let register = Register {
             shared: shared.clone(),
@@ -214,7 +216,12 @@ fn node(endpoint: &str, credentials: &Credentials) -> Result<Node, tonic::transp
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
     let channel = enroll::dial::channel(&settings, control_name(), credentials.dial());
-    Ok(Node { endpoint: endpoint.to_owned(), heard: AtomicBool::new(false), channel })
+    Ok(Node {
+        endpoint: endpoint.to_owned(),
+        heard: AtomicBool::new(false),
+        answered: Mutex::new(None),
+        channel,
+    })
 }
 
 /// What every control node's certificate carries.

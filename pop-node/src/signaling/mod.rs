@@ -277,6 +277,14 @@ impl Signaling {
                 self.pop.fence();
                 self.outputs.links.fence();
             }
+            control::Event::Lost => {
+                let calls = self.pop.active_calls();
+                self.pop.retire(now);
+                tracing::warn!(calls, "calls left to the POPs that took them over");
+            }
+            control::Event::Lease(until) => {
+                self.pop.handle_lease(self.clock.instant(until), now);
+            }
             control::Event::Snapshot(view) => {
                 let old = self.pop.restore_view(*view, now);
                 // A million numbers take their time to go.
