@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use chaos::demo::{self, Screen};
-use chaos::lab;
+use chaos::{drill, lab};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -19,10 +19,14 @@ struct Cli {
 enum Command {
     /// Three regions, calls with a human voice, a control node killed, and a verdict
     Demo(demo::Options),
+    /// Lists the drills
+    Drills,
+    /// Runs a drill: a fault under calls, and whether they survive; exit code 0 if they do
+    Run(drill::Options),
 }
 
 fn main() -> ExitCode {
-    let Cli { command: Command::Demo(options) } = Cli::parse();
+    let Cli { command } = Cli::parse();
     clean_up_on_panic();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -32,13 +36,13 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(why) => return fail(&format!("no async runtime: {why}")),
     };
-    let code = runtime.block_on(perform(&options));
+    let code = runtime.block_on(perform(&command));
     // Its only blocking task may be somebody's unpressed Enter.
     runtime.shutdown_background();
     code
 }
 
-async fn perform(options: &demo::Options) -> ExitCode {
+async fn perform(command: &Command) -> ExitCode {
     let mut screen = Screen::stdout();
     // Leaving the select drops the demo, and with it processes, sockets and directory. Signals
     // first: Ctrl-C on a terminal also ends the nodes, and that is no failure of theirs.
@@ -48,11 +52,22 @@ async fn perform(options: &demo::Options) -> ExitCode {
             complain(&format!("{name}: ending; nothing is left behind."));
             ExitCode::from(130)
         }
-        result = demo::run(options, &mut screen) => match result {
+        result = carry_out(command, &mut screen) => match result {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::from(1),
             Err(why) => fail(&format!("{why:#}")),
         },
+    }
+}
+
+async fn carry_out(command: &Command, screen: &mut Screen) -> anyhow::Result<bool> {
+    match command {
+        Command::Demo(options) => demo::run(options, screen).await,
+        Command::Drills => {
+            drill::list()?.iter().for_each(|line| screen.line(line));
+            Ok(true)
+        }
+        Command::Run(options) => drill::run(options, screen).await,
     }
 }
 

@@ -93,6 +93,30 @@ impl Upstreams {
             })
             .await?;
         }
+        self.direct_again().await
+    }
+
+    /// Media that a third POP passes on goes by a path of two upstreams again.
+    async fn direct_again(&self) -> Result<()> {
+        let is_direct = |paths: &Value| Self::ends(&paths["primary"]).is_some();
+        for pop in ["fra1", "sin1"] {
+            if is_direct(&self.paths(pop).await?) {
+                continue;
+            }
+            self.third(Profile::cut())?;
+            self.until(pop, "media goes by one of two paths", is_direct).await?;
+            self.third(Profile::delayed(WAY))?;
+        }
+        Ok(())
+    }
+
+    /// All ways between the two POPs and the third.
+    fn third(&self, profile: Profile) -> Result<()> {
+        for a in ["fra1", "fra1/1", "sin1", "sin1/1"] {
+            for b in ["iad1", "iad1/1"] {
+                self.wan()?.set_both(a, b, profile);
+            }
+        }
         Ok(())
     }
 

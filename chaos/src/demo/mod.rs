@@ -3,8 +3,6 @@
 
 mod next;
 mod plan;
-mod quality;
-mod screen;
 mod stage;
 mod table;
 mod verdict;
@@ -15,8 +13,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-pub use screen::Screen;
+pub use crate::screen::Screen;
 
+use crate::drill;
 use crate::lab::{self, Topology};
 use crate::wan::Profile;
 use stage::Stage;
@@ -74,6 +73,37 @@ impl Options {
     }
 }
 
+/// Lines that somebody types.
+fn keys() -> tokio::sync::mpsc::Receiver<String> {
+    let (typed, keys) = tokio::sync::mpsc::channel(4);
+    // A plain thread: a blocking read on the runtime would hold up its end.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        while std::io::stdin().read_line(&mut line).is_ok_and(|length| length > 0)
+            && typed.blocking_send(std::mem::take(&mut line)).is_ok()
+        {}
+    });
+    keys
+}
+
+/// A drill with few calls: what is lost, and what they hear of it.
+async fn lose(name: &str, options: &Options, screen: &mut Screen) -> Result<()> {
+    let mut drill = drill::find(name)?;
+    drill::shorten(&mut drill);
+    drill.load.calls = 24;
+    drill.load.new = None;
+    drill.verdict.new_calls = None;
+    let bin_dir = options.bin_dir.clone().map_or_else(lab::bin_dir, Ok)?;
+    let settings = drill::Settings { seed: options.seed, repeat: 1, keep_dir: None, bin_dir };
+    let outcome = drill::perform(drill, &settings, screen).await?;
+    let told =
+        outcome.rows.iter().filter(|row| row.name.contains("calls") || row.name.contains("hear"));
+    screen.line(if outcome.holds() { "The calls survived." } else { "Not all calls survived." });
+    told.for_each(|row| screen.line(&format!("  {:55} {}", row.name, row.figure())));
+    screen.line("");
+    Ok(())
+}
+
 /// Runs the demo; true if the calls were good. Dropping the future ends and cleans everything.
 pub async fn run(options: &Options, screen: &mut Screen) -> Result<bool> {
     let topology = options.topology()?;
@@ -95,8 +125,16 @@ pub async fn run(options: &Options, screen: &mut Screen) -> Result<bool> {
         screen.line("");
         next::real_mesh(stage.mesh()).iter().for_each(|line| screen.line(line));
         screen.line("");
-        screen.line("Press Enter or Ctrl-C to end.");
-        stage.attend().await?;
+        let mut keys = keys();
+        loop {
+            screen.line("r and Enter: a region falls silent under 24 calls, in a mesh of its own.");
+            screen.line("p and Enter: a POP is killed under 24 calls. Enter or Ctrl-C: the end.");
+            match stage.attend(&mut keys).await?.trim() {
+                "p" => lose("pop-kill", options, screen).await?,
+                "r" => lose("region-loss", options, screen).await?,
+                _ => break,
+            }
+        }
     } else {
         screen.line(
             "Next: on a terminal, without --once, the mesh stays up, and any softphone may call in.",

@@ -10,13 +10,13 @@ use tokio::task::JoinHandle;
 
 use super::next;
 use super::plan::{self, POOL, Planned, TENANT};
-use super::quality;
-use super::screen::Screen;
 use super::table::{Picture, Row};
 use super::verdict::{Ear, Facts, Kill};
 use crate::endpoint::{Agent, Config, End, Live, Report, Side};
 use crate::lab::provision::Client;
 use crate::lab::{Mesh, Node, SIP_PORT, Topology};
+use crate::quality;
+use crate::screen::Screen;
 use crate::speech::Voice;
 use crate::wan::Profile;
 
@@ -160,17 +160,14 @@ impl Stage {
         Ok(())
     }
 
-    /// Answers calls until somebody presses Enter.
-    pub(super) async fn attend(&mut self) -> Result<()> {
-        let (pressed, mut enter) = tokio::sync::oneshot::channel();
-        // A plain thread: a blocking read on the runtime would hold up its end.
-        std::thread::spawn(move || {
-            let _line = std::io::stdin().read_line(&mut String::new());
-            let _heard = pressed.send(());
-        });
+    /// Answers calls until somebody presses Enter; what was typed before.
+    pub(super) async fn attend(
+        &mut self,
+        keys: &mut tokio::sync::mpsc::Receiver<String>,
+    ) -> Result<String> {
         loop {
             tokio::select! {
-                _ = &mut enter => return Ok(()),
+                line = keys.recv() => return Ok(line.unwrap_or_default()),
                 () = tokio::time::sleep(DRAW_EVERY) => self.mesh.check()?,
             }
             // Nobody asks for these reports; they must not pile up.

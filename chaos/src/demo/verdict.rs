@@ -289,6 +289,11 @@ mod tests {
             talked: Duration::from_secs(14),
             codec: Some(Codec::Pcmu),
             heard,
+            answered: None,
+            ended: proto::time::Instant::ZERO,
+            bye: None,
+            moves: Vec::new(),
+            diary: None,
         };
         Ear { report, mos: 4.3, transcoded: false, digits: String::new() }
     }

@@ -35,6 +35,7 @@ const WAKE: Token = Token(usize::MAX);
 #[derive(Debug)]
 pub(super) enum Order {
     Dial(u64, Box<Dial>),
+    GiveUp,
     HangUp(u64),
     HangUpAll,
     Stop,
@@ -52,7 +53,6 @@ pub(super) struct Shell {
     inbox: Receiver<Order>,
     board: Arc<Mutex<Board>>,
     rng: Rng,
-    origin: std::time::Instant,
     pub(super) next_incoming: u64,
     shown: Instant,
     stop: bool,
@@ -77,7 +77,7 @@ impl Shell {
                 user_agent: "Voxmesh lab".into(),
                 ..sip::Config::default()
             },
-            Instant::ZERO,
+            Self::now(),
         );
         let shell = Self {
             config,
@@ -91,9 +91,8 @@ impl Shell {
             inbox,
             board,
             rng,
-            origin: std::time::Instant::now(),
             next_incoming: 1,
-            shown: Instant::ZERO,
+            shown: Self::now(),
             stop: false,
         };
         Ok((shell, waker))
@@ -122,7 +121,7 @@ impl Shell {
             while let Ok(order) = self.inbox.try_recv() {
                 self.order(order);
             }
-            let now = self.now();
+            let now = Self::now();
             self.endpoint.handle_timeout(now);
             self.advance(now);
             self.drain(now);
@@ -130,21 +129,21 @@ impl Shell {
         }
     }
 
-    fn now(&self) -> Instant {
-        Instant::from_nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    fn now() -> Instant {
+        super::now()
     }
 
     fn timeout(&self) -> Duration {
         let calls = self.calls.values().filter_map(Call::poll_timeout).min();
         let due = earlier(calls, self.endpoint.poll_timeout());
         let due = due.unwrap_or(self.shown + SHOW_EVERY).min(self.shown + SHOW_EVERY);
-        due - self.now()
+        due - Self::now()
     }
 
     /// Takes a batch from one socket; true when there may be more.
     fn receive(&mut self, token: Token, buffer: &mut [u8]) -> bool {
         for _ in 0..BATCH_DATAGRAMS {
-            let now = self.now();
+            let now = Self::now();
             let number = u64::try_from(token.0).unwrap_or(u64::MAX);
             let got = if token == SIP {
                 self.socket.recv_from(buffer)
@@ -181,13 +180,18 @@ impl Shell {
     }
 
     fn order(&mut self, order: Order) {
-        let now = self.now();
+        let now = Self::now();
         match order {
             Order::Dial(number, dial) => {
                 if let Err(why) = self.dial(number, *dial, now) {
                     tracing::error!(error = %why, "a call could not be placed");
                     self.lock().open -= 1;
                 }
+            }
+            Order::GiveUp => {
+                let all: Vec<u64> = self.calls.keys().copied().collect();
+                let end = End::Failed("given up".into());
+                all.into_iter().for_each(|number| self.finish(number, end.clone(), now));
             }
             Order::HangUp(number) => self.hang_up(number, now),
             Order::HangUpAll => {
@@ -248,9 +252,25 @@ impl Shell {
             .ok()?;
         let mut talker = Talker::new(&agreed, tape, &mut self.rng, now);
         talker.dial(digits);
+        if self.config.diary {
+            talker.scatter(&mut self.rng);
+        }
         let clock = agreed.codec.clock_rate();
         let listener = Listener::new(agreed.payload_type, agreed.event_type, clock, now);
         Some(Media { agreed, talker, listener, since: now, last: None })
+    }
+
+    /// What the far side says will be written down.
+    pub(super) fn keep_diary(&mut self, number: u64) {
+        if !self.config.diary {
+            return;
+        }
+        let Some(call) = self.calls.get_mut(&number) else { return };
+        let Some(media) = call.media.as_mut() else { return };
+        match tape::index(call.expect, media.agreed.codec) {
+            Ok(index) => media.listener.keep_diary(index),
+            Err(why) => tracing::error!(error = %why, "no diary"),
+        }
     }
 
     pub(super) fn finish(&mut self, number: u64, end: End, now: Instant) {

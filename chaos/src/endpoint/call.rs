@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use mio::net::UdpSocket;
 use pop_core::codec::Codec;
-use pop_core::sip::{ClientTx, Dialog, Request, ServerTx};
+use pop_core::sip::{ClientTx, Dialog, Request, Response, ServerTx};
 use proto::time::Instant;
 
 use super::listener::{Listener, Statistics};
-use super::report::{End, Finished, Heard, Live, Report, Side};
-use super::session::Agreed;
+use super::report::{Bye, End, Finished, Heard, Live, Move, Report, Side};
+use super::session::{self, Agreed};
 use super::talker::Talker;
 use crate::speech::Voice;
 
@@ -67,6 +68,9 @@ pub(super) struct Call {
     pub(super) media: Option<Media>,
     /// What the far side speaks with.
     pub(super) expect: Voice,
+    pub(super) answered: Option<Instant>,
+    pub(super) bye: Option<Bye>,
+    pub(super) moves: Vec<Move>,
     pub(super) state: State,
 }
 
@@ -110,6 +114,7 @@ impl Call {
             lost: s.lost,
             jitter: s.jitter,
             longest_gap: s.longest_gap,
+            last_voice: self.media.as_ref().and_then(|m| m.listener.last_voice()),
         })
     }
 
@@ -120,7 +125,9 @@ impl Call {
         let mut heard = Heard::default();
         let mut payloads = Vec::new();
         let mut talked = Duration::ZERO;
-        if let Some(media) = &self.media {
+        let mut diary = None;
+        if let Some(media) = &mut self.media {
+            diary = media.listener.take_diary(media.talker.spoke());
             let (s, ended) = media.last.unwrap_or_default();
             talked = ended - media.since;
             heard = Heard {
@@ -147,7 +154,56 @@ impl Call {
             talked,
             codec: self.codec(),
             heard,
+            answered: self.answered,
+            ended: now,
+            bye: self.bye,
+            moves: std::mem::take(&mut self.moves),
+            diary,
         };
         Finished { report, payloads, expect: self.expect }
+    }
+}
+
+impl Call {
+    /// A refusal of a request within the call.
+    pub(super) fn refuse(&mut self, request: &Request, status: u16) -> Response {
+        match &mut self.state {
+            State::Up { dialog, .. } => {
+                // Its CSeq is used up all the same, but only a 2xx moves the target (RFC 3261
+                // §12.2.2).
+                let target = dialog.remote_target.clone();
+                let status = if dialog.accept_request(request).is_err() { 500 } else { status };
+                dialog.remote_target = target;
+                dialog.respond(request, status)
+            }
+            State::Calling { .. } | State::Ending { .. } | State::Over | State::Ringing(_) => {
+                Response::to_request(request, 491)
+            }
+        }
+    }
+
+    /// Answers a re-INVITE and goes on where it says; and where media goes since.
+    pub(super) fn follow(
+        &mut self,
+        request: &Request,
+    ) -> (Option<Response>, Option<std::net::SocketAddr>) {
+        let State::Up { dialog, .. } = &mut self.state else {
+            return (Some(self.refuse(request, 491)), None);
+        };
+        let (Some(media), Ok(local)) = (self.media.as_mut(), self.rtp.local_addr()) else {
+            return (Some(self.refuse(request, 488)), None);
+        };
+        let Ok((agreed, sdp)) = session::answer(&request.body, local, &[media.agreed.codec]) else {
+            return (Some(self.refuse(request, 488)), None);
+        };
+        if dialog.accept_request(request).is_err() {
+            return (Some(dialog.respond(request, 500)), None);
+        }
+        media.talker.follow(&agreed);
+        media.listener.follow(agreed.payload_type, agreed.event_type);
+        media.agreed = agreed;
+        let mut response = dialog.respond(request, 200);
+        response.set_body("application/sdp", Bytes::from(sdp));
+        (Some(response), Some(media.agreed.remote))
     }
 }

@@ -4,10 +4,14 @@
 //! little while they run.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proto::time::Instant;
+
+use super::diary::{Diary, Entry, Spoke};
+use super::tape::Index;
 
 /// Payloads kept of one call: one minute at 20 ms. Later packets are only counted.
 const KEPT_PACKETS: usize = 3_000;
@@ -101,6 +105,15 @@ pub(super) struct Listener {
     /// Received payloads by (source number, extended sequence number).
     kept: BTreeMap<(u32, i64), Bytes>,
     sources: u32,
+    diary: Option<Writing>,
+}
+
+/// A diary that is being written.
+#[derive(Debug)]
+struct Writing {
+    index: Arc<Index>,
+    entries: Vec<Entry>,
+    last_voice: Option<Instant>,
 }
 
 impl Listener {
@@ -126,7 +139,29 @@ impl Listener {
             last_event: None,
             kept: BTreeMap::new(),
             sources: 0,
+            diary: None,
         }
+    }
+
+    /// Writes down each packet from now on, and keeps no payloads.
+    pub(super) fn keep_diary(&mut self, index: Arc<Index>) {
+        self.diary = Some(Writing { index, entries: Vec::new(), last_voice: None });
+    }
+
+    /// The diary so far; the far side's voice is the one of its index.
+    pub(super) fn take_diary(&mut self, spoke: Spoke) -> Option<Diary> {
+        self.diary.take().map(|d| Diary { heard: d.entries, index: d.index, spoke })
+    }
+
+    /// When a packet of the expected voice was last heard.
+    pub(super) fn last_voice(&self) -> Option<Instant> {
+        self.diary.as_ref().and_then(|d| d.last_voice)
+    }
+
+    /// Payload types from now on: the far side may give others in a new offer.
+    pub(super) fn follow(&mut self, payload_type: u8, event_type: Option<u8>) {
+        self.payload_type = payload_type;
+        self.event_type = event_type;
     }
 
     pub(super) fn handle_packet(&mut self, packet: &Packet<'_>, now: Instant) {
@@ -148,6 +183,15 @@ impl Listener {
             return;
         }
         self.jitter(packet, now);
+        if let Some(diary) = &mut self.diary {
+            let places = diary.index.places(packet.payload);
+            let place = places.first().copied();
+            diary.last_voice = place.map(|_| now).or(diary.last_voice);
+            if diary.entries.len() < Diary::ENTRIES_MAX {
+                diary.entries.push(Entry { at: now, place });
+            }
+            return;
+        }
         if self.kept.len() < KEPT_PACKETS {
             let payload = Bytes::copy_from_slice(packet.payload);
             self.kept.insert((self.sources, sequence), payload);

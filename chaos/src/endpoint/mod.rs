@@ -9,7 +9,10 @@
 
 mod agent;
 mod call;
+pub mod diary;
 mod listener;
+#[cfg(test)]
+mod moved_tests;
 mod report;
 mod session;
 mod signaling;
@@ -22,7 +25,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -30,7 +33,7 @@ use anyhow::{Context, Result};
 use mio::Waker;
 use pop_core::codec::Codec;
 
-pub use report::{End, Heard, Live, Report, Side};
+pub use report::{Bye, End, Heard, Live, MOVES_MAX, Move, Report, Side};
 
 use crate::speech::Voice;
 use agent::Order;
@@ -56,6 +59,26 @@ impl Default for Reply {
     }
 }
 
+/// What an agent does with a re-INVITE in a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reinvite {
+    /// Answers it, and goes on there: new Contact, new address of the media.
+    Follow,
+    /// Never answers.
+    Ignore,
+    /// Refuses it with this status: 488, 491, 481…
+    Refuse(u16),
+    /// Refuses the first one of each call, and follows the next.
+    RefuseOnce(u16),
+}
+
+/// The clock of all agents of this process.
+pub fn now() -> proto::time::Instant {
+    static ORIGIN: OnceLock<std::time::Instant> = OnceLock::new();
+    let elapsed = ORIGIN.get_or_init(std::time::Instant::now).elapsed();
+    proto::time::Instant::from_nanos(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX))
+}
+
 /// One agent.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -69,6 +92,10 @@ pub struct Config {
     pub replies: BTreeMap<String, Reply>,
     /// Reply to all other numbers.
     pub default_reply: Reply,
+    /// What it does with re-INVITEs.
+    pub reinvite: Reinvite,
+    /// Write down when each packet was heard, in place of the sound.
+    pub diary: bool,
 }
 
 impl Config {
@@ -80,6 +107,8 @@ impl Config {
             voice: Voice::English,
             replies: BTreeMap::new(),
             default_reply: Reply::default(),
+            reinvite: Reinvite::Follow,
+            diary: false,
         }
     }
 }
@@ -159,6 +188,11 @@ impl Agent {
     /// Ends all calls.
     pub fn hang_up_all(&self) {
         self.order(Order::HangUpAll);
+    }
+
+    /// Ends all calls without a word: their reports say that they were given up.
+    pub fn give_up(&self) {
+        self.order(Order::GiveUp);
     }
 
     /// Calls that are up or being set up, as of at most 250 ms ago.

@@ -1,11 +1,14 @@
 //! What an agent tells about a call when it is over.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
 use pop_core::codec::Codec;
+use proto::time::Instant;
 
+use super::diary::Diary;
 use super::tape;
 use crate::speech::{self, Likeness, Voice};
 
@@ -54,6 +57,41 @@ pub struct Report {
     pub codec: Option<Codec>,
     /// What we heard.
     pub heard: Heard,
+    /// When it was answered and when it was over, on the clock of all agents ([`super::now`]).
+    pub answered: Option<Instant>,
+    /// When it was over.
+    pub ended: Instant,
+    /// Whose BYE ended it.
+    pub bye: Option<Bye>,
+    /// Re-INVITEs of the far side, oldest first; at most [`MOVES_MAX`].
+    pub moves: Vec<Move>,
+    /// What was heard packet by packet, if [`super::Config::diary`] asked for it.
+    pub diary: Option<Diary>,
+}
+
+/// Re-INVITEs kept of one call.
+pub const MOVES_MAX: usize = 64;
+
+/// Whose BYE ended a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bye {
+    /// Theirs.
+    Received,
+    /// Ours, and this was the answer; `None`: there was none.
+    Sent(Option<u16>),
+}
+
+/// A re-INVITE of the far side (RFC 3261 §14).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move {
+    /// When it came.
+    pub at: Instant,
+    /// Where it came from.
+    pub from: SocketAddr,
+    /// What we answered; 0: nothing.
+    pub answer: u16,
+    /// Where media goes since; `None`: as before, or it was refused.
+    pub media: Option<SocketAddr>,
 }
 
 /// What one side received, measured on RTP (RFC 3550) and on the sound itself.
@@ -102,6 +140,8 @@ pub struct Live {
     pub jitter: Duration,
     /// Longest time between two packets.
     pub longest_gap: Duration,
+    /// When the far side's voice was last heard, if there is a diary.
+    pub last_voice: Option<Instant>,
 }
 
 /// A call that is over, its sound not yet looked at.
@@ -115,6 +155,9 @@ pub(super) struct Finished {
 impl Finished {
     pub(super) fn report(self) -> Result<Report> {
         let mut report = self.report;
+        if report.diary.is_some() {
+            return Ok(report);
+        }
         if let Some(codec) = report.codec {
             report.heard.sound = tape::play(codec, &self.payloads)?;
             let told = speech::samples(self.expect, tape::RATE_HZ)?;

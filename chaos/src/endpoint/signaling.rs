@@ -12,8 +12,8 @@ use proto::time::Instant;
 
 use super::agent::Shell;
 use super::call::{Call, Ringing, State};
-use super::report::{End, Side};
-use super::{Dial, Reply, session};
+use super::report::{Bye, End, MOVES_MAX, Move, Side};
+use super::{Dial, Reinvite, Reply, session};
 
 /// Calls at once; further INVITEs get 503.
 const CALLS_MAX: usize = 2_000;
@@ -68,6 +68,9 @@ impl Shell {
             rtp,
             media: None,
             expect: self.config.voice.other(),
+            answered: None,
+            bye: None,
+            moves: Vec::new(),
             state: State::Calling { tx, invite: Box::new(invite), cancelled: false },
         };
         self.calls.insert(number, call);
@@ -86,10 +89,18 @@ impl Shell {
                     self.endpoint.respond(tx, Response::to_request(request, status), now);
                 }
             }
+            (Method::Invite, Some(number)) => {
+                if let Some(response) = self.reinvited(number, flow, request, now) {
+                    self.endpoint.respond(tx, response, now);
+                }
+            }
             (_, Some(number)) => {
                 let response = self.in_dialog(number, request);
                 self.endpoint.respond(tx, response, now);
                 if request.method == Method::Bye {
+                    if let Some(call) = self.calls.get_mut(&number) {
+                        call.bye.get_or_insert(Bye::Received);
+                    }
                     self.finish(number, End::Completed, now);
                 }
             }
@@ -118,21 +129,36 @@ impl Shell {
         }
         match request.method {
             Method::Bye | Method::Options => dialog.respond(request, 200),
-            Method::Invite => {
-                let Some(media) = call.media.as_mut() else { return dialog.respond(request, 488) };
-                let Ok(local) = call.rtp.local_addr() else { return dialog.respond(request, 500) };
-                match session::answer(&request.body, local, &[media.agreed.codec]) {
-                    Ok((agreed, sdp)) => {
-                        media.agreed.remote = agreed.remote;
-                        let mut response = dialog.respond(request, 200);
-                        response.set_body("application/sdp", Bytes::from(sdp));
-                        response
-                    }
-                    Err(_) => dialog.respond(request, 488),
-                }
-            }
             _ => dialog.respond(request, 405),
         }
+    }
+
+    /// A re-INVITE: what to answer, if anything. Who moves the call says so by Contact and SDP, and
+    /// may come from anywhere: the dialog is what counts (RFC 3261 §12.2.2, §14.2).
+    fn reinvited(
+        &mut self,
+        number: u64,
+        flow: Flow,
+        request: &Request,
+        now: Instant,
+    ) -> Option<Response> {
+        let call = self.calls.get_mut(&number)?;
+        let refusal = match self.config.reinvite {
+            Reinvite::Follow => None,
+            Reinvite::Ignore => Some(0),
+            Reinvite::Refuse(status) => Some(status),
+            Reinvite::RefuseOnce(status) => call.moves.is_empty().then_some(status),
+        };
+        let (answer, media) = match refusal {
+            Some(0) => (None, None),
+            Some(status) => (Some(call.refuse(request, status)), None),
+            None => call.follow(request),
+        };
+        if call.moves.len() < MOVES_MAX {
+            let status = answer.as_ref().map_or(0, |response| response.status);
+            call.moves.push(Move { at: now, from: flow.remote, answer: status, media });
+        }
+        answer
     }
 
     /// A new call; an error is the status to refuse it with.
@@ -180,6 +206,9 @@ impl Shell {
             rtp,
             media: None,
             expect: self.config.voice,
+            answered: None,
+            bye: None,
+            moves: Vec::new(),
             state: State::Ringing(Box::new(ringing)),
         };
         self.calls.insert(number, call);
@@ -200,8 +229,10 @@ impl Shell {
         call.state = State::Up { dialog: Box::new(dialog), until: None };
         let media = self.media(agreed, "", self.config.voice.other(), now);
         if let Some(call) = self.calls.get_mut(&number) {
+            call.answered = Some(now);
             call.media = media;
         }
+        self.keep_diary(number);
         self.endpoint.respond(tx, response, now);
     }
 
@@ -227,7 +258,13 @@ impl Shell {
             State::Calling { .. } if response.is_success() => self.accepted(number, response, now),
             State::Calling { .. } => self.finish(number, End::Refused(response.status), now),
             State::Ending { bye } if *bye == tx && response.is_final() => {
-                self.finish(number, End::Completed, now);
+                call.bye = Some(Bye::Sent(Some(response.status)));
+                let end = if response.is_success() {
+                    End::Completed
+                } else {
+                    End::Failed(format!("the BYE was answered with {}", response.status))
+                };
+                self.finish(number, end, now);
             }
             State::Ending { .. } | State::Over | State::Ringing(_) | State::Up { .. } => {}
         }
@@ -240,6 +277,7 @@ impl Shell {
         let State::Calling { tx, invite, cancelled } = state else { return };
         call.ringing.get_or_insert(now - call.started);
         call.set_up = Some(now - call.started);
+        call.answered = Some(now);
         let dialog = match Dialog::uac(&invite, response) {
             Ok(dialog) => dialog,
             Err(why) => {
@@ -259,6 +297,7 @@ impl Shell {
                 if let Some(call) = self.calls.get_mut(&number) {
                     call.media = media;
                 }
+                self.keep_diary(number);
             }
             Err(why) => {
                 self.hang_up(number, now);
@@ -296,6 +335,7 @@ impl Shell {
                     Ok(tx) => {
                         self.by_client.insert(tx, number);
                         if let Some(call) = self.calls.get_mut(&number) {
+                            call.bye = Some(Bye::Sent(None));
                             call.state = State::Ending { bye: tx };
                         }
                     }

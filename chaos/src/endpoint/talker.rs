@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::time::Instant;
 
+use super::diary::Spoke;
 use super::session::Agreed;
 use crate::rng::Rng;
 
@@ -23,6 +24,7 @@ const EVENT_REPEATS: u16 = 2;
 pub(super) struct Talker {
     tape: Arc<[Bytes]>,
     frame: usize,
+    spoke: Spoke,
     payload_type: u8,
     event_type: Option<u8>,
     ssrc: u32,
@@ -49,6 +51,7 @@ impl Talker {
         Self {
             tape,
             frame: 0,
+            spoke: Spoke { from: now, frame: 0 },
             payload_type: agreed.payload_type,
             event_type: agreed.event_type,
             ssrc: u32::from_be_bytes([a, b, c, d]),
@@ -77,6 +80,23 @@ impl Talker {
 
     pub(super) const fn sent(&self) -> u64 {
         self.sent
+    }
+
+    /// Begins anywhere on the tape: who is mistaken for another is found out.
+    pub(super) fn scatter(&mut self, rng: &mut Rng) {
+        self.frame = usize::try_from(rng.below(self.tape.len() as u64)).unwrap_or(0);
+        self.spoke.frame = u16::try_from(self.frame).unwrap_or(0);
+    }
+
+    /// When it began, and where on the tape.
+    pub(super) const fn spoke(&self) -> Spoke {
+        self.spoke
+    }
+
+    /// Payload types from now on: the far side may give others in a new offer.
+    pub(super) fn follow(&mut self, agreed: &Agreed) {
+        self.payload_type = agreed.payload_type;
+        self.event_type = agreed.event_type;
     }
 
     /// The next packet, if it is due.

@@ -16,6 +16,53 @@ pub const RATE_HZ: u32 = 8_000;
 type Frames = Arc<[Bytes]>;
 
 static TAPES: Mutex<BTreeMap<(Voice, Codec), Frames>> = Mutex::new(BTreeMap::new());
+static INDICES: Mutex<BTreeMap<(Voice, Codec), Arc<Index>>> = Mutex::new(BTreeMap::new());
+
+/// Which frames of a tape a payload may be: pauses look alike.
+#[derive(Debug)]
+pub struct Index {
+    frames: BTreeMap<Bytes, Arc<[u16]>>,
+    /// By place.
+    alike: Vec<Arc<[u16]>>,
+    length: u16,
+}
+
+impl Index {
+    /// Places on the tape that hold exactly this payload; none: it is not of this tape.
+    pub fn places(&self, payload: &[u8]) -> &[u16] {
+        self.frames.get(payload).map_or(&[], |places| places)
+    }
+
+    /// All places that hold what this one holds.
+    pub fn alike(&self, place: u16) -> &[u16] {
+        self.alike.get(usize::from(place)).map_or(&[], |places| places)
+    }
+
+    /// Frames of the tape.
+    pub const fn length(&self) -> u16 {
+        self.length
+    }
+}
+
+/// The index of a tape, made once.
+pub fn index(voice: Voice, codec: Codec) -> Result<Arc<Index>> {
+    let mut indices = INDICES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(index) = indices.get(&(voice, codec)) {
+        return Ok(Arc::clone(index));
+    }
+    let tape = frames(voice, codec)?;
+    let mut places: BTreeMap<Bytes, Vec<u16>> = BTreeMap::new();
+    for (place, payload) in (0..).zip(tape.iter()) {
+        places.entry(payload.clone()).or_default().push(place);
+    }
+    let length = u16::try_from(tape.len())?;
+    let frames: BTreeMap<Bytes, Arc<[u16]>> =
+        places.into_iter().map(|(payload, at)| (payload, at.into())).collect();
+    let alike = tape.iter().filter_map(|payload| frames.get(payload).cloned()).collect();
+    let index = Arc::new(Index { frames, alike, length });
+    indices.insert((voice, codec), Arc::clone(&index));
+    Ok(index)
+}
 
 /// Encodes everything that calls may need, so that no call waits for it.
 pub fn warm_up() -> Result<()> {

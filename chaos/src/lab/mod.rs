@@ -430,6 +430,17 @@ impl Mesh {
 
     /// Runs `meshctl` as the operator, against all control nodes; what it printed.
     pub async fn meshctl(&self, args: &[&str]) -> Result<String> {
+        said(self.meshctl_command(args), args).await
+    }
+
+    /// The same, to be awaited without the mesh.
+    pub fn meshctl_later(&self, args: &[&str]) -> impl Future<Output = Result<String>> + use<> {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let command = self.meshctl_command(&args);
+        async move { said(command, &args).await }
+    }
+
+    fn meshctl_command(&self, args: &[impl AsRef<std::ffi::OsStr>]) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(self.bin_dir.join("meshctl"));
         let endpoints: Vec<String> = self.api.iter().map(ToString::to_string).collect();
         let pki::Files { ca, cert, key } = &self.operator;
@@ -437,10 +448,8 @@ impl Mesh {
         for (flag, file) in [("--ca", ca), ("--cert", cert), ("--key", key)] {
             command.arg(flag).arg(file);
         }
-        let output = command.args(args).kill_on_drop(true).output().await?;
-        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        anyhow::ensure!(output.status.success(), "meshctl {args:?}: {}", said(&output.stderr));
-        Ok(said(&output.stdout))
+        command.args(args).kill_on_drop(true);
+        command
     }
 
     /// A node's configuration file.
@@ -452,6 +461,16 @@ impl Mesh {
         let found = self.members.iter_mut().find(|m| m.node == *node);
         found.with_context(|| format!("no node {node}"))
     }
+}
+
+async fn said(
+    mut command: tokio::process::Command,
+    args: &[impl AsRef<str> + std::fmt::Debug],
+) -> Result<String> {
+    let output = command.output().await?;
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    anyhow::ensure!(output.status.success(), "meshctl {args:?}: {}", said(&output.stderr));
+    Ok(said(&output.stdout))
 }
 
 impl Drop for Mesh {

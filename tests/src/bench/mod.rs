@@ -9,6 +9,7 @@ mod micro;
 mod paths;
 mod setup;
 mod sip;
+mod survive;
 mod table;
 mod voice;
 
@@ -17,7 +18,7 @@ use anyhow::Result;
 pub use table::{Figure, Table, Target};
 
 /// Name, and what it measures.
-pub const BENCHES: [(&str, &str); 6] = [
+pub const BENCHES: [(&str, &str); 7] = [
     (
         "control",
         "the control plane beside etcd (about 11 min, as root; [--quick] writes allocate reads watchers size leader region)",
@@ -35,6 +36,10 @@ pub const BENCHES: [(&str, &str); 6] = [
         "paths",
         "what calls hear when an upstream falls silent, loses or flaps (about 11 min; [--quick] [silent loss clean flap])",
     ),
+    (
+        "survive",
+        "calls through the loss of POPs, regions and the control plane: the drills (about 3 h; [--quick] about 8 min; [kill silent region leader pause upstream control drain restart]); pages in tests/out/survive",
+    ),
     ("voice", "PESQ of recorded calls with and without loss, cost of transcoding (about 4 min)"),
 ];
 
@@ -45,6 +50,7 @@ pub async fn run(name: &str, arguments: &[String]) -> Option<Result<Table>> {
         "mesh" => Some(mesh().await),
         "paths" => Some(paths::run(arguments).await),
         "micro" => Some(micro::run()),
+        "survive" => Some(survive::run(arguments).await),
         "voice" => Some(voice::run().await),
         "media" => Some(media::run(arguments).await),
         _ => None,

@@ -81,15 +81,21 @@ impl Figure {
 pub struct Table {
     name: &'static str,
     figures: Vec<Figure>,
+    notes: Vec<&'static str>,
 }
 
 impl Table {
     pub(super) fn new(name: &'static str) -> Self {
-        Self { name, figures: Vec::new() }
+        Self { name, figures: Vec::new(), notes: Vec::new() }
     }
 
     pub(super) fn add(&mut self, figure: Figure) {
         self.figures.push(figure);
+    }
+
+    /// A sentence below the table.
+    pub(super) fn note(&mut self, note: &'static str) {
+        self.notes.push(note);
     }
 
     /// Whether all targets are reached.
@@ -124,6 +130,9 @@ impl Table {
                 text,
                 "{name:width$}  {peer:>14}  {ours:>14}  {ratio:>6}  {target:>16}  {met}"
             );
+        }
+        for note in &self.notes {
+            let _ = writeln!(text, "{note}");
         }
         text
     }

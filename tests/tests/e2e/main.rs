@@ -6,6 +6,7 @@
 mod bgp;
 mod calls;
 mod check;
+mod drills;
 mod faults;
 mod garbage;
 mod paths;

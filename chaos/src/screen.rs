@@ -1,19 +1,37 @@
-//! Where the demo prints: a terminal gets a table that redraws itself, a pipe gets lines.
+//! Where commands print: a terminal gets a table that redraws itself, a pipe gets lines.
 
 use std::io::{IsTerminal, Write};
 
-/// Standard output.
+/// Standard output, or another place for the same.
 #[derive(Debug)]
 pub struct Screen {
     terminal: bool,
+    out: Out,
     /// Lines of the table that stand at the bottom.
     drawn: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Out {
+    Nowhere,
+    Stderr,
+    Stdout,
 }
 
 impl Screen {
     /// Standard output, whatever it is.
     pub fn stdout() -> Self {
-        Self { terminal: std::io::stdout().is_terminal(), drawn: 0 }
+        Self { terminal: std::io::stdout().is_terminal(), out: Out::Stdout, drawn: 0 }
+    }
+
+    /// Nothing is printed.
+    pub const fn none() -> Self {
+        Self { terminal: false, out: Out::Nowhere, drawn: 0 }
+    }
+
+    /// Standard error, in lines: for the progress of what prints something else.
+    pub const fn stderr() -> Self {
+        Self { terminal: false, out: Out::Stderr, drawn: 0 }
     }
 
     /// Whether somebody watches, and may press a key.
@@ -52,7 +70,13 @@ impl Screen {
 
     fn write(&self, text: &str) {
         // A reader that went away (| head) is no reason to stop cleaning up.
-        let mut out = std::io::stdout().lock();
-        let _gone = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        let _gone = match self.out {
+            Out::Nowhere => Ok(()),
+            Out::Stderr => std::io::stderr().lock().write_all(text.as_bytes()),
+            Out::Stdout => {
+                let mut out = std::io::stdout().lock();
+                out.write_all(text.as_bytes()).and_then(|()| out.flush())
+            }
+        };
     }
 }

@@ -13,7 +13,7 @@ const PACKETISATION: Duration = Duration::from_millis(20);
 const PLAYOUT_MIN: Duration = Duration::from_millis(20);
 
 /// MOS of a direction: codec at the ear, share of packets lost, jitter there, and the WAN's delay.
-pub(super) fn mos(codec: Codec, loss: f64, jitter: Duration, profile: &Profile) -> f64 {
+pub(crate) fn mos(codec: Codec, loss: f64, jitter: Duration, profile: &Profile) -> f64 {
     // The playout buffer of a phone follows its jitter, about twice of it.
     let playout = PLAYOUT_MIN.max(jitter * 2);
     let delay = PACKETISATION + profile.delay + profile.jitter + playout;

@@ -1,0 +1,178 @@
+//! From what two agents reported of each call to what became of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use pop_core::codec::Codec;
+use proto::time::Instant;
+
+use super::briefs::{Placed, since};
+use super::cast::Cast;
+use super::figures::{self, Ear, Fate, Lost, Watch};
+use super::file::{Drill, Flow};
+use super::records;
+use super::timeline::Happened;
+use super::verdict::{Account, Event, Run};
+use crate::endpoint::{Bye, End, Report, Side};
+use crate::quality;
+use crate::wan::Profile;
+
+/// Seconds drawn from before the fault.
+const BEFORE: u32 = 3;
+
+/// All that was seen of a run.
+#[derive(Clone, Copy)]
+pub(super) struct Observed<'a> {
+    pub(super) drill: &'a Drill,
+    pub(super) cast: &'a Cast,
+    pub(super) reports: &'a [Report],
+    pub(super) faults: &'a [Instant],
+    pub(super) led: Option<&'a str>,
+    pub(super) end: Instant,
+}
+
+impl Observed<'_> {
+    fn fault(&self) -> Instant {
+        self.faults.first().copied().unwrap_or(self.end)
+    }
+
+    fn watch(&self) -> Watch {
+        Watch { fault: self.fault(), end: self.end, two_way: self.drill.verdict.two_way }
+    }
+
+    fn touches(&self, flow: &Flow) -> bool {
+        self.drill.faults.iter().any(|f| f.touches(flow, &self.drill.mesh, self.led))
+    }
+
+    fn side(&self, side: Side, from: &str, to: &str) -> Option<&Report> {
+        let mine = |r: &&Report| r.side == side && r.from == from && r.to == to;
+        self.reports.iter().find(mine)
+    }
+
+    /// A fault that lasts a while excuses calls that were under way when it began.
+    fn excuses(&self, placed: Instant, ended: Instant) -> bool {
+        let after = self.drill.verdict.new_calls_after;
+        let hit = |fault: &Instant| placed <= *fault + after && ended >= *fault;
+        !after.is_zero() && self.faults.iter().any(hit)
+    }
+}
+
+/// The accounts of all calls; records, events and logs come after.
+pub(super) fn run(seen: &Observed<'_>, flows: &[Flow], briefs: &[Placed]) -> Result<Run> {
+    let mut run = Run::default();
+    let mut ears: Vec<[Ear; 2]> = Vec::new();
+    for (call, flow) in (0..).zip(flows) {
+        let (from, to) = seen.cast.numbers(flow, call)?;
+        let sides = [Side::Caller, Side::Callee].map(|side| seen.side(side, &from, &to));
+        let touched = seen.touches(flow);
+        let [caller, callee] = sides;
+        let heard = match (caller, callee) {
+            (Some(caller), Some(callee)) => heard(caller, callee),
+            _ => [Ear::new(), Ear::new()],
+        };
+        let ended = sides.iter().any(|side| side.is_none_or(|r| r.ended < seen.end));
+        let fate = figures::fate([&heard[0], &heard[1]], ended, seen.watch());
+        let moves = sides.iter().flatten().flat_map(|r| &r.moves);
+        run.calls.push(Account {
+            flow: format!("{} > {}", flow.from, flow.to),
+            touched,
+            farewell: farewell(&fate, caller, callee),
+            moves: moves.filter(|m| m.answer == 200).count(),
+            fate,
+            from,
+            to,
+        });
+        if touched {
+            ears.push(heard);
+        }
+    }
+    let both: Vec<[&Ear; 2]> = ears.iter().map(|[a, b]| [a, b]).collect();
+    let (codec, profile) = (seen.drill.load.codec, Profile::delayed(seen.drill.mesh.rtt / 2));
+    run.seconds = figures::seconds(&both, seen.watch(), BEFORE, |loss| mos(codec, loss, &profile));
+    for placed in briefs {
+        let numbers = seen.cast.numbers(&placed.flow, placed.call)?;
+        let excuse = |placed, ended| seen.excuses(placed, ended);
+        run.briefs.push(placed.judge(seen.reports, seen.fault(), excuse, &numbers));
+    }
+    Ok(run)
+}
+
+/// What each side heard of the other.
+fn heard(caller: &Report, callee: &Report) -> [Ear; 2] {
+    match (&caller.diary, &callee.diary) {
+        (Some(a), Some(b)) => [a.voice(b.spoke), b.voice(a.spoke)],
+        _ => [Ear::new(), Ear::new()],
+    }
+}
+
+fn mos(codec: Codec, loss: f64, profile: &Profile) -> f64 {
+    if loss >= 1.0 { 1.0 } else { quality::mos(codec, loss, Duration::ZERO, profile) }
+}
+
+/// What is wrong with the end of a preserved call.
+fn farewell(fate: &Fate, caller: Option<&Report>, callee: Option<&Report>) -> Option<String> {
+    if fate.lost.is_some_and(|lost| lost == Lost::Ended) {
+        return None;
+    }
+    let (Some(caller), Some(callee)) = (caller, callee) else {
+        return Some("a side is missing".into());
+    };
+    let ((Some(Bye::Sent(sent)), other) | (other, Some(Bye::Sent(sent)))) =
+        (caller.bye, callee.bye)
+    else {
+        return Some("nobody said BYE".into());
+    };
+    match (sent, other) {
+        (None, _) => Some("the BYE was not answered".into()),
+        (Some(status), _) if !(200..300).contains(&status) => {
+            Some(format!("the BYE was answered with {status}"))
+        }
+        (Some(_), Some(Bye::Received))
+            if [caller, callee].iter().all(|r| r.end == End::Completed) =>
+        {
+            None
+        }
+        (Some(_), _) => Some("the BYE did not reach the other side".into()),
+    }
+}
+
+/// Complaints about records of calls that were answered.
+pub(super) fn records(
+    seen: &Observed<'_>,
+    flows: &[Flow],
+    briefs: &[Placed],
+    data: &Path,
+    pops: &[String],
+) -> Result<Vec<String>> {
+    let book = records::read(data, pops)?;
+    let mut answered = Vec::new();
+    for (call, flow) in (0..).zip(flows) {
+        answered.push(seen.cast.numbers(flow, call)?.0);
+    }
+    for placed in briefs.iter().filter(|placed| placed.answered.is_some()) {
+        answered.push(seen.cast.numbers(&placed.flow, placed.call)?.0);
+    }
+    Ok(records::complaints(&book, answered.iter().map(String::as_str)))
+}
+
+/// Puts what happened, and re-INVITEs, on the clock of the fault.
+pub(super) fn events(run: &mut Run, seen: &Observed<'_>, notes: Vec<Happened>) {
+    let fault = seen.fault();
+    let note = |h: Happened| Event { at_ms: since(h.at, fault), who: h.who, what: h.what };
+    run.events = notes.into_iter().map(note).collect();
+    let mut moves: Vec<(Instant, std::net::IpAddr, u16)> = Vec::new();
+    for report in seen.reports {
+        moves.extend(report.moves.iter().map(|m| (m.at, m.from.ip(), m.answer)));
+    }
+    moves.sort_unstable();
+    for address in moves.iter().map(|m| m.1).collect::<std::collections::BTreeSet<_>>() {
+        let of: Vec<_> = moves.iter().filter(|m| m.1 == address && m.0 >= fault).collect();
+        let (Some(first), Some(last)) = (of.first(), of.last()) else { continue };
+        let event = |at, what| Event { at_ms: since(at, fault), who: "carriers".into(), what };
+        run.events.push(event(first.0, format!("first re-INVITE from {address}")));
+        let what = format!("last of {} re-INVITEs from {address}", of.len());
+        run.events.push(event(last.0, what));
+    }
+    run.events.sort_by_key(|event| event.at_ms);
+}
