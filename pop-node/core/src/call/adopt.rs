@@ -165,6 +165,25 @@ impl Session {
         self.moving.as_ref().filter(|moving| moving.opened).and_then(|moving| moving.at)
     }
 
+    /// The peer may believe the leg to be at a POP that did not keep it: it is called back.
+    pub(super) fn call_back(&mut self, half: &mut Half, core: &Core, now: Instant) {
+        half.leg.skip_versions();
+        // That one jumped, perhaps twice.
+        let cseq = self.dialog.local_cseq.saturating_add(3 * CSEQ_JUMP);
+        self.dialog.local_cseq = cseq.min(CSEQ_MAX);
+        let direction = half.leg.remote.as_ref().map(|remote| remote.direction);
+        self.moving = Some(Box::new(Move {
+            from: core.config.id.clone(),
+            opened: true,
+            at: Some(now),
+            since: now,
+            tries: 0,
+            wide: false,
+            direction: direction.unwrap_or_default(),
+            asked: false,
+        }));
+    }
+
     /// The media port is ours, or another program's.
     pub(super) fn port_opened(
         mut self: Box<Self>,

@@ -102,6 +102,7 @@ impl Ending {
                 | Input::Failed { .. }
                 | Input::Far(_)
                 | Input::FarLost
+                | Input::Kept
                 | Input::LinkUp
                 | Input::Moved
                 | Input::Opened

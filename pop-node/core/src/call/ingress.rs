@@ -270,6 +270,7 @@ impl Hunt {
             | Input::AckMissing { .. }
             | Input::Cancelled { .. }
             | Input::Failed { .. }
+            | Input::Kept
             | Input::LinkUp
             | Input::Moved
             | Input::Opened

@@ -251,6 +251,11 @@ impl Leg {
         self.session.carry().zip(self.described.as_ref())
     }
 
+    /// Another POP spoke for this leg, and gave it back.
+    pub(super) fn skip_versions(&mut self) {
+        self.session.skip_versions();
+    }
+
     /// Goes on with the session of another POP.
     pub(super) fn resume(&mut self, carried: Carried, described: Description) {
         self.session.resume(carried);

@@ -96,6 +96,8 @@ pub(crate) enum Input {
     FarLost,
     /// A link that was waited for is there.
     LinkUp,
+    /// The half was to go on at another POP, and its peer did not follow or not for good.
+    Kept,
     /// The half goes on at another POP.
     Moved,
     /// The media port of the leg is ours.

@@ -76,6 +76,10 @@ impl Session {
                 self.orphaned.get_or_insert(now + ORPHAN);
                 State::Talking(self)
             }
+            Input::Kept => {
+                self.call_back(half, core, now);
+                State::Talking(self)
+            }
             Input::Moved => self.leave(half, core, now),
             Input::Request { tx, flow, request } => {
                 if flow.transport == Transport::Tcp && is_of(&self.dialog, &request) {

@@ -40,7 +40,7 @@ pub use records::Which;
 
 use self::core::{Core, Mail};
 use self::index::Handle;
-use crate::call::{Call, CallKey, Input, other_request, plain};
+use crate::call::{Call, CallKey, Input, Name, other_request, plain};
 use crate::media::{MediaEvent, SilenceCause};
 use crate::sip::{self, Event, Flow, Method, Request, ServerTx};
 use crate::view::{Gap, View, ViewUpdate};
@@ -189,7 +189,10 @@ impl Pop {
         self.core.config.epoch = epoch;
         self.core.fenced = false;
         self.core.guard.registered = true;
-        self.calls.keys().for_each(|key| self.core.guard.touch(*key));
+        for (key, call) in &self.calls {
+            let answered = call.phase() == Phase::Answered;
+            self.core.guard.touch(Name::of(&call.half), *key, answered);
+        }
         self.core.guard.pops_changed();
         self.settle(now);
     }
@@ -221,7 +224,7 @@ impl Pop {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let calls = self.deadlines.first().map(|(at, _)| *at);
         let parts = earlier(self.core.endpoint.poll_timeout(), self.core.records.poll_timeout());
-        earlier(earlier(calls, self.core.guard.reopens_at()), parts)
+        earlier(earlier(calls, self.core.guard.deadline()), parts)
     }
 
     /// The next effect to execute.
@@ -324,6 +327,7 @@ impl Pop {
                 break;
             }
         }
+        self.drain(now);
         self.feed(now);
         self.core.collect();
     }
@@ -427,7 +431,8 @@ impl Pop {
     }
 
     fn keep(&mut self, key: CallKey, call: Box<Call>) {
-        self.core.guard.touch(key);
+        let answered = call.phase() == Phase::Answered;
+        self.core.guard.touch(Name::of(&call.half), key, answered);
         if call.is_over() {
             self.core.index.forget(key);
             return;

@@ -115,6 +115,7 @@ impl Inviting {
             | Input::Cancelled { .. }
             | Input::Failed { .. }
             | Input::FarLost
+            | Input::Kept
             | Input::LinkUp
             | Input::Moved
             | Input::Opened

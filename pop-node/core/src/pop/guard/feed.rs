@@ -11,10 +11,10 @@ use proto::call::{
     Capsule, CapsuleAck, CapsuleEnd, GuardMessage, GuardOpen, GuardSynced, Guardian, Handover,
 };
 use proto::id::{Epoch, PopId};
-use proto::time::{Duration, Instant};
+use proto::time::{Duration, Instant, earlier};
 
 use super::{CAPSULE_BYTES_MAX, WINDOW, choose};
-use crate::call::{Call, CallKey, Input, Link, Name};
+use crate::call::{Call, CallKey, Link, Name};
 use crate::pop::core::Core;
 use crate::pop::{CallStream, LinkState, Pop, Refusal};
 
@@ -222,23 +222,15 @@ impl Pop {
     /// Asks a guardian to take a half of ours now; false if none has its capsule.
     pub(in crate::pop) fn hand_over(&mut self, name: Name) -> bool {
         let Some(own) = self.core.guard.own.get(&name) else { return false };
-        let has = own.guardians.iter().find(|(.., has)| has.is_some_and(|(v, _)| v == own.version));
+        // The first that can be reached: the same for both halves of a call.
+        let feed = |id: &PopId| self.core.guard.feeds.get(id).filter(|feed| feed.stream.is_some());
+        let first = own.guardians.iter().find(|(id, ..)| feed(id).is_some());
+        let has = first.filter(|(.., has)| has.is_some_and(|(v, _)| v == own.version));
         let stream = has.and_then(|(id, ..)| self.core.guard.feeds.get(id)?.stream.clone());
         let Some(stream) = stream else { return false };
         let half = Some(name.write());
         say(&stream, Guarding::Handover(Handover { half }), &mut self.core);
         true
-    }
-
-    /// The half is another POP's now.
-    pub(in crate::pop) fn handed_over(&mut self, name: Name, status: u32, now: Instant) {
-        let Some(key) = self.core.guard.own.get(&name).map(|own| own.key) else { return };
-        if status == 200 {
-            self.core.counters.halves_handed_over += 1;
-            self.deliver(key, Input::Moved, now);
-        } else {
-            self.core.counters.halves_kept += 1;
-        }
     }
 
     /// The stream to a guardian is gone.
@@ -306,18 +298,18 @@ impl super::Guard {
     }
 
     /// When a broken stream is opened again.
-    pub(in crate::pop) fn reopens_at(&self) -> Option<Instant> {
+    fn reopens_at(&self) -> Option<Instant> {
         self.feeds.values().filter_map(|feed| feed.reopen_at).min()
+    }
+
+    /// When there is something to do.
+    pub(in crate::pop) fn deadline(&self) -> Option<Instant> {
+        earlier(self.reopens_at(), self.drain_at)
     }
 
     /// Some half of ours is as safe as it can be.
     pub(crate) fn is_safe(&self, name: Name) -> bool {
         self.own.get(&name).is_some_and(Own::is_safe)
-    }
-
-    /// Ours, to be another's: each with its key.
-    pub(in crate::pop) fn owned(&self) -> impl Iterator<Item = (Name, CallKey)> {
-        self.own.iter().map(|(name, own)| (*name, own.key()))
     }
 
     /// All is to be said anew, with another epoch or to nobody.

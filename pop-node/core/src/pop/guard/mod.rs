@@ -14,6 +14,7 @@
 //! halves`](Guard::wards_max) in all.
 
 mod choose;
+mod drain;
 mod feed;
 mod hold;
 mod rejoin;
@@ -29,6 +30,7 @@ use super::CallStream;
 use crate::call::{Arrived, CallKey, EndCause, Name};
 use crate::view::View;
 
+use drain::Handing;
 use feed::{Feed, Own};
 use hold::Incoming;
 
@@ -65,6 +67,9 @@ pub(crate) struct Guard {
     held: BTreeMap<Name, BTreeMap<(PopId, Epoch), Ward>>,
     incoming: BTreeMap<CallStream, Incoming>,
     feeds: BTreeMap<PopId, Feed>,
+    /// All answered halves here, those that still call their peer over, too.
+    halves: BTreeMap<Name, CallKey>,
+    /// Those that are guarded, or should be.
     own: BTreeMap<Name, Own>,
     names: BTreeMap<CallKey, Name>,
     dirty: BTreeSet<CallKey>,
@@ -78,6 +83,12 @@ pub(crate) struct Guard {
     pub(crate) registered: bool,
     /// When the next re-INVITE to the peers of a trunk may leave.
     pace: BTreeMap<TrunkId, Instant>,
+    /// Halves that were offered to guardians because this POP is drained.
+    handing: BTreeMap<Name, Handing>,
+    drain_at: Option<Instant>,
+    /// Halves whose peers followed here, while the other half of the same call is still to come;
+    /// their POP waits for both.
+    waiting: BTreeMap<Name, PopId>,
     wards_max: usize,
 }
 
@@ -124,8 +135,14 @@ impl Guard {
         }
     }
 
-    pub(crate) fn touch(&mut self, key: CallKey) {
+    /// A half changed, perhaps; whether it is answered and goes on.
+    pub(crate) fn touch(&mut self, name: Name, key: CallKey, answered: bool) {
         self.dirty.insert(key);
+        if answered {
+            self.halves.insert(name, key);
+        } else if self.halves.get(&name) == Some(&key) {
+            self.halves.remove(&name);
+        }
     }
 
     /// POPs came, went or were found lost.
@@ -141,7 +158,7 @@ impl Guard {
 
     /// Nothing is under way; wards of others may be here.
     pub(crate) fn is_idle(&self) -> bool {
-        self.own.is_empty() && self.dirty.is_empty()
+        self.own.is_empty() && self.halves.is_empty() && self.dirty.is_empty()
     }
 }
 

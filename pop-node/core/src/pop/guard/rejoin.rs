@@ -46,8 +46,8 @@ impl Pop {
         if stale {
             self.core.counters.refuse(Refusal::StaleEpoch);
         }
-        let key = name.filter(|_| !stale).and_then(|name| self.core.guard.own.get(&name));
-        let key = key.map(super::Own::key);
+        let key =
+            name.filter(|_| !stale).and_then(|name| self.core.guard.halves.get(&name).copied());
         let link = Link::Remote(stream.clone());
         let call = key.and_then(|key| Some((key, self.calls.get_mut(&key)?)));
         let Some((key, call)) =

@@ -123,7 +123,7 @@ impl Pop {
 
     /// A half of ours, with its leg.
     fn half(&self, name: Name) -> Option<(Name, CallKey, LegId)> {
-        let key = self.core.guard.own.get(&name)?.key();
+        let key = *self.core.guard.halves.get(&name)?;
         Some((name, key, self.calls.get(&key)?.half.leg.id))
     }
 
@@ -198,7 +198,8 @@ impl Pop {
         };
         let existing = self.half(name.other());
         let lane = existing.map_or_else(|| self.core.ports.idlest(), |(.., leg)| Lane::of(leg));
-        let taken = self.take((owner, kept), (lane, now, true), now);
+        let at = self.pace(&kept, now);
+        let taken = self.take((owner, kept), (lane, at, true), now);
         let Some((key, leg)) = taken else { return };
         // Both of one call came: they belong together from now on. One whose other half is here
         // already has it from its old POP until the peer is here, too.
@@ -213,26 +214,48 @@ impl Pop {
 
     /// What came of taking halves over.
     pub(in crate::pop) fn arrive(&mut self, now: Instant) {
-        for Arrived { name, from, asked, status, took } in std::mem::take(&mut self.core.arrivals) {
+        for arrived in std::mem::take(&mut self.core.arrivals) {
+            let (asked, status) = (arrived.asked, arrived.status);
             let counters = &mut self.core.counters;
-            match status {
-                200 => {
-                    counters.halves_arrived += 1;
-                    counters.takeover_ms_max =
-                        counters.takeover_ms_max.max(u64::try_from(took.as_millis()).unwrap_or(0));
-                }
-                _ => counters.halves_lost += u64::from(!asked),
+            if status == 200 {
+                let took = u64::try_from(arrived.took.as_millis()).unwrap_or(u64::MAX);
+                counters.halves_arrived += 1;
+                counters.takeover_ms_max = counters.takeover_ms_max.max(took);
+            } else {
+                counters.halves_lost += u64::from(!asked);
             }
-            if !asked {
-                continue;
+            if asked {
+                self.arrived_asked(arrived, now);
             }
-            if status == 200
-                && let (Some(here), Some(other)) = (self.half(name), self.half(name.other()))
-                && !self.is_paired(here.1)
-            {
-                self.join(here, other, now);
-            }
+        }
+    }
+
+    /// Its POP waits to hear how it went; of both halves of a call only when both are here.
+    fn arrived_asked(&mut self, Arrived { name, from, status, .. }: Arrived, now: Instant) {
+        let other = self.half(name.other());
+        if status != 200 {
             self.answer_handover(&from, name, status);
+            if self.core.guard.waiting.remove(&name.other()).is_some() {
+                self.answer_handover(&from, name.other(), status);
+                if let Some((_, key, _)) = other {
+                    self.deliver(key, Input::Moved, now);
+                }
+            }
+            return;
+        }
+        let both = other.is_some_and(|(_, key, _)| self.is_moving(key));
+        if both {
+            self.core.guard.waiting.insert(name, from);
+            return;
+        }
+        if let (Some(here), Some(other)) = (self.half(name), other)
+            && !self.is_paired(here.1)
+        {
+            self.join(here, other, now);
+        }
+        self.answer_handover(&from, name, 200);
+        if let Some(from) = self.core.guard.waiting.remove(&name.other()) {
+            self.answer_handover(&from, name.other(), 200);
         }
     }
 
@@ -265,6 +288,7 @@ impl Pop {
         self.close_feeds();
         let guard = &mut self.core.guard;
         (guard.own, guard.names) = Default::default();
+        (guard.handing, guard.waiting) = Default::default();
         self.settle(now);
     }
 

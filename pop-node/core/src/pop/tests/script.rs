@@ -45,6 +45,10 @@ pub(super) fn act(world: &mut World, words: &[&str]) -> Option<()> {
         ["wakes", pop] => _ = world.dead.remove(&PopId::new(pop).ok()?),
         // The control plane finds it lost.
         ["lost", pop] => world.declare(pop, |pop| (pop.expired, pop.fenced) = (true, true)),
+        ["drains", pop] => world.declare(pop, |pop| (pop.cordoned, pop.draining) = (true, true)),
+        ["undrains", pop] => {
+            world.declare(pop, |pop| (pop.cordoned, pop.draining) = (false, false))
+        }
         // It hears that itself.
         ["retires", pop] => {
             let now = world.now;

@@ -207,6 +207,14 @@ impl LocalSession {
         self.send(sections)
     }
 
+    /// Another POP spoke for this session meanwhile, a few times at most: what we say next is newer
+    /// than that (RFC 3264 §8).
+    pub fn skip_versions(&mut self) {
+        if let Some(sent) = &mut self.sent {
+            sent.origin.version = sent.origin.version.saturating_add(16);
+        }
+    }
+
     /// The next offer goes to another server of the peer: it has other keys.
     pub fn restart_security(&mut self) {
         self.security.restart();
