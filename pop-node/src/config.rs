@@ -134,6 +134,8 @@ pub struct Config {
     pub bgp: Option<crate::bgp::Settings>,
     /// `[limits] max_calls`
     pub max_calls: u32,
+    /// `[limits] takeover_rate`: peers of a lost POP called over, for each trunk and second.
+    pub takeover_rate: u32,
     /// `[limits] max_tcp_connections`
     pub max_tcp_connections: usize,
 }
@@ -253,12 +255,13 @@ struct Admin {
 #[serde(deny_unknown_fields, default)]
 struct Limits {
     max_calls: u32,
+    takeover_rate: u32,
     max_tcp_connections: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_calls: 1000, max_tcp_connections: 1024 }
+        Self { max_calls: 1000, takeover_rate: 200, max_tcp_connections: 1024 }
     }
 }
 
@@ -295,6 +298,7 @@ impl Config {
             tls: TlsFiles { ca: file.tls.ca, cert: file.tls.cert, key: file.tls.key },
             admin: socket_address("admin", "listen", &file.admin.listen)?,
             max_calls: file.limits.max_calls,
+            takeover_rate: file.limits.takeover_rate,
             max_tcp_connections: file.limits.max_tcp_connections,
         };
         config.check_limits()?;
@@ -306,6 +310,11 @@ impl Config {
             let problem = "is 0, so no call could ever be taken".into();
             let fix = "give the number of calls this machine may carry at once";
             return Err(ConfigError::Value { table: "limits", key: "max_calls", problem, fix });
+        }
+        if self.takeover_rate == 0 {
+            let problem = "is 0, so no call of a lost POP could ever be saved".into();
+            let fix = "give how many re-INVITEs a second a carrier takes, such as 200";
+            return Err(ConfigError::Value { table: "limits", key: "takeover_rate", problem, fix });
         }
         if self.max_tcp_connections == 0 {
             let problem = "is 0, so no SIP over TCP could ever be taken".into();

@@ -181,6 +181,7 @@ fn station(
 fn pop(config: &Config, credentials: &Credentials, view: View, clock: Clock) -> Pop {
     let limits = Limits {
         max_calls: usize::try_from(config.max_calls).unwrap_or(usize::MAX),
+        takeover_rate: config.takeover_rate,
         ..Limits::default()
     };
     let settings = PopConfig {

@@ -91,6 +91,13 @@ table! {
     VIEW_LIVE = Gauge "pop_view_live" Count "1 while a control node feeds the view, else 0";
     EPOCH = Gauge "pop_epoch" Count "Epoch of the registration; 0 before the first";
     FENCED = Gauge "pop_fenced" Count "1 if a newer process registered as this POP, else 0";
+    HALVES_GUARDED = Gauge "pop_guarded_halves" Count
+        "Halves of calls of other POPs that this one would take over";
+    CAPSULE_BYTES = Gauge "pop_guarded_bytes" Bytes "Their capsules";
+    HALVES_UNGUARDED = Gauge "pop_unguarded_halves" Count
+        "Answered halves here that no other POP has as they are";
+    TAKEOVER_MAX = Gauge "pop_takeover_max_seconds" Seconds
+        "The longest time from taking a half over to its peer's answer";
     CALLS = Gauge "pop_calls_active" Count "Calls now";
     MEDIA_LEGS = Gauge "pop_media_legs" Count "Open media legs";
     CALL_EVENTS = Counter "pop_call_events_total" Count "What the call machine counted {event}";

@@ -24,7 +24,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use pop_core::media::{DropReason, Rated, Rating, SilenceCause};
-use pop_core::pop::{CallSummary, Phase, Refusal};
+use pop_core::pop::{CallSummary, Guardian, Phase, Refusal};
 use pop_core::sdp::offer_answer::NegotiationError;
 use proto::id::{CallId, PopId, TrunkId};
 use proto::time::Instant;
@@ -332,6 +332,13 @@ fn call_metrics(status: &Status) {
         ("candidate_failed", counters.candidates_failed),
         ("cdr", counters.cdrs),
         ("glare", counters.glare),
+        ("capsule_sent", counters.capsules_sent),
+        ("half_taken", counters.halves_taken),
+        ("half_arrived", counters.halves_arrived),
+        ("half_lost", counters.halves_lost),
+        ("half_handed_over", counters.halves_handed_over),
+        ("half_kept", counters.halves_kept),
+        ("rejoined", counters.calls_rejoined),
         ("info_dropped", counters.infos_dropped),
         ("port_taken", counters.ports_taken),
         ("probe", counters.probes),
@@ -339,6 +346,11 @@ fn call_metrics(status: &Status) {
     ] {
         t::CALL_EVENTS.total_of("event", event, total);
     }
+    let guard = &status.guard;
+    t::HALVES_GUARDED.set(float(guard.held as u64));
+    t::CAPSULE_BYTES.set(float(guard.held_bytes as u64));
+    t::HALVES_UNGUARDED.set(float(guard.unguarded as u64));
+    t::TAKEOVER_MAX.set(seconds(Duration::from_millis(counters.takeover_ms_max)));
     for reason in Refusal::ALL {
         t::CALLS_REFUSED.total_of("reason", reason.name(), counters.refused(*reason));
     }
@@ -432,7 +444,16 @@ fn call((call, age): &(CallSummary, Duration)) -> Value {
         "peer": call.peer.as_ref().map(PopId::as_str),
         "age_seconds": seconds(*age),
         "mos": call.mos,
+        "moved_from": call.guard.moved_from.as_ref().map(PopId::as_str),
+        "arriving": call.guard.arriving,
+        "orphan": call.guard.orphan,
+        "guardians": call.guard.guardians.iter().map(guardian).collect::<Vec<_>>(),
     })
+}
+
+/// A guardian, and whether it has the call as it is.
+fn guardian(guardian: &Guardian) -> Value {
+    json!({ "pop": guardian.pop.as_str(), "fresh": guardian.fresh })
 }
 
 fn seconds(duration: Duration) -> f64 {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pop_core::media::MediaEvent;
 use pop_core::pop::{
-    CallStream, CallSummary, LegTimeline, LinkState, Pop, PopCounters, StreamEvent,
+    CallStream, CallSummary, GuardFigures, LegTimeline, LinkState, Pop, PopCounters, StreamEvent,
 };
 use pop_core::sip::{Counters as SipCounters, Flow};
 use proto::id::{CallId, Epoch, PopId, Revision};
@@ -92,6 +92,8 @@ pub struct Status {
     pub counters: PopCounters,
     /// Totals of SIP.
     pub sip: SipCounters,
+    /// Calls that outlive their POP.
+    pub guard: GuardFigures,
     /// SIP over TCP.
     pub tcp_connections: usize,
     /// Peers with a link up, and its round trip by QUIC.
@@ -435,6 +437,7 @@ impl Signaling {
             active_calls: self.pop.active_calls(),
             counters: self.pop.counters().clone(),
             sip: self.pop.sip_counters().clone(),
+            guard: self.pop.guarding(),
             tcp_connections: self.outputs.tcp.connections(),
             links: self.links.iter().map(round_trip).collect(),
         }

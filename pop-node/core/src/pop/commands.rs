@@ -135,6 +135,41 @@ pub struct CallSummary {
     pub answered: Option<Instant>,
     /// MOS of what the half's leg received in its last 5 s.
     pub mos: Option<f64>,
+    /// Whether it would outlive this POP.
+    pub guard: CallGuard,
+}
+
+/// What becomes of a call when this POP is lost.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CallGuard {
+    /// Who would take it over, the first that is not lost itself.
+    pub guardians: Vec<Guardian>,
+    /// The POP that had it before.
+    pub moved_from: Option<PopId>,
+    /// Its peer is still being called over.
+    pub arriving: bool,
+    /// Its other half is out of reach.
+    pub orphan: bool,
+}
+
+/// A POP that guards a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guardian {
+    /// Which.
+    pub pop: PopId,
+    /// It has the call as it is now.
+    pub fresh: bool,
+}
+
+/// Guarding in figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GuardFigures {
+    /// Halves of other POPs that this one would take over.
+    pub held: usize,
+    /// Bytes of their capsules.
+    pub held_bytes: usize,
+    /// Answered halves here that no other POP has as they are.
+    pub unguarded: usize,
 }
 
 /// What a leg of a call received, from its beginning until now.

@@ -31,8 +31,8 @@ use proto::id::{CallId, Epoch, PopId, Revision};
 use proto::time::{Instant, earlier};
 
 pub use commands::{
-    CallStream, CallSummary, Initiator, LegTimeline, LinkState, Phase, PopCommand, ResolveError,
-    StreamEvent,
+    CallGuard, CallStream, CallSummary, GuardFigures, Guardian, Initiator, LegTimeline, LinkState,
+    Phase, PopCommand, ResolveError, StreamEvent,
 };
 pub use config::{Limits, PopConfig, Secret, Timing};
 pub use counters::{PopCounters, Refusal};
@@ -259,7 +259,8 @@ impl Pop {
 
     /// All calls, oldest first; a local call once.
     pub fn calls(&self) -> Vec<CallSummary> {
-        self.halves().map(summary).collect()
+        let guard = &self.core.guard;
+        self.halves().map(|call| summary(call, guard.guardians(Name::of(&call.half)))).collect()
     }
 
     /// What the legs of a call at this POP received over time: that of the caller first.
@@ -273,6 +274,12 @@ impl Pop {
         let mut legs: Vec<_> = halves.map(|call| timeline(call)).collect();
         legs.sort_by_key(|leg| leg.which);
         legs
+    }
+
+    /// Guarding in figures.
+    pub fn guarding(&self) -> GuardFigures {
+        let (held, held_bytes) = self.core.guard.wards();
+        GuardFigures { held, held_bytes, unguarded: self.core.guard.unguarded() }
     }
 
     /// Calls not yet over for their users.
@@ -461,7 +468,7 @@ fn touches_pops(update: &ViewUpdate) -> bool {
     }
 }
 
-fn summary(call: &Call) -> CallSummary {
+fn summary(call: &Call, guardians: Vec<Guardian>) -> CallSummary {
     let record = &call.half.record;
     CallSummary {
         call_id: call.half.call_id,
@@ -472,6 +479,12 @@ fn summary(call: &Call) -> CallSummary {
         peer: record.peer.clone(),
         started: record.started,
         answered: record.answered,
+        guard: CallGuard {
+            guardians,
+            moved_from: record.moved_from.clone(),
+            arriving: call.is_moving(),
+            orphan: call.is_orphan(),
+        },
         mos: call.half.leg.quality.as_ref().and_then(|quality| quality.point?.mos),
     }
 }

@@ -307,6 +307,22 @@ impl super::Guard {
         earlier(self.reopens_at(), self.drain_at)
     }
 
+    /// Who has this half of ours.
+    pub(in crate::pop) fn guardians(&self, name: Name) -> Vec<crate::pop::Guardian> {
+        let Some(own) = self.own.get(&name) else { return Vec::new() };
+        let guardian = |(pop, _, has): &(PopId, Epoch, Option<(u64, Instant)>)| {
+            let fresh = has.is_some_and(|(version, _)| version == own.version);
+            crate::pop::Guardian { pop: pop.clone(), fresh }
+        };
+        own.guardians.iter().map(guardian).collect()
+    }
+
+    /// Halves of ours that nobody has as they are.
+    pub(in crate::pop) fn unguarded(&self) -> usize {
+        let safe = self.own.values().filter(|own| own.is_safe()).count();
+        self.halves.len().saturating_sub(safe)
+    }
+
     /// Some half of ours is as safe as it can be.
     pub(crate) fn is_safe(&self, name: Name) -> bool {
         self.own.get(&name).is_some_and(Own::is_safe)
