@@ -167,12 +167,19 @@ impl Upstreams {
             self.caller.hang_up(call.number);
         }
         let mut reports = Vec::new();
-        eventually("both sides are through", SOON, async || {
+        // A report plays what was heard, a minute at most for each call: that takes its time.
+        let patience = Duration::from_secs(60);
+        let through = eventually("both sides are through", patience, async || {
             reports.extend(self.caller.reports()?);
             reports.extend(self.callee.reports()?);
             Ok((reports.len() == 2 * calls).then_some(()))
         })
-        .await?;
+        .await;
+        through.with_context(|| {
+            let bad = reports.iter().filter(|report| report.end != End::Completed).count();
+            let left = [&self.caller, &self.callee].map(|agent| agent.live().len());
+            format!("{} of {} reports, {bad} bad; calls left: {left:?}", reports.len(), 2 * calls)
+        })?;
         for report in &reports {
             ensure!(report.end == End::Completed, "a call was {:?}", report.end);
         }
