@@ -88,13 +88,13 @@ impl Liveness {
         liveness
     }
 
-    /// Takes a heartbeat. Only those of the process the state names, by its
-    /// epoch, are shown.
-    pub fn heard(&self, beat: &HeartbeatRequest, named: u64, now: Instant) {
+    /// Takes a heartbeat. Only those of the process the state names are
+    /// shown.
+    pub fn heard(&self, beat: &HeartbeatRequest, named: Option<&Pop>, now: Instant) {
         let at = self.time(now);
         let mut inner = self.lock();
         let Inner { beats, core, .. } = &mut *inner;
-        core.handle_epoch(&beat.pop_id, named, at);
+        named.into_iter().for_each(|named| core.handle_named(named, at));
         let counts = core.handle_beat(&beat.pop_id, beat.epoch, at);
         core.handle_word(&beat.pop_id, beat.epoch, &beat.unseen);
         if !counts || (beats.len() >= POPS_MAX && !beats.contains_key(&beat.pop_id)) {
@@ -120,6 +120,11 @@ impl Liveness {
         let at = self.time(now);
         let mut inner = self.lock();
         if inner.streams.get(&stream.pop_id) == Some(&stream.number) {
+            tracing::info!(
+                pop_id = stream.pop_id,
+                epoch = stream.epoch,
+                "its heartbeats broke off"
+            );
             inner.core.handle_broken(&stream.pop_id, stream.epoch, at);
         }
     }
@@ -253,9 +258,10 @@ mod tests {
             view_revision: 7,
             ..HeartbeatRequest::default()
         };
-        liveness.heard(&beat(2, 5), 2, start);
-        liveness.heard(&beat(1, 9), 2, start + core::TTL);
-        liveness.heard(&beat(3, 9), 2, start + core::TTL);
+        let named = Pop { pop_id: "fra1".into(), epoch: 2, ..Pop::default() };
+        liveness.heard(&beat(2, 5), Some(&named), start);
+        liveness.heard(&beat(1, 9), Some(&named), start + core::TTL);
+        liveness.heard(&beat(3, 9), Some(&named), start + core::TTL);
         assert_eq!(liveness.last("fra1").map(|b| b.calls), Some(5));
         assert_eq!(liveness.alive(start), 1);
         assert_eq!(liveness.alive(start + core::TTL), 0);

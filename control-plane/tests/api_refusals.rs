@@ -568,6 +568,27 @@ fn others() -> Vec<Row> {
             c::RegisterPopRequest { pop: pop("ap"), ..<_>::default() },
             c::RegisterPopRequest { pop: pop("A P"), ..<_>::default() }
         ),
+        write!(
+            "Pops/Cordon",
+            GONE,
+            "pop_id",
+            c::SteerPopRequest { pop_id: "none".into(), ..<_>::default() },
+            c::SteerPopRequest { pop_id: "A P".into(), ..<_>::default() }
+        ),
+        write!(
+            "Pops/Drain",
+            GONE,
+            "pop_id",
+            c::SteerPopRequest { pop_id: "none".into(), ..<_>::default() },
+            c::SteerPopRequest { pop_id: "A P".into(), ..<_>::default() }
+        ),
+        write!(
+            "Pops/Uncordon",
+            GONE,
+            "pop_id",
+            c::SteerPopRequest { pop_id: "none".into(), ..<_>::default() },
+            c::SteerPopRequest { pop_id: "A P".into(), ..<_>::default() }
+        ),
         read!(
             "Pops/Ask",
             Err((Code::Unavailable, "POP_NOT_HEARD")),

@@ -10,6 +10,9 @@
 mod cluster;
 
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, Node, eventually};
@@ -56,17 +59,22 @@ struct Beating {
     pop_id: &'static str,
     epoch: u64,
     unseen: watch::Receiver<Vec<String>>,
+    calls: watch::Receiver<u32>,
+    view_revision: Arc<AtomicU64>,
 }
 
 impl Beating {
     fn new(pop_id: &'static str, epoch: u64) -> (watch::Sender<Vec<String>>, Self) {
         let (says, unseen) = watch::channel(Vec::new());
-        (says, Self { pop_id, epoch, unseen })
+        let (_, calls) = watch::channel(0);
+        (says, Self { pop_id, epoch, unseen, calls, view_revision: Arc::default() })
     }
 
     fn beat(&self) -> HeartbeatRequest {
         let (pop_id, unseen) = (self.pop_id.into(), self.unseen.borrow().clone());
-        HeartbeatRequest { pop_id, epoch: self.epoch, unseen, ..<_>::default() }
+        let (epoch, calls) = (self.epoch, *self.calls.borrow());
+        let view_revision = self.view_revision.load(Ordering::Relaxed);
+        HeartbeatRequest { pop_id, epoch, calls, view_revision, unseen, ..<_>::default() }
     }
 }
 
@@ -275,5 +283,64 @@ async fn a_pop_that_died_is_given_up_and_one_that_others_see_only_expires() {
     println!("expired, then missed by the others: given up after {:?}", silent.elapsed());
     assert!(pop.fenced, "{pop:?}");
     drop(others);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_waits_for_the_last_call_and_outlives_the_process() {
+    let cluster = Cluster::start().await;
+    let epoch = register(&cluster).await;
+    let connection = cluster.connection("anna");
+    let meshctl = |arguments: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meshctl"));
+        command.args(&connection).args(arguments.split(' '));
+        command
+    };
+    let run = |arguments: &str| {
+        let output = meshctl(arguments).output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code(), text)
+    };
+    let (code, text) = run("pop drain nowhere");
+    assert!(code == Some(1) && text.contains("there is no POP \"nowhere\""), "{text}");
+    let (code, text) = run("pop drain fra1 --dry-run");
+    assert!(code == Some(0) && text.contains("dry run"), "{text}");
+    let (code, text) = run("pop cordon fra1");
+    assert!(code == Some(0) && text.contains("takes no new calls"), "{text}");
+    let (_, text) = run("pop list");
+    assert!(text.contains("alive, cordoned"), "{text}");
+
+    let (_says, mut fra1) = Beating::new("fra1", epoch);
+    let (calls, carried) = watch::channel(7);
+    fra1.calls = carried;
+    let view = fra1.view_revision.clone();
+    let _beating = beats_of(&cluster, &fra1);
+    all_hear(&cluster, 1).await;
+    let (code, text) = run("pop drain fra1 --wait-at-most 1s");
+    assert!(code == Some(1) && text.contains("still carries 7 calls"), "{text}");
+    calls.send_replace(0);
+    eventually("it carries no call", async || {
+        let (_, text) = run("--output json pop list");
+        let pops: serde_json::Value = serde_json::from_str(&text).unwrap();
+        (pops[0]["calls"] == 0).then_some(())
+    })
+    .await;
+    // But it does not know yet that it drains: one may begin.
+    let draining = meshctl("--output json pop drain fra1").stdout(Stdio::piped()).spawn().unwrap();
+    let end = std::thread::spawn(move || draining.wait_with_output().unwrap());
+    tokio::time::sleep(BEAT * 5).await;
+    assert!(!end.is_finished());
+    view.store(u64::MAX, Ordering::Relaxed);
+    let output = tokio::task::spawn_blocking(|| end.join().unwrap()).await.unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&document["drained"], &document["calls"]), (&"fra1".into(), &0.into()));
+
+    assert_eq!(register_as(&cluster, "fra1", "again").await, epoch + 1);
+    let (_, text) = run("pop list");
+    assert!(text.contains("alive, draining"), "{text}");
+    let (code, text) = run("pop uncordon fra1");
+    assert!(code == Some(0) && text.contains("takes calls again"), "{text}");
+    let (_, text) = run("pops");
+    assert!(text.contains("alive  "), "{text}");
     cluster.stop().await;
 }

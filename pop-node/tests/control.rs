@@ -113,6 +113,27 @@ impl Pops for Node {
         Err(Status::unimplemented("not in this test"))
     }
 
+    async fn cordon(
+        &self,
+        _: Request<wire::SteerPopRequest>,
+    ) -> Result<Response<wire::SteerPopResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn drain(
+        &self,
+        _: Request<wire::SteerPopRequest>,
+    ) -> Result<Response<wire::SteerPopResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn uncordon(
+        &self,
+        _: Request<wire::SteerPopRequest>,
+    ) -> Result<Response<wire::SteerPopResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
     async fn ask(
         &self,
         _: Request<wire::AskPopRequest>,

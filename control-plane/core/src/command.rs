@@ -50,6 +50,7 @@ fn check(command: &Command) -> Check {
     }
     match &command.kind {
         Some(Kind::RegisterPop(pop)) => check_pop(pop, &command.principal),
+        Some(Kind::SteerPop(steer)) => check_pop_id(&steer.pop_id),
         Some(Kind::PutTrunk(trunk)) => routing::check_trunk(trunk),
         Some(Kind::DeleteTrunk(id)) => routing::check_trunk_id(id),
         Some(Kind::PutRoute(route)) => routing::check_route(route),
@@ -72,8 +73,12 @@ fn check(command: &Command) -> Check {
     }
 }
 
+fn check_pop_id(id: &str) -> Check {
+    PopId::new(id).map(|_| ()).map_err(|e| format!("pop_id {id:?} {e}"))
+}
+
 fn check_pop(pop: &Pop, principal: &str) -> Check {
-    PopId::new(&pop.pop_id).map_err(|e| format!("pop_id {:?} {e}", pop.pop_id))?;
+    check_pop_id(&pop.pop_id)?;
     if principal.strip_prefix("pop/").is_some_and(|own| own != pop.pop_id) {
         return Err(format!("{principal} may not register as pop/{}", pop.pop_id));
     }

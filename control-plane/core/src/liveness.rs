@@ -114,6 +114,13 @@ impl Known {
         self.ahead = Some(ahead);
     }
 
+    /// What the state says of it.
+    fn name(&mut self, pop: &Pop, now: Instant) {
+        self.claim(pop.epoch, now);
+        self.expired = Some(pop.expired);
+        self.fenced = pop.fenced;
+    }
+
     /// The state names this epoch: whatever beats with another one, it is this that is judged.
     fn claim(&mut self, epoch: u64, now: Instant) {
         if self.epoch == epoch {
@@ -202,10 +209,10 @@ impl Liveness {
         epoch == known.epoch
     }
 
-    /// The state names this epoch of a POP that beats: newer than the last roster.
-    pub fn handle_epoch(&mut self, pop_id: &str, epoch: u64, now: Instant) {
-        if let Some(known) = self.pops.get_mut(pop_id) {
-            known.claim(epoch, now);
+    /// What the state says of a POP that beats: newer than the last roster.
+    pub fn handle_named(&mut self, pop: &Pop, now: Instant) {
+        if let Some(known) = self.entry(&pop.pop_id, pop.epoch, now) {
+            known.name(pop, now);
         }
     }
 
@@ -223,12 +230,8 @@ impl Liveness {
         for known in self.pops.values_mut() {
             known.expired = None;
         }
-        for Pop { pop_id, epoch, expired, fenced, .. } in roster {
-            if let Some(known) = self.entry(&pop_id, epoch, now) {
-                known.claim(epoch, now);
-                known.expired = Some(expired);
-                known.fenced = fenced;
-            }
+        for pop in roster {
+            self.handle_named(&pop, now);
         }
         self.pops.retain(|_, known| {
             known.expired.is_some() || known.beat.is_some_and(|beat| now - beat < GRACE)

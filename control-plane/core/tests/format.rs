@@ -129,6 +129,7 @@ fn script() -> Vec<Kind> {
             found: vec![found(true)],
             fenced: vec![raft::PopEpoch { pop_id: "fra1".into(), epoch: 1 }],
         }),
+        Kind::SteerPop(raft::SteerPop { pop_id: "fra1".into(), cordoned: true, draining: true }),
     ]
 }
 

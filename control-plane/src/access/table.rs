@@ -303,6 +303,14 @@ static TABLE: &[Row] = &[
         "control.v1.Pops/Ask",
         Named("read", of!(c::AskPopRequest, |m| { vec![format!("pops/{}", m.pop_id)] })),
     ),
+    line(
+        "control.v1.Pops/Cordon",
+        Named("operate", of!(c::SteerPopRequest, |m| { vec![format!("pops/{}", m.pop_id)] })),
+    ),
+    line(
+        "control.v1.Pops/Drain",
+        Named("operate", of!(c::SteerPopRequest, |m| { vec![format!("pops/{}", m.pop_id)] })),
+    ),
     line("control.v1.Pops/Heartbeat", Own("register", "pops")),
     line("control.v1.Pops/List", Fixed("read", "pops")),
     line(
@@ -313,6 +321,10 @@ static TABLE: &[Row] = &[
                 vec![format!("pops/{}", m.pop.as_ref().map_or("", |pop| &pop.pop_id))]
             }),
         ),
+    ),
+    line(
+        "control.v1.Pops/Uncordon",
+        Named("operate", of!(c::SteerPopRequest, |m| { vec![format!("pops/{}", m.pop_id)] })),
     ),
     line(
         "control.v1.Porting/Create",

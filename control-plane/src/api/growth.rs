@@ -37,6 +37,7 @@ fn grows(kind: &Kind) -> bool {
             | Kind::InitCluster(_)
             | Kind::HashCheck(_)
             | Kind::RecordPops(_)
+            | Kind::SteerPop(_)
             | Kind::DeleteRole(_)
             | Kind::Unbind(_)
             | Kind::CancelReservation(_)

@@ -7,10 +7,11 @@ use proto::control::list_pops_response::Entry;
 use proto::control::pops_server::Pops;
 use proto::control::{
     AskPopRequest, AskPopResponse, HeartbeatRequest, HeartbeatResponse, ListPopsRequest,
-    ListPopsResponse, Pop, PopQuestion, RegisterPopRequest, RegisterPopResponse,
+    ListPopsResponse, Pop, PopQuestion, RegisterPopRequest, RegisterPopResponse, SteerPopRequest,
+    SteerPopResponse,
 };
 use proto::identity::Kind;
-use proto::raft::{command, outcome};
+use proto::raft::{SteerPop, command, outcome};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -84,6 +85,18 @@ impl Pops for Api {
         .await
     }
 
+    async fn cordon(&self, request: Request<SteerPopRequest>) -> Answer<SteerPopResponse> {
+        answer("Pops.Cordon", self.steer(request, (true, false))).await
+    }
+
+    async fn drain(&self, request: Request<SteerPopRequest>) -> Answer<SteerPopResponse> {
+        answer("Pops.Drain", self.steer(request, (true, true))).await
+    }
+
+    async fn uncordon(&self, request: Request<SteerPopRequest>) -> Answer<SteerPopResponse> {
+        answer("Pops.Uncordon", self.steer(request, (false, false))).await
+    }
+
     async fn ask(&self, request: Request<AskPopRequest>) -> Answer<AskPopResponse> {
         answer("Pops.Ask", async {
             let (_, request) = authorise(request)?;
@@ -97,6 +110,20 @@ impl Pops for Api {
 const ANSWER: Duration = Duration::from_secs(3);
 
 impl Api {
+    async fn steer(
+        &self,
+        request: Request<SteerPopRequest>,
+        (cordoned, draining): (bool, bool),
+    ) -> Result<SteerPopResponse, Failure> {
+        let (caller, SteerPopRequest { options, pop_id }) = authorise(request)?;
+        let kind = command::Kind::SteerPop(SteerPop { pop_id, cordoned, draining });
+        let (outcome, header) = self.0.cluster.write(&caller, options, kind).await?;
+        let outcome::Kind::Pop(pop) = outcome else {
+            return Err(Failure::internal("a change of a POP came to something else"));
+        };
+        Ok(SteerPopResponse { header: Some(header), pop: Some(pop) })
+    }
+
     async fn asked(&self, request: AskPopRequest) -> Result<AskPopResponse, Failure> {
         let pop_id = request.pop_id;
         let question = request.question.filter(|question| question.about.is_some());
@@ -246,12 +273,11 @@ impl HeartStream {
         let pop_id = self.pop_id.clone();
         let look = move |replica: &control_core::replica::Replica| {
             let state = replica.state();
-            let pop = state.pop(&pop_id);
-            let fenced = pop.as_ref().is_some_and(|pop| pop.fenced);
-            (pop.map_or(0, |pop| pop.epoch), fenced, state.revision())
+            (state.pop(&pop_id), state.revision())
         };
-        let (epoch, fenced, revision) = cluster.driver().query(look).await?;
-        if fenced && beat.epoch == epoch {
+        let (named, revision) = cluster.driver().query(look).await?;
+        let epoch = named.as_ref().map_or(0, |pop| pop.epoch);
+        if named.as_ref().is_some_and(|pop| pop.fenced) && beat.epoch == epoch {
             return Err(self.given_up(epoch));
         }
         if beat.epoch < epoch {
@@ -267,7 +293,7 @@ impl HeartStream {
                 .with("verdict", "superseded"));
         }
         telemetry::heartbeat();
-        self.api.0.liveness.heard(beat, epoch, Instant::now());
+        self.api.0.liveness.heard(beat, named.as_ref(), Instant::now());
         Ok(HeartbeatResponse { revision: revision.0, questions: Vec::new() })
     }
 

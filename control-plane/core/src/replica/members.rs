@@ -54,6 +54,7 @@ pub(super) const fn level_of(kind: &Kind) -> u32 {
         // The first entry of a cluster, and of a level.
         | Kind::FoundMembers(_)
         | Kind::SetFeatureLevel(_) => 1,
+        Kind::SteerPop(_) => 6,
         Kind::RecordPops(record) if !record.fenced.is_empty() => FENCING,
         Kind::RecordPops(_) => 3,
         _ => 2,

@@ -292,6 +292,7 @@ impl<S: Store> State<S> {
         match &command.kind {
             Some(Kind::RegisterPop(pop)) => self.register_pop(pop, step),
             Some(Kind::RecordPops(record)) => self.record_pops(record, step),
+            Some(Kind::SteerPop(steer)) => self.steer_pop(steer, step),
             Some(Kind::PutTrunk(trunk)) => self.put_trunk(trunk, step),
             Some(Kind::DeleteTrunk(trunk_id)) => self.delete_trunk(trunk_id, step),
             Some(Kind::PutRoute(route)) => self.put_route(route, step),

@@ -1,7 +1,7 @@
 //! POPs: who they are, where they are reached, and their epoch.
 
 use proto::control::{Pop, Resource, resource};
-use proto::raft::{Done, Reason, RecordPops, outcome};
+use proto::raft::{Done, Reason, RecordPops, SteerPop, outcome};
 
 use super::{Answer, State, Step, Store, refuse};
 
@@ -28,6 +28,20 @@ impl<S: Store> State<S> {
         let pop = Pop { epoch, expired, fenced, cordoned, draining, ..pop.clone() };
         self.tables.put(&pop);
         step.put(Resource { kind: Some(resource::Kind::Pop(pop.clone())) });
+        Ok(outcome::Kind::Pop(pop))
+    }
+
+    /// What an operator wants of it; a registration does not change that.
+    pub(super) fn steer_pop(&mut self, steer: &SteerPop, step: &mut Step) -> Answer {
+        let Some(known) = self.tables.get::<Pop>(&steer.pop_id) else {
+            return refuse(Reason::NotFound, format!("there is no POP \"{}\"", steer.pop_id));
+        };
+        let draining = steer.draining;
+        let pop = Pop { cordoned: steer.cordoned || draining, draining, ..known.clone() };
+        if pop != known {
+            self.tables.put(&pop);
+            step.put(Resource { kind: Some(resource::Kind::Pop(pop.clone())) });
+        }
         Ok(outcome::Kind::Pop(pop))
     }
 
@@ -150,5 +164,46 @@ mod tests {
             assert!(!pop.fenced && !pop.expired);
             assert!(fence(&mut state, epoch).event.is_none(), "of before");
         }
+    }
+
+    fn steer(state: &mut State, request: &str, cordoned: bool, draining: bool) -> Applied {
+        let steer = SteerPop { pop_id: "fra1".into(), cordoned, draining };
+        let (request_id, principal) = (request.into(), "operator/anna".into());
+        state.apply(4, &Command { request_id, principal, kind: Some(Kind::SteerPop(steer)) })
+    }
+
+    #[test]
+    fn what_an_operator_wants_outlives_the_process() {
+        let mut state = State::bootstrap(&[1]);
+        let refused = steer(&mut state, "s0", true, false);
+        let Some(outcome::Kind::Rejected(refused)) = refused.outcome.kind else { panic!() };
+        assert!(refused.reason() == Reason::NotFound && refused.message.contains("\"fra1\""));
+        let epoch = register(&mut state, "r1");
+        let wants = |state: &State| {
+            let pop = state.pop("fra1").unwrap();
+            (pop.cordoned, pop.draining)
+        };
+        for (at, (asked, wanted)) in [
+            ((true, false), (true, false)),
+            ((true, true), (true, true)),
+            ((false, true), (true, true)),
+            ((true, false), (true, false)),
+            ((false, false), (false, false)),
+            ((true, true), (true, true)),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let before = wants(&state);
+            let done = steer(&mut state, &format!("s{}", at + 1), asked.0, asked.1);
+            assert!(matches!(done.outcome.kind, Some(outcome::Kind::Pop(_))));
+            assert_eq!((wants(&state), done.event.is_some()), (wanted, wanted != before));
+        }
+        // Not what happens to its processes.
+        record(&mut state, epoch, true);
+        fence(&mut state, epoch);
+        assert_eq!(wants(&state), (true, true));
+        register(&mut state, "r2");
+        assert_eq!(wants(&state), (true, true));
     }
 }

@@ -5,7 +5,7 @@ use proto::control::{Number, NumberState, Pop, Route, RouteCandidate, Trunk};
 use proto::id::Revision;
 use proto::raft::record_pops::Found;
 use proto::raft::{
-    AdvanceClock, AllocateNumber, ImportNumbers, PopEpoch, RecordPops, ReleaseNumber,
+    AdvanceClock, AllocateNumber, ImportNumbers, PopEpoch, RecordPops, ReleaseNumber, SteerPop,
     allocate_number,
 };
 
@@ -298,7 +298,7 @@ fn arbitrary_command() -> impl Strategy<Value = (u64, Command)> {
         0..3,
     );
     let kind =
-        (0u8..15, text.clone(), text.clone(), candidates).prop_map(|(k, a, b, candidates)| {
+        (0u8..16, text.clone(), text.clone(), candidates).prop_map(|(k, a, b, candidates)| {
             Some(match k {
                 0 => Kind::RegisterPop(Pop { pop_id: a, epoch: u64::MAX, ..Pop::default() }),
                 1 => Kind::PutTrunk(Trunk { trunk_id: a, ..Trunk::default() }),
@@ -324,6 +324,9 @@ fn arbitrary_command() -> impl Strategy<Value = (u64, Command)> {
                     let found = Found { pop_id: a.clone(), epoch: 1, expired: b.is_empty() };
                     let fenced = vec![PopEpoch { pop_id: a, epoch: 2 }; b.len().min(2)];
                     Kind::RecordPops(RecordPops { found: vec![found], fenced })
+                }
+                14 => {
+                    Kind::SteerPop(SteerPop { pop_id: a, cordoned: b.is_empty(), draining: true })
                 }
                 _ => return None,
             })

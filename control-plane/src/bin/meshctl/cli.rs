@@ -66,6 +66,9 @@ pub(crate) enum Command {
     Control(crate::control::Control),
     /// List the POPs and whether they are heard
     Pops(Read),
+    /// POPs: list them, cordon one, drain it, let it take calls again
+    #[command(subcommand)]
+    Pop(crate::pops::Pop),
     /// How POPs reach each other: which path carries calls, how good it is, and why
     #[command(subcommand, alias = "paths")]
     Path(crate::paths::Path),

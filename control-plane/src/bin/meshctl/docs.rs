@@ -249,6 +249,10 @@ pub(crate) struct PopDoc {
     pub(crate) id: String,
     pub(crate) region: String,
     pub(crate) alive: bool,
+    /// For good, until it registers anew.
+    pub(crate) fenced: bool,
+    pub(crate) cordoned: bool,
+    pub(crate) draining: bool,
     /// Absent: the answering node never heard it.
     pub(crate) silent_ms: Option<u64>,
     pub(crate) calls: u32,
@@ -266,6 +270,9 @@ impl From<proto::control::list_pops_response::Entry> for PopDoc {
             id: pop.pop_id,
             region: pop.region,
             alive: entry.alive,
+            fenced: pop.fenced,
+            cordoned: pop.cordoned,
+            draining: pop.draining,
             silent_ms: entry.silent_ms,
             calls: entry.calls,
             epoch: pop.epoch,

@@ -104,6 +104,7 @@ async fn ask(command: Command, mesh: &Mesh, printer: &Printer) -> anyhow::Result
         Command::Control(command) => return control::run(command, mesh, printer).await,
         Command::Status => return status::run(mesh, printer).await,
         Command::Pops(read) => pops::list(read, mesh, printer).await?,
+        Command::Pop(command) => pops::run(command, mesh, printer).await?,
         Command::Path(command) => paths::run(command, mesh, printer).await?,
         Command::Trunks(command) => trunks::run(command, mesh, printer).await?,
         Command::Routes(command) => routes::run(command, mesh, printer).await?,

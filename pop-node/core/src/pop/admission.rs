@@ -47,7 +47,7 @@ pub(super) fn admit(
         return refuse(core, tx, plain(&request, 403), Refusal::NotACaller, now);
     };
     let trunk = core.view.trunk(&trunk_id).cloned().unwrap_or_default();
-    if let Some(refusal) = core.closed() {
+    if let Some(refusal) = core.unwilling() {
         return refuse(core, tx, busy(&request), refusal, now);
     }
     let arrival = Arrival { tx, flow, request, trunk_id, trunk };
@@ -161,7 +161,8 @@ fn refuse_call(
     refuse(core, tx, response, refusal, now)
 }
 
-fn busy(request: &Request) -> Response {
+/// 503, and when to come again.
+pub(super) fn busy(request: &Request) -> Response {
     let mut response = plain(request, 503);
     response.headers.push(HeaderName::RetryAfter, RETRY_AFTER_S);
     response

@@ -239,6 +239,13 @@ impl Core {
         self.closing.then_some(Refusal::ShuttingDown)
     }
 
+    /// Why no call is taken from a trunk, if so. From other POPs they are when we are cordoned: they
+    /// have nobody else.
+    pub(crate) fn unwilling(&self) -> Option<Refusal> {
+        let cordoned = self.view.is_cordoned(&self.config.id).then_some(Refusal::Cordoned);
+        self.closed().or(cordoned)
+    }
+
     /// No room for another call. Calls that came in or left here count, a local one once.
     pub(crate) fn is_overloaded(&self) -> bool {
         self.live_calls >= self.config.limits.max_calls

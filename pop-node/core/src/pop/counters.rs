@@ -32,6 +32,8 @@ refusals! {
     BadNumber = "bad_number",
     /// 400, 415 or 488: the body of an INVITE is of no use.
     BadOffer = "bad_offer",
+    /// 503: an operator wants this POP to take no new calls.
+    Cordoned = "cordoned",
     /// 503: a newer process registered as this POP.
     Fenced = "fenced",
     /// A capsule of another POP that cannot be read: its half is not guarded here.

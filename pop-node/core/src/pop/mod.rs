@@ -401,6 +401,10 @@ impl Pop {
                 self.core.counters.refuse(Refusal::NoDialog);
                 self.core.respond(tx, plain(&request, 481), now);
             }
+            // Who asks before it calls takes its calls elsewhere (RFC 3261 §11.2).
+            Method::Options if self.core.unwilling().is_some() => {
+                self.core.respond(tx, admission::busy(&request), now);
+            }
             method => {
                 if *method != Method::Options {
                     self.core.counters.refuse(Refusal::MethodNotAllowed);

@@ -3,7 +3,8 @@
 //! An allocated number of ours goes where its owner says; one of ours that nobody owns goes
 //! nowhere (a carrier would only send it back); any other number takes the route with the longest
 //! prefix. Lower priority first; weights share load inside a priority as RFC 2782 does. A trunk
-//! reachable from several POPs gives one candidate for each, this POP first.
+//! reachable from several POPs gives one candidate for each, this POP first. POPs that are cordoned come
+//! last of all.
 //!
 //! Deliberately absent: path quality, time of day, cost.
 
@@ -49,6 +50,8 @@ pub fn candidates(view: &View, to: &E164, local: &PopId, random: u64) -> Vec<Can
             }
         }
     }
+    // Whoever shall take no new calls gets them only where nobody else is.
+    found.sort_by_key(|candidate| view.is_cordoned(&candidate.pop));
     found.truncate(CANDIDATES_MAX);
     found
 }
@@ -94,7 +97,7 @@ fn ordered(ways: &[RouteCandidate], random: u64) -> Vec<&RouteCandidate> {
 #[cfg(test)]
 mod tests {
     use proto::control::resource::Kind;
-    use proto::control::{Resource, Route, Trunk};
+    use proto::control::{Pop, Resource, Route, Trunk};
     use proto::id::Revision;
 
     use super::*;
@@ -168,6 +171,29 @@ mod tests {
         assert_eq!(find(&mesh, "+4930901821", "fra1", 0), [""; 0]);
         assert_eq!(find(&mesh, "+4930901822", "fra1", 0), [""; 0]);
         assert_eq!(find(&mesh, "+4930901823", "fra1", 0), ["a@fra1", "a@sin1"]);
+    }
+
+    #[test]
+    fn cordoned_pops_come_last_and_are_better_than_none() {
+        let pop = |id: &str, cordoned| {
+            Kind::Pop(Pop { pop_id: id.to_owned(), cordoned, ..Pop::default() })
+        };
+        let with = |kinds: Vec<Kind>| {
+            let mut all = vec![
+                trunk("a", "192.0.2.1", &["fra1", "sin1"]),
+                trunk("b", "192.0.2.2", &["sin1"]),
+                route("49", vec![way("b", 1, 1), way("a", 2, 1)]),
+            ];
+            all.extend(kinds);
+            view(all)
+        };
+        let mesh = with(vec![pop("fra1", false), pop("sin1", true)]);
+        assert_eq!(find(&mesh, "+498912345678", "fra1", 0), ["a@fra1", "b@sin1", "a@sin1"]);
+        let mesh = with(vec![pop("fra1", true), pop("sin1", true)]);
+        assert_eq!(find(&mesh, "+498912345678", "fra1", 0), ["b@sin1", "a@fra1", "a@sin1"]);
+        let draining = Pop { pop_id: "fra1".to_owned(), draining: true, ..Pop::default() };
+        let mesh = with(vec![Kind::Pop(draining)]);
+        assert_eq!(find(&mesh, "+498912345678", "fra1", 0), ["b@sin1", "a@sin1", "a@fra1"]);
     }
 
     #[test]

@@ -178,6 +178,11 @@ impl View {
         self.pops.get(id)
     }
 
+    /// An operator wants this POP to take no new calls.
+    pub fn is_cordoned(&self, id: &PopId) -> bool {
+        self.pops.get(id).is_some_and(|pop| pop.cordoned || pop.draining)
+    }
+
     /// All POPs, by id.
     pub fn pops(&self) -> impl Iterator<Item = (&PopId, &Pop)> {
         self.pops.iter()

@@ -14,6 +14,7 @@ pub(super) fn described(kind: &Kind, outcome: &Outcome) -> (&'static str, String
     match kind {
         Kind::RegisterPop(_)
         | Kind::RecordPops(_)
+        | Kind::SteerPop(_)
         | Kind::PutTrunk(_)
         | Kind::DeleteTrunk(_)
         | Kind::PutRoute(_)
@@ -60,6 +61,14 @@ fn topology(kind: &Kind) -> (&'static str, String) {
     match kind {
         Kind::RegisterPop(pop) => ("register_pop", format!("pops/{}", pop.pop_id)),
         Kind::RecordPops(record) => ("record_pops", found(record)),
+        Kind::SteerPop(steer) => {
+            let action = match (steer.draining, steer.cordoned) {
+                (true, _) => "drain_pop",
+                (false, true) => "cordon_pop",
+                (false, false) => "uncordon_pop",
+            };
+            (action, format!("pops/{}", steer.pop_id))
+        }
         Kind::PutTrunk(trunk) => ("put_trunk", format!("trunks/{}", trunk.trunk_id)),
         Kind::DeleteTrunk(id) => ("delete_trunk", format!("trunks/{id}")),
         Kind::PutRoute(route) => ("put_route", format!("routes/{}", route.route_id)),

@@ -40,6 +40,8 @@ pub(super) fn act(world: &mut World, words: &[&str]) -> Option<()> {
         ["link", "down"] => world.link(LinkState::Down),
         ["link", "up"] => world.link(LinkState::Up),
         ["expired", pop] => world.declare(pop, |pop| pop.expired = true),
+        ["cordon", pop] => world.declare(pop, |pop| pop.cordoned = true),
+        ["uncordon", pop] => world.declare(pop, |pop| pop.cordoned = false),
         // Its process ends, or stops, without a word.
         ["dies", pop] => _ = world.dead.insert(PopId::new(pop).ok()?),
         ["wakes", pop] => _ = world.dead.remove(&PopId::new(pop).ok()?),
