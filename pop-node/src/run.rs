@@ -102,16 +102,16 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let links = link::Links::start(credentials.clone(), bound.overlay, settings, peers_in)?;
     let bgp = station(&config, bound.bmp, (links.clone(), peers.subscribe()), clock)?;
 
+    let (status, status_in) = mpsc::channel(EVENTS_MAX);
     let (control_events, control_in) = mpsc::channel(EVENTS_MAX);
     let settings = control_settings(&config, &links);
-    let heard = (control_events, admin::ask::start(links.clone(), clock));
+    let heard = (control_events, admin::ask::start(links.clone(), status.clone(), clock));
     let control = control::Client::start(settings, &credentials, view, heard, peers)?;
 
     rotate(&config, credentials, &links, &control);
 
     let (sip_events, sip_in) = mpsc::channel(EVENTS_MAX);
     let (answers, resolved_in) = mpsc::channel(EVENTS_MAX);
-    let (status, status_in) = mpsc::channel(EVENTS_MAX);
     let outputs = Outputs {
         udp: Udp::start(bound.udp, &sip_events, drops.clone())?,
         tcp: Tcp::start(bound.tcp, config.max_tcp_connections, sip_events, drops.clone())?,

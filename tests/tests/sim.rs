@@ -49,6 +49,13 @@ fn stormy_weather() {
 }
 
 #[test]
+fn pops_die() {
+    for seed in seeds() {
+        assert_good("deadly", Plan::deadly(seed));
+    }
+}
+
+#[test]
 fn same_seed_same_trace() {
     let seed = seeds().first().copied().unwrap_or(1);
     let (first, _) = run(Plan::stormy(seed));

@@ -40,6 +40,11 @@ const MEDIA_RETRY: Duration = Duration::from_millis(2);
 /// Calls get so long to end with BYE when the process is told to stop.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
+/// The loop runs twenty times a second at least; so late, the process stood still.
+const SLEPT: Duration = Duration::from_secs(1);
+/// A control node that hears this POP answers within this.
+const HUSH: Duration = Duration::from_millis(1_500);
+
 /// A SIP socket has something.
 #[derive(Debug)]
 pub enum SipEvent {
@@ -173,6 +178,9 @@ pub struct Signaling {
     ending: Option<Instant>,
     /// When heartbeats are told what is news to them.
     publish: Option<Instant>,
+    /// This process did not run for a while: until it knows whether its calls are its own still,
+    /// it says nothing.
+    hushed: Option<Instant>,
 }
 
 impl Signaling {
@@ -191,6 +199,7 @@ impl Signaling {
             more: false,
             ending: None,
             publish: None,
+            hushed: None,
         }
     }
 
@@ -198,9 +207,13 @@ impl Signaling {
     pub async fn run(mut self) {
         self.tell_missing_links(self.clock.now());
         loop {
+            let due = self.wake();
             let event = self.next().await;
+            self.notice_sleep(due);
             self.apply(event);
-            self.execute();
+            if self.hushed.is_none() {
+                self.execute();
+            }
             self.publish();
             if self.ended() {
                 return;
@@ -208,10 +221,21 @@ impl Signaling {
         }
     }
 
+    /// The loop should have run at `due`. If it did not for long, because the process or its machine
+    /// stood still, other POPs may have taken its calls over: their peers must not hear of it before
+    /// it knows.
+    fn notice_sleep(&mut self, due: Option<std::time::Instant>) {
+        let late = due.map_or(Duration::ZERO, |due| due.elapsed());
+        if late > SLEPT && self.ending.is_none() {
+            tracing::warn!(?late, "this process did not run: silent until it is heard or given up");
+            self.hushed = Some(self.clock.now() + HUSH);
+        }
+    }
+
     /// The next event, most urgent first. SIP is last: it is the one source strangers can flood.
     async fn next(&mut self) -> Event {
         let wake = self.wake();
-        let stopping = self.ending.is_some();
+        let (stopping, speaks) = (self.ending.is_some(), self.hushed.is_none());
         let inputs = &mut self.inputs;
         tokio::select! {
             biased;
@@ -222,22 +246,28 @@ impl Signaling {
             // 3. Routes and epochs before the calls that need them.
             Some(event) = inputs.control.recv() => Event::Control(event),
             // 4. Calls of other POPs: already admitted there.
-            Some(event) = inputs.link.recv() => Event::Link(event),
+            Some(event) = inputs.link.recv(), if speaks => Event::Link(event),
             // 5. What media tells, and names that calls wait for.
-            Some(event) = inputs.media.recv() => Event::Media(event),
-            Some(answer) = inputs.resolved.recv() => Event::Resolved(answer),
+            Some(event) = inputs.media.recv(), if speaks => Event::Media(event),
+            Some(answer) = inputs.resolved.recv(), if speaks => Event::Resolved(answer),
             // 6. People.
             Some(request) = inputs.status.recv() => Event::Status(request),
             // 7. Carriers, and whoever else sends to our SIP ports.
-            Some(event) = inputs.sip.recv() => Event::Sip(event),
+            Some(event) = inputs.sip.recv(), if speaks => Event::Sip(event),
         }
     }
 
     fn wake(&self) -> Option<std::time::Instant> {
+        let now = self.clock.now();
+        if let Some(until) = self.hushed {
+            return Some(
+                self.clock
+                    .deadline(proto::time::earlier(Some(until), self.publish).unwrap_or(until)),
+            );
+        }
         if self.more {
             return Some(std::time::Instant::now());
         }
-        let now = self.clock.now();
         let retry = (!self.held.is_empty()).then(|| now + MEDIA_RETRY);
         let core = proto::time::earlier(self.pop.poll_timeout(), self.ending);
         proto::time::earlier(proto::time::earlier(core, self.publish), retry)
@@ -252,7 +282,12 @@ impl Signaling {
                 self.ending = Some(now + SHUTDOWN);
                 self.pop.shutdown(now);
             }
-            Event::Timer => {}
+            Event::Timer => {
+                if self.hushed.is_some_and(|until| until <= now) {
+                    // No control node says anything: calls are never to wait for that.
+                    self.hushed = None;
+                }
+            }
             Event::Control(event) => self.control(event, now),
             Event::Link(event) => self.link(event, now),
             Event::Media(event) => self.pop.handle_media_event(event, now),
@@ -267,7 +302,8 @@ impl Signaling {
             Event::Sip(event) => self.sip(event, now),
         }
         // Also after other events: under load the timer alone could come late.
-        if self.pop.poll_timeout().is_some_and(|at| at <= now) {
+        let speaks = self.hushed.is_none();
+        if speaks && self.pop.poll_timeout().is_some_and(|at| at <= now) {
             self.pop.handle_timeout(now);
         }
     }
@@ -280,12 +316,18 @@ impl Signaling {
                 self.outputs.links.fence();
             }
             control::Event::Lost => {
+                self.hushed = None;
                 let calls = self.pop.active_calls();
                 self.pop.retire(now);
                 tracing::warn!(calls, "calls left to the POPs that took them over");
             }
             control::Event::Lease(until) => {
-                self.pop.handle_lease(self.clock.instant(until), now);
+                let until = self.clock.instant(until);
+                // Said before the sleep: it says nothing of now.
+                if until > now {
+                    self.hushed = None;
+                }
+                self.pop.handle_lease(until, now);
             }
             control::Event::Snapshot(view) => {
                 let old = self.pop.restore_view(*view, now);

@@ -359,6 +359,7 @@ impl Carrier {
             carrier_sip(self.region),
             dialog.next_hop().socket_addr().unwrap_or(pop_sip(self.region)),
         );
+        phone.report.hung_up = Some(now);
         phone.quiet(now);
         let tx = self.endpoint.request(bye, flow, now).expect("a simulation is small");
         phone.state = State::Ending { bye: tx };

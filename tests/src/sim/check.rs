@@ -21,6 +21,7 @@ pub fn complaints(world: &World) -> Vec<String> {
     leftovers(world, &mut found);
     records(world, &mut found);
     media(world, &mut found);
+    survivors(world, &mut found);
     acknowledged(world, &mut found);
     found
 }
@@ -138,11 +139,42 @@ fn media(world: &World, found: &mut Vec<String>) {
     }
 }
 
+/// POPs died or stood still while it was set up, or ended.
+fn meets_loss(world: &World, plan: &CallPlan, from: Instant, until: Instant) -> bool {
+    world.plan.faults.iter().any(|(at, fault)| match fault {
+        Fault::KillPop(region, _, lasts) | Fault::PausePop(region, _, lasts) => {
+            [plan.from, plan.to].contains(region) && *at < until && *at + *lasts > from
+        }
+        _ => false,
+    })
+}
+
+/// No answered call is lost with its POP: it ends when one of its phones hangs up, and not before.
+fn survivors(world: &World, found: &mut Vec<String>) {
+    for (plan, caller, callee) in sides(world) {
+        let (Some(caller), Some(callee)) = (caller, callee) else { continue };
+        let (Some(answered), Some(_)) = (caller.answered, callee.answered) else { continue };
+        let Some(quiet) = caller.quiet.into_iter().chain(callee.quiet).min() else { continue };
+        // Told to guardians: one way and back.
+        let settled = answered + Duration::from_millis(500);
+        let lost =
+            meets_loss(world, plan, settled, quiet) && !meets_loss(world, plan, answered, settled);
+        let hung_up = caller.hung_up.into_iter().chain(callee.hung_up).min();
+        if lost && hung_up.is_none_or(|at| at > quiet) {
+            found.push(format!("call {} was lost at {quiet}, {answered} answered", plan.number));
+        }
+    }
+}
+
 /// A cut between its POPs while it was up, or shortly before.
 fn is_disturbed(world: &World, plan: &CallPlan, from: Instant, until: Instant) -> bool {
     world.plan.faults.iter().any(|(at, fault)| match fault {
         Fault::Cut(ends, lasts) => {
             let ours = super::net::pair(plan.from, plan.to) == *ends;
+            ours && *at < until && *at + *lasts + Duration::from_secs(5) > from
+        }
+        Fault::KillPop(region, _, lasts) | Fault::PausePop(region, _, lasts) => {
+            let ours = [plan.from, plan.to].contains(region);
             ours && *at < until && *at + *lasts + Duration::from_secs(5) > from
         }
         Fault::CutRaft(..) | Fault::Crash(..) | Fault::CrashAll(_) => false,

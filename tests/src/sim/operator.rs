@@ -52,6 +52,7 @@ pub struct Operator {
     pub epochs: BTreeMap<String, u64>,
     /// Commands refused, in words.
     pub refused: Vec<String>,
+    registrations: u64,
 }
 
 /// An attempt under way.
@@ -88,7 +89,18 @@ impl Operator {
             acknowledged: Vec::new(),
             epochs: BTreeMap::new(),
             refused: Vec::new(),
+            registrations: 0,
         }
+    }
+
+    /// A POP registers anew: its process is another one, or was found lost.
+    pub fn register(&mut self, region: usize, now: Instant) {
+        let mut command = registration(region);
+        self.registrations += 1;
+        command.request_id = format!("register-{}", self.registrations);
+        // Behind what is asked now.
+        let at = usize::from(self.asked.is_some()).min(self.queue.len());
+        self.queue.insert(at, (now, command));
     }
 
     /// Everything is acknowledged.
@@ -155,21 +167,22 @@ fn operator(kind: Kind) -> Command {
     Command { request_id: String::new(), principal: "operator/sim".into(), kind: Some(kind) }
 }
 
+fn registration(region: usize) -> Command {
+    let pop_id = POPS.get(region).copied().unwrap_or_default();
+    let pop = Pop {
+        pop_id: pop_id.into(),
+        region: format!("region-{region}"),
+        overlay_address: "198.18.0.9:4433".into(),
+        sip_addresses: vec![format!("udp:{}", pop_sip(region))],
+        version: "sim".into(),
+        ..Pop::default()
+    };
+    Command { principal: format!("pop/{pop_id}"), ..operator(Kind::RegisterPop(pop)) }
+}
+
 fn provisioning() -> Vec<Command> {
     let mut commands = Vec::new();
-    for (region, pop_id) in POPS.into_iter().enumerate() {
-        let pop = Pop {
-            pop_id: pop_id.into(),
-            region: format!("region-{region}"),
-            overlay_address: "198.18.0.9:4433".into(),
-            sip_addresses: vec![format!("udp:{}", pop_sip(region))],
-            version: "sim".into(),
-            ..Pop::default()
-        };
-        let mut register = operator(Kind::RegisterPop(pop));
-        register.principal = format!("pop/{pop_id}");
-        commands.push(register);
-    }
+    commands.extend((0..REGIONS).map(registration));
     for (region, pop_id) in POPS.into_iter().enumerate() {
         commands.push(operator(Kind::PutTrunk(Trunk {
             trunk_id: trunk_id(region),

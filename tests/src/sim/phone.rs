@@ -36,6 +36,8 @@ pub struct Report {
     pub quiet: Option<Instant>,
     /// The call is over for this phone.
     pub ended: Option<Instant>,
+    /// It hung up, by the plan.
+    pub hung_up: Option<Instant>,
     /// It ended because nobody answered a request.
     pub timed_out: bool,
     /// A CANCEL was sent.

@@ -55,6 +55,10 @@ pub enum Fault {
     Crash(usize, Duration),
     /// All of them.
     CrashAll(Duration),
+    /// A POP's process dies; the verdict comes so long after, and a new process so long after.
+    KillPop(usize, Duration, Duration),
+    /// It stands still.
+    PausePop(usize, Duration, Duration),
 }
 
 /// A bug put in on purpose: the checkers must see it.
@@ -117,6 +121,37 @@ impl Plan {
                 _ => Fault::CrashAll(lasts),
             };
             plan.faults.push((at, fault));
+        }
+        plan
+    }
+
+    /// POPs die and stand still, one at a time, under calls that last; control nodes crash.
+    pub fn deadly(seed: u64) -> Self {
+        let mut plan = Self::calm(seed);
+        let mut rng = Rng::split(seed, "deaths");
+        for call in &mut plan.calls {
+            let longer = Duration::from_millis(4_000 + rng.below(20_000));
+            match &mut call.end {
+                End::Caller(after) | End::Callee(after) => *after += longer,
+                End::Cancel(_) => {}
+            }
+        }
+        let mut at = FIRST_CALL + Duration::from_millis(3_000 + rng.below(6_000));
+        for _ in 0..2 {
+            let region = pick(&mut rng, REGIONS);
+            let verdict = Duration::from_millis(700 + rng.below(2_500));
+            let lasts = Duration::from_millis(6_000 + rng.below(4_000));
+            let fault = match rng.below(2) {
+                0 => Fault::KillPop(region, verdict, lasts),
+                _ => Fault::PausePop(region, verdict, lasts),
+            };
+            plan.faults.push((at, fault));
+            if rng.below(3) == 0 {
+                let crash = Fault::Crash(pick(&mut rng, REGIONS), Duration::from_millis(2_500));
+                plan.faults.push((at, crash));
+            }
+            // The one before is back, and its calls have settled.
+            at += lasts + Duration::from_millis(8_000 + rng.below(4_000));
         }
         plan
     }

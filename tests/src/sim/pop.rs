@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use pop_core::media::{Media, MediaCommand, MediaConfig};
-use pop_core::pop::{CallStream, Initiator, Pop, PopConfig};
+use pop_core::pop::{CallStream, Initiator, Pop, PopConfig, StreamEvent};
 use pop_core::sip::Transport;
 use proto::id::{Epoch, LegId, PopId};
 use proto::time::{Duration, Instant, earlier};
@@ -35,6 +35,16 @@ pub struct PopNode {
     pub connections: u64,
     /// The node to watch next.
     pub next_node: usize,
+    /// Its process runs.
+    pub is_up: bool,
+    /// Counts processes.
+    pub life: u64,
+    /// Of its registration; 0: it has none now.
+    pub epoch: u64,
+    /// The latest it had.
+    pub known: u64,
+    /// What came on streams while it stood still.
+    pub missed: Vec<(usize, Wire, StreamEvent)>,
 }
 
 impl PopNode {
@@ -76,6 +86,11 @@ impl PopNode {
             watching: None,
             connections: 0,
             next_node: region,
+            is_up: true,
+            life: 0,
+            epoch: 0,
+            known: 0,
+            missed: Vec::new(),
         }
     }
 
@@ -102,6 +117,11 @@ impl PopNode {
     pub fn address(&self, leg: LegId, socket: Socket) -> Option<SocketAddr> {
         let found = self.sockets.iter().find(|(_, owner)| **owner == (leg, socket));
         found.map(|(address, _)| *address)
+    }
+
+    /// The other process is new, and numbers its streams anew.
+    pub fn forget_streams_of(&mut self, peer: usize) {
+        self.accepted.retain(|(from, _), _| *from != peer);
     }
 
     /// How we name a stream; the ones that peers opened are numbered when they are first seen.

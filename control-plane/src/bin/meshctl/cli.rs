@@ -69,6 +69,12 @@ pub(crate) enum Command {
     /// POPs: list them, cordon one, drain it, let it take calls again
     #[command(subcommand)]
     Pop(crate::pops::Pop),
+    /// Calls: list them, show one, and whether it would survive the loss of its POP
+    #[command(subcommand, alias = "calls")]
+    Call(crate::calls::Call),
+    /// What a drill would do, before it is run
+    #[command(subcommand)]
+    Drill(crate::calls::Drill),
     /// How POPs reach each other: which path carries calls, how good it is, and why
     #[command(subcommand, alias = "paths")]
     Path(crate::paths::Path),

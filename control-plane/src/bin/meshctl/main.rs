@@ -6,6 +6,7 @@
 
 mod audit;
 mod backup;
+mod calls;
 mod cli;
 mod compliance;
 mod connect;
@@ -105,6 +106,8 @@ async fn ask(command: Command, mesh: &Mesh, printer: &Printer) -> anyhow::Result
         Command::Status => return status::run(mesh, printer).await,
         Command::Pops(read) => pops::list(read, mesh, printer).await?,
         Command::Pop(command) => pops::run(command, mesh, printer).await?,
+        Command::Call(command) => calls::run(command, mesh, printer).await?,
+        Command::Drill(command) => calls::drill(command, mesh, printer).await?,
         Command::Path(command) => paths::run(command, mesh, printer).await?,
         Command::Trunks(command) => trunks::run(command, mesh, printer).await?,
         Command::Routes(command) => routes::run(command, mesh, printer).await?,

@@ -71,6 +71,9 @@ impl World {
             }
         }
         let from = if to == ends.0 { ends.1 } else { ends.0 };
+        if self.miss(to, from, wire, event.clone()) {
+            return;
+        }
         self.trace.note(now, format_args!("stream {from} > {to} {} {event:?}", wire.number), &[]);
         self.on_pop(to, |node| {
             let stream = node.named(wire, from);
@@ -127,6 +130,10 @@ impl World {
                 self.crash(node);
                 lasts
             }
+            Fault::KillPop(region, verdict, lasts) | Fault::PausePop(region, verdict, lasts) => {
+                self.stop_pop(region, verdict);
+                lasts
+            }
             Fault::CrashAll(lasts) => {
                 (0..REGIONS).for_each(|node| self.crash(node));
                 lasts
@@ -141,6 +148,8 @@ impl World {
             Fault::Cut(ends, _) => self.heal_link(ends),
             Fault::CutRaft(ends, _) => self.net.heal_raft(ends),
             Fault::Crash(node, _) => self.start(node),
+            Fault::KillPop(region, ..) => self.restart_pop(region),
+            Fault::PausePop(region, ..) => self.wake_pop(region),
             Fault::CrashAll(_) => (0..REGIONS).for_each(|node| self.start(node)),
         }
     }

@@ -1,6 +1,7 @@
 //! The clock, the queue of what is under way, and the loop.
 
 mod links;
+mod lost;
 mod nodes;
 mod sites;
 
@@ -94,6 +95,15 @@ enum Due {
         pop: usize,
         connection: u64,
     },
+    /// The control plane finds an epoch of a POP lost.
+    Verdict {
+        pop: usize,
+        epoch: u64,
+    },
+    /// A POP's heartbeat.
+    Beat {
+        pop: usize,
+    },
     Fault(Fault),
     Healed(Fault),
 }
@@ -164,6 +174,7 @@ impl World {
             let offset = Duration::from_millis(7 * node as u64);
             world.schedule(Instant::ZERO + TICK + offset, Due::Tick { node, life: 1 });
             world.schedule(Instant::from_millis(500), Due::Watch { pop: node });
+            world.schedule(Instant::from_millis(250), Due::Beat { pop: node });
         }
         for ends in PAIRS {
             world.schedule(Instant::ZERO + RECONNECT, Due::LinkCheck { ends, change: 0 });
@@ -186,6 +197,7 @@ impl World {
     pub fn is_quiet(&self) -> bool {
         let idle = |node: &PopNode| node.pop.is_idle() && node.media.legs() == 0;
         self.operator.is_done()
+            && self.pops.iter().all(|node| node.is_up)
             && self.pops.iter().all(|node| idle(node) && node.poll_timeout().is_none())
             && self.carriers.iter().all(Carrier::is_idle)
             && self.views_agree()
@@ -202,7 +214,7 @@ impl World {
     /// To the next moment at which anything happens.
     fn step(&mut self) {
         let mut next = self.queue.keys().next().map(|(at, _)| *at);
-        for at in self.pops.iter().map(PopNode::poll_timeout) {
+        for at in self.pops.iter().filter(|node| node.is_up).map(PopNode::poll_timeout) {
             next = earlier(next, at);
         }
         for at in self.carriers.iter().map(Carrier::poll_timeout) {
@@ -219,7 +231,8 @@ impl World {
             self.happen(due);
         }
         for region in 0..REGIONS {
-            if self.pops.get(region).and_then(PopNode::poll_timeout).is_some_and(|at| at <= now) {
+            let up = self.pops.get(region).filter(|node| node.is_up);
+            if up.and_then(PopNode::poll_timeout).is_some_and(|at| at <= now) {
                 self.on_pop(region, |node| {
                     node.pop.handle_timeout(now);
                     node.media.handle_timeout(now);
@@ -290,6 +303,8 @@ impl World {
             Due::View { pop, connection, update } => self.view(pop, connection, update),
             Due::Watch { pop } => self.watch(pop),
             Due::WatchClosed { pop, connection } => self.watch_closed(pop, connection),
+            Due::Verdict { pop, epoch } => self.verdict(pop, epoch),
+            Due::Beat { pop } => self.beat(pop),
             Due::Fault(fault) => self.break_down(fault),
             Due::Healed(fault) => self.heal(fault),
         }

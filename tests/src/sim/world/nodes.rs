@@ -149,7 +149,11 @@ impl World {
             if let (Some(epoch), Some(node)) =
                 (self.operator.epochs.get(name).copied(), self.pops.get_mut(region))
             {
-                node.pop.set_epoch(Epoch(epoch), now);
+                if node.epoch == epoch || !node.is_up || epoch <= node.known {
+                    continue;
+                }
+                (node.epoch, node.known) = (epoch, epoch);
+                self.on_pop(region, |node| node.pop.set_epoch(Epoch(epoch), now));
             }
         }
     }
@@ -180,7 +184,7 @@ impl World {
 
     pub(super) fn watch(&mut self, pop: usize) {
         let now = self.now;
-        let Some(node) = self.pops.get_mut(pop) else { return };
+        let Some(node) = self.pops.get_mut(pop).filter(|node| node.is_up) else { return };
         let index = node.next_node;
         let Some(control) = self.control.get(index) else { return };
         let view = node.pop.view();

@@ -82,7 +82,7 @@ impl World {
     /// Gives a POP an input, then does what it wants done.
     pub(super) fn on_pop(&mut self, region: usize, input: impl FnOnce(&mut PopNode)) {
         let now = self.now;
-        let Some(node) = self.pops.get_mut(region) else { return };
+        let Some(node) = self.pops.get_mut(region).filter(|node| node.is_up) else { return };
         input(node);
         loop {
             let Some(node) = self.pops.get_mut(region) else { return };

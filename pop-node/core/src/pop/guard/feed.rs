@@ -28,6 +28,8 @@ pub(super) struct Own {
     /// Of the half as it was last seen, to find out whether it changed.
     hash: u64,
     version: u64,
+    /// Some guardian had it once: it takes the half over, as it was then at least.
+    kept: bool,
     /// With what each is known to have, and since when.
     pub(super) guardians: Vec<(PopId, Epoch, Option<(u64, Instant)>)>,
 }
@@ -106,7 +108,9 @@ impl Pop {
             own.version += 1;
             core.guard.own.insert(name, Own { key, hash, ..own });
         } else {
-            core.guard.own.insert(name, Own { key, hash, version: 1, guardians: Vec::new() });
+            core.guard
+                .own
+                .insert(name, Own { key, hash, version: 1, kept: false, guardians: Vec::new() });
         }
         for (guardian, _) in &chosen {
             let feed = core.guard.feeds.entry(guardian.clone()).or_default();
@@ -213,9 +217,10 @@ impl Pop {
             }
         }
         let own = Name::read(ack.half.as_ref()).and_then(|name| self.core.guard.own.get_mut(&name));
-        let of = own.and_then(|own| own.guardians.iter_mut().find(|(id, ..)| id == guardian));
-        if let Some((.., has)) = of.filter(|_| ack.version != 0) {
+        let Some(own) = own.filter(|_| ack.version != 0) else { return };
+        if let Some((.., has)) = own.guardians.iter_mut().find(|(id, ..)| id == guardian) {
             *has = Some((ack.version, now));
+            own.kept = true;
         }
     }
 
@@ -323,9 +328,9 @@ impl super::Guard {
         self.halves.len().saturating_sub(safe)
     }
 
-    /// Some half of ours is as safe as it can be.
-    pub(crate) fn is_safe(&self, name: Name) -> bool {
-        self.own.get(&name).is_some_and(Own::is_safe)
+    /// Some guardian has this half of ours, or had it when it was last heard.
+    pub(in crate::pop) fn is_kept(&self, name: Name) -> bool {
+        self.own.get(&name).is_some_and(|own| own.kept)
     }
 
     /// All is to be said anew, with another epoch or to nobody.

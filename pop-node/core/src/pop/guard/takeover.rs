@@ -274,15 +274,14 @@ impl Pop {
     pub fn retire(&mut self, now: Instant) {
         self.core.fenced = true;
         self.core.guard.registered = false;
-        let safe: Vec<(CallKey, bool)> = self
-            .calls
-            .iter()
-            .map(|(key, call)| (*key, self.core.guard.is_safe(Name::of(&call.half))))
-            .collect();
+        let guard = &self.core.guard;
+        let kept = |call: &Call| guard.is_kept(Name::of(&call.half));
+        let calls: Vec<(CallKey, bool)> =
+            self.calls.iter().map(|(key, call)| (*key, kept(call))).collect();
         self.core.guard.held.clear();
         self.core.guard.incoming.clear();
-        for (key, is_safe) in safe {
-            let input = if is_safe { Input::Moved } else { Input::Shutdown };
+        for (key, is_kept) in calls {
+            let input = if is_kept { Input::Moved } else { Input::Shutdown };
             self.deliver(key, input, now);
         }
         self.close_feeds();

@@ -3,6 +3,7 @@
 //! A script in `testdata/call` is what people do, `----`, then all that happened; `REWRITE=1`
 //! writes the lower part anew. After each script nothing may be left in any POP.
 
+mod guarding;
 mod numbers;
 mod phone;
 mod random;
