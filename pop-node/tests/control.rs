@@ -256,7 +256,7 @@ impl Follower {
             match event.expect("an event").unwrap() {
                 Event::Registered(epoch) => epochs.push(epoch),
                 // The scripted nodes fence the first registration.
-                Event::Fenced => {}
+                Event::Fenced | Event::Lost | Event::Lease(_) => {}
                 Event::Snapshot(view) => self.view = *view,
                 Event::View(update) => {
                     self.view.apply(update).expect("no gap reaches the calls");
@@ -389,7 +389,7 @@ async fn an_older_process_keeps_away_once_it_is_fenced() {
         match event.expect("an event").unwrap() {
             Event::Registered(epoch) => seen.push(epoch.0),
             Event::Fenced => seen.push(0),
-            Event::Snapshot(_) | Event::View(_) => {}
+            Event::Snapshot(_) | Event::View(_) | Event::Lost | Event::Lease(_) => {}
         }
     }
     assert_eq!(seen, [41, 0]);
@@ -398,7 +398,10 @@ async fn an_older_process_keeps_away_once_it_is_fenced() {
     // watch goes on.
     let end = tokio::time::Instant::now() + Duration::from_millis(700);
     while let Ok(more) = tokio::time::timeout_at(end, follower.events.recv()).await {
-        assert!(matches!(more, Some(Event::Snapshot(_) | Event::View(_))), "{more:?}");
+        assert!(
+            matches!(more, Some(Event::Snapshot(_) | Event::View(_) | Event::Lease(_))),
+            "{more:?}"
+        );
     }
     assert_eq!(node.registered.lock().unwrap().len(), 1);
     // The one that was refused, and one on its way meanwhile.
