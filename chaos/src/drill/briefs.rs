@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use proto::time::Instant;
 
-use super::cast::{BRIEF_FROM, Cast};
+use super::cast::{BRIEF_FROM, Cast, is_standing};
 use super::file::{Flow, NewCalls};
 use super::verdict::Brief;
 use crate::endpoint::{self, Bye, End, Live, Report, Side};
@@ -48,6 +48,7 @@ pub(super) async fn place(
     let every = Duration::from_secs_f64(1.0 / new.per_second);
     let mut all: Vec<Placed> = Vec::new();
     let mut open: Vec<usize> = Vec::new();
+    let mut stopped_at = None;
     loop {
         let now = endpoint::now();
         let stopped = stop.load(Ordering::Relaxed);
@@ -74,11 +75,20 @@ pub(super) async fn place(
             }
         }
         open.retain(|i| all.get(*i).is_some_and(|p| p.answered.is_none() && !p.given_up));
+        // Those that talk are let finish, and their BYE be answered.
+        let talking = live.iter().any(|(to, sides)| !is_standing(to) && is_up(sides));
         if stopped && open.is_empty() {
-            return Ok(all);
+            let since = *stopped_at.get_or_insert(now);
+            if !talking || now - since > new.talk + RINGING {
+                return Ok(all);
+            }
         }
         tokio::time::sleep(TICK).await;
     }
+}
+
+fn is_up(sides: &[Option<Live>; 2]) -> bool {
+    sides.iter().flatten().any(|live| live.codec.is_some())
 }
 
 impl Placed {

@@ -36,6 +36,12 @@ fn numbered(base: &str, site: usize, call: u32) -> String {
     format!("{base}{site}{call:07}")
 }
 
+/// Whether a called number is of a call that stays.
+pub(super) fn is_standing(to: &str) -> bool {
+    let digits = to.len().checked_sub(7).and_then(|at| to.get(at..));
+    digits.and_then(|digits| digits.parse::<u32>().ok()).is_some_and(|n| n < BRIEF_FROM)
+}
+
 impl Cast {
     pub(super) fn start(mesh: &Mesh, drill: &Drill, seed: u64) -> Result<Self> {
         let agent = |site: &Site| {

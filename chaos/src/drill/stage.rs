@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::account::{self, Observed};
 use super::briefs::{self, Placed};
-use super::cast::{self, Cast};
+use super::cast::{self, Cast, is_standing};
 use super::fault::{Fault, Target, Verb};
 use super::file::{Drill, Flow};
 use super::restart;
@@ -515,9 +515,4 @@ fn hearing(live: &BTreeMap<String, [Option<Live>; 2]>) -> usize {
         side.as_ref().and_then(|live| live.last_voice).is_some_and(|at| now - at < HEARS)
     };
     live.iter().filter(|(to, sides)| is_standing(to) && sides.iter().all(hears)).count()
-}
-
-fn is_standing(to: &str) -> bool {
-    let digits = to.len().checked_sub(7).and_then(|at| to.get(at..));
-    digits.and_then(|digits| digits.parse::<u32>().ok()).is_some_and(|n| n < cast::BRIEF_FROM)
 }
