@@ -293,6 +293,7 @@ mod tests {
             ended: proto::time::Instant::ZERO,
             bye: None,
             moves: Vec::new(),
+            stale: Vec::new(),
             diary: None,
         };
         Ear { report, mos: 4.3, transcoded: false, digits: String::new() }

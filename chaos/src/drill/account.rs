@@ -79,6 +79,8 @@ pub(super) fn run(seen: &Observed<'_>, flows: &[Flow], briefs: &[Placed]) -> Res
             touched,
             farewell: farewell(&fate, caller, callee),
             moves: moves.filter(|m| m.answer == 200).count(),
+            ends: ends(caller, callee, seen),
+            stale: sides.iter().flatten().flat_map(|r| &r.stale).count(),
             fate,
             from,
             to,
@@ -96,6 +98,19 @@ pub(super) fn run(seen: &Observed<'_>, flows: &[Flow], briefs: &[Placed]) -> Res
         run.briefs.push(placed.judge(seen.reports, seen.fault(), excuse, &numbers));
     }
     Ok(run)
+}
+
+/// How each side ended, if not as the drill wanted it.
+fn ends(caller: Option<&Report>, callee: Option<&Report>, seen: &Observed<'_>) -> Vec<String> {
+    [("caller", caller), ("callee", callee)]
+        .into_iter()
+        .filter_map(|(who, report)| {
+            let Some(report) = report else { return Some(format!("{who}: no report")) };
+            let at = since(report.ended, seen.fault()) as f64 / 1e3;
+            let early = report.ended < seen.end;
+            early.then(|| format!("{who}: {:?}, {:?} at {at:.2} s", report.end, report.bye))
+        })
+        .collect()
 }
 
 /// What each side heard of the other.
@@ -128,7 +143,7 @@ fn farewell(fate: &Fate, caller: Option<&Report>, callee: Option<&Report>) -> Op
         (Some(status), _) if !(200..300).contains(&status) => {
             Some(format!("the BYE was answered with {status}"))
         }
-        (Some(_), Some(Bye::Received))
+        (Some(_), Some(Bye::Received(_)))
             if [caller, callee].iter().all(|r| r.end == End::Completed) =>
         {
             None
@@ -164,6 +179,13 @@ pub(super) fn events(run: &mut Run, seen: &Observed<'_>, notes: Vec<Happened>) {
     let mut moves: Vec<(Instant, std::net::IpAddr, u16)> = Vec::new();
     for report in seen.reports {
         moves.extend(report.moves.iter().map(|m| (m.at, m.from.ip(), m.answer)));
+    }
+    for (report, stale) in seen.reports.iter().flat_map(|r| r.stale.iter().map(move |s| (r, s))) {
+        run.events.push(Event {
+            at_ms: since(stale.at, fault),
+            who: "carriers".into(),
+            what: format!("late {} from {} for {}", stale.method, stale.from.ip(), report.to),
+        });
     }
     moves.sort_unstable();
     for address in moves.iter().map(|m| m.1).collect::<std::collections::BTreeSet<_>>() {

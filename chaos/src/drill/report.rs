@@ -80,7 +80,7 @@ pub(super) fn json(outcome: &Outcome) -> Value {
             "from": call.from, "to": call.to, "flow": call.flow, "touched": call.touched,
             "gap_ms": call.fate.gap.as_millis(), "silent_ms": call.fate.silent.as_millis(),
             "lost": call.fate.lost.map(|lost| lost.words()), "farewell": call.farewell,
-            "moves": call.moves,
+            "moves": call.moves, "ends": call.ends, "late_requests": call.stale,
         })
     };
     let runs: Vec<Value> = outcome
@@ -296,7 +296,8 @@ fn lost(html: &mut String, outcome: &Outcome) {
         );
         for call in calls.iter().take(SHOWN) {
             let what = call.fate.lost.map(|lost| lost.words().to_owned());
-            let what = what.or_else(|| call.farewell.clone()).unwrap_or_default();
+            let mut what = what.or_else(|| call.farewell.clone()).unwrap_or_default();
+            call.ends.iter().for_each(|end| what = format!("{what}; {end}"));
             let _ok = write!(
                 html,
                 "<tr><td>{}</td><td>{}</td><td>{}</td><td class='n'>{}</td><td class='n'>{}</td>\

@@ -24,6 +24,10 @@ pub struct Account {
     pub farewell: Option<String>,
     /// Re-INVITEs that its sides followed.
     pub moves: usize,
+    /// Sides that ended before the drill hung up, and how.
+    pub ends: Vec<String>,
+    /// Requests of somebody who did not know that the call had moved.
+    pub stale: usize,
 }
 
 /// One call of those that come and go.
@@ -160,6 +164,8 @@ pub fn rows(runs: &[Run], targets: &Targets) -> Vec<Row> {
     let count = |of: fn(&Run) -> usize| runs.iter().map(of).sum::<usize>();
     rows.push(none("calls without exactly one record", count(|r| r.records.len())));
     rows.push(none("calls held by two POPs at the end", count(|r| r.twice.len())));
+    let stale = runs.iter().flat_map(|r| &r.calls).filter(|call| call.stale > 0);
+    rows.push(none("calls disturbed by who no longer has them", stale.count()));
     rows.push(none("processes that ended by themselves", count(|r| r.crashed.len())));
     new_calls(&mut rows, runs, targets);
     rows
@@ -234,6 +240,8 @@ mod tests {
             fate: Fate { gap: silent, silent, lost },
             farewell: None,
             moves: 1,
+            ends: Vec::new(),
+            stale: 0,
         }
     }
 
@@ -293,6 +301,7 @@ mod tests {
         fails(|r| r.calls[5].farewell = Some("481".into()), "BYE");
         fails(|r| r.records.push("+1: no record".into()), "record");
         fails(|r| r.twice.push("+1".into()), "two POPs");
+        fails(|r| r.calls[9].stale = 1, "disturbed");
         fails(|r| r.crashed.push("fra1".into()), "processes");
         fails(|r| r.briefs[0].wrong = Some("503".into()), "new calls");
     }

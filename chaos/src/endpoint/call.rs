@@ -9,7 +9,7 @@ use pop_core::sip::{ClientTx, Dialog, Request, Response, ServerTx};
 use proto::time::Instant;
 
 use super::listener::{Listener, Statistics};
-use super::report::{Bye, End, Finished, Heard, Live, Move, Report, Side};
+use super::report::{Bye, End, Finished, Heard, Live, Move, Report, Side, Stale};
 use super::session::{self, Agreed};
 use super::talker::Talker;
 use crate::speech::Voice;
@@ -71,6 +71,7 @@ pub(super) struct Call {
     pub(super) answered: Option<Instant>,
     pub(super) bye: Option<Bye>,
     pub(super) moves: Vec<Move>,
+    pub(super) stale: Vec<Stale>,
     pub(super) state: State,
 }
 
@@ -158,6 +159,7 @@ impl Call {
             ended: now,
             bye: self.bye,
             moves: std::mem::take(&mut self.moves),
+            stale: std::mem::take(&mut self.stale),
             diary,
         };
         Finished { report, payloads, expect: self.expect }

@@ -33,7 +33,7 @@ use anyhow::{Context, Result};
 use mio::Waker;
 use pop_core::codec::Codec;
 
-pub use report::{Bye, End, Heard, Live, MOVES_MAX, Move, Report, Side};
+pub use report::{Bye, End, Heard, Live, MOVES_MAX, Move, Report, Side, Stale};
 
 use crate::speech::Voice;
 use agent::Order;

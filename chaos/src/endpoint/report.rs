@@ -65,8 +65,22 @@ pub struct Report {
     pub bye: Option<Bye>,
     /// Re-INVITEs of the far side, oldest first; at most [`MOVES_MAX`].
     pub moves: Vec<Move>,
+    /// Requests within the call whose CSeq was used up before (RFC 3261 §12.2.2): of somebody who
+    /// does not know that the call moved; at most [`MOVES_MAX`]. They are refused and change nothing.
+    pub stale: Vec<Stale>,
     /// What was heard packet by packet, if [`super::Config::diary`] asked for it.
     pub diary: Option<Diary>,
+}
+
+/// A request that came too late.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stale {
+    /// When it came.
+    pub at: Instant,
+    /// Where it came from.
+    pub from: SocketAddr,
+    /// Its method.
+    pub method: String,
 }
 
 /// Re-INVITEs kept of one call.
@@ -75,8 +89,8 @@ pub const MOVES_MAX: usize = 64;
 /// Whose BYE ended a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bye {
-    /// Theirs.
-    Received,
+    /// Theirs, from there.
+    Received(SocketAddr),
     /// Ours, and this was the answer; `None`: there was none.
     Sent(Option<u16>),
 }

@@ -12,7 +12,7 @@ use proto::time::Instant;
 
 use super::agent::Shell;
 use super::call::{Call, Ringing, State};
-use super::report::{Bye, End, MOVES_MAX, Move, Side};
+use super::report::{Bye, End, MOVES_MAX, Move, Side, Stale};
 use super::{Dial, Reinvite, Reply, session};
 
 /// Calls at once; further INVITEs get 503.
@@ -71,6 +71,7 @@ impl Shell {
             answered: None,
             bye: None,
             moves: Vec::new(),
+            stale: Vec::new(),
             state: State::Calling { tx, invite: Box::new(invite), cancelled: false },
         };
         self.calls.insert(number, call);
@@ -91,15 +92,19 @@ impl Shell {
             }
             (Method::Invite, Some(number)) => {
                 if let Some(response) = self.reinvited(number, flow, request, now) {
+                    self.stale(number, flow, request, response.status, now);
                     self.endpoint.respond(tx, response, now);
                 }
             }
             (_, Some(number)) => {
                 let response = self.in_dialog(number, request);
+                let (status, taken) = (response.status, response.is_success());
+                self.stale(number, flow, request, status, now);
                 self.endpoint.respond(tx, response, now);
-                if request.method == Method::Bye {
+                // A BYE that is refused ends nothing.
+                if request.method == Method::Bye && taken {
                     if let Some(call) = self.calls.get_mut(&number) {
-                        call.bye.get_or_insert(Bye::Received);
+                        call.bye.get_or_insert(Bye::Received(flow.remote));
                     }
                     self.finish(number, End::Completed, now);
                 }
@@ -112,6 +117,15 @@ impl Shell {
                 let status = if request.is_in_dialog() { 481 } else { 405 };
                 self.endpoint.respond(tx, Response::to_request(request, status), now);
             }
+        }
+    }
+
+    /// Takes note of a request that the dialog refuses; asked after it did.
+    fn stale(&mut self, number: u64, flow: Flow, request: &Request, status: u16, now: Instant) {
+        let Some(call) = self.calls.get_mut(&number) else { return };
+        if status == 500 && call.stale.len() < MOVES_MAX {
+            let method = request.method.to_string();
+            call.stale.push(Stale { at: now, from: flow.remote, method });
         }
     }
 
@@ -209,6 +223,7 @@ impl Shell {
             answered: None,
             bye: None,
             moves: Vec::new(),
+            stale: Vec::new(),
             state: State::Ringing(Box::new(ringing)),
         };
         self.calls.insert(number, call);
