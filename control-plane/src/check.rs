@@ -4,11 +4,12 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::time::SystemTime;
 
 use crate::config::Config;
+use crate::dns::{Bound, DnsConfig};
 use crate::pki::Authority;
 use crate::problem::Problem;
 use crate::tls::Credentials;
@@ -24,6 +25,7 @@ pub fn check(config: &Config, now: SystemTime) -> Vec<Problem> {
     }
     problems.extend(listen("api.listen", config.api).err());
     problems.extend(listen("admin.listen", config.admin).err());
+    problems.extend(config.dns.as_ref().and_then(|config| dns(config).err()));
     problems
 }
 
@@ -74,21 +76,37 @@ fn is_full(error: &io::Error) -> bool {
 pub fn listen(field: &str, address: SocketAddr) -> Result<TcpListener, Problem> {
     let listener = TcpListener::bind(address);
     let listener = listener.and_then(|l| l.set_nonblocking(true).map(|()| l));
-    listener.map_err(|error| {
-        let (what, fix) = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                ("is taken", "stop what listens there (`ss -ltnp` names it) or choose another port")
-            }
-            io::ErrorKind::AddrNotAvailable => {
-                ("is no address of this machine", "choose one that `ip address` shows")
-            }
-            io::ErrorKind::PermissionDenied => {
-                ("is not allowed to this user", "choose a port above 1023")
-            }
-            _ => return Problem::new(field, format!("{address} cannot be used ({error})"), FIX),
-        };
-        Problem::new(field, format!("{address} {what}"), fix)
-    })
+    listener.map_err(|error| unusable(field, address, &error))
+}
+
+/// The sockets DNS is served on.
+pub fn dns(config: &DnsConfig) -> Result<Bound, Problem> {
+    let udp = |address: SocketAddr| {
+        let socket = UdpSocket::bind(address)?;
+        socket.set_nonblocking(true).map(|()| socket)
+    };
+    let both = |address: &SocketAddr| {
+        let tcp = listen("dns.listen", *address)?;
+        let udp = udp(*address).map_err(|error| unusable("dns.listen", *address, &error))?;
+        Ok((udp, tcp))
+    };
+    config.listen.iter().map(both).collect::<Result<_, _>>().map(Bound)
+}
+
+fn unusable(field: &str, address: SocketAddr, error: &io::Error) -> Problem {
+    let (what, fix) = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            ("is taken", "stop what listens there (`ss -ltnp` names it) or choose another port")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            ("is no address of this machine", "choose one that `ip address` shows")
+        }
+        io::ErrorKind::PermissionDenied => {
+            ("is not allowed to this user", "choose a port above 1023")
+        }
+        _ => return Problem::new(field, format!("{address} cannot be used ({error})"), FIX),
+    };
+    Problem::new(field, format!("{address} {what}"), fix)
 }
 
 const FIX: &str = "choose another address";

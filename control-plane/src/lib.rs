@@ -10,6 +10,7 @@ pub mod archive;
 pub mod audit;
 pub mod check;
 pub mod config;
+pub mod dns;
 pub mod driver;
 pub mod hub;
 pub mod join;

@@ -23,6 +23,7 @@ use crate::archive;
 use crate::audit;
 use crate::check;
 use crate::config::{Config, Member};
+use crate::dns;
 use crate::driver::{self, Driver, DriverError, Progress};
 use crate::hub::Hub;
 use crate::liveness::Liveness;
@@ -101,6 +102,7 @@ struct Ready {
     join: Option<TcpListener>,
     api: TcpListener,
     admin: TcpListener,
+    dns: Option<dns::Bound>,
     prometheus: PrometheusHandle,
 }
 
@@ -127,6 +129,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     };
     let api = TcpListener::from_std(check::listen("api.listen", config.api)?)?;
     let admin = TcpListener::from_std(check::listen("admin.listen", config.admin)?)?;
+    let dns = config.dns.as_ref().map(check::dns).transpose()?;
     let prometheus = crate::telemetry::install()?;
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -137,7 +140,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         }
     });
     let Some(restored) = with_room(&config, signals.as_mut()).await? else { return Ok(()) };
-    let ready = Ready { config, credentials, authority, join, api, admin, prometheus };
+    let ready = Ready { config, credentials, authority, join, api, admin, dns, prometheus };
     ready.run(restored, signals).await
 }
 
@@ -164,7 +167,7 @@ impl Ready {
         };
         let joins = replica_is_new && !self.config.node.join.is_empty();
         let driver = driver::start(parts, ended)?;
-        ship(&self.config, &driver)?;
+        ship(&self.config, &driver).and_then(|()| steer(&self.config, self.dns, &driver))?;
         let shown = self.authority.as_ref().map(Authority::certificate);
         let rotation = Rotation::new(&self.config, &self.credentials, shown)?;
         let issuing = issuing(&self.config, self.authority, &self.credentials);
@@ -224,6 +227,12 @@ fn ship(config: &Config, driver: &Driver) -> std::io::Result<()> {
     audit::export::start(config.audit.clone(), driver);
     let backup = config.backup.clone();
     backup.map_or(Ok(()), |backup| archive::ship::start(backup, driver.clone()))
+}
+
+/// Answers DNS, on a node that is told to.
+fn steer(config: &Config, bound: Option<dns::Bound>, driver: &Driver) -> std::io::Result<()> {
+    let told = config.dns.as_ref().zip(bound);
+    told.map_or(Ok(()), |(config, bound)| dns::start(config, bound, driver))
 }
 
 /// Asks the members to let this node in.

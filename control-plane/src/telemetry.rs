@@ -48,6 +48,10 @@ table! {
     CONNECTIONS = "control_connections", Gauge, "Open TLS connections of clients and peers";
     CONNECTIONS_REFUSED = "control_connections_refused_total", Counter,
         "Connections refused, by reason";
+    DNS_QUERIES = "control_dns_queries_total", Counter,
+        "DNS queries of clients and resolvers, by what became of them";
+    DNS_TARGETS = "control_dns_targets", Gauge,
+        "Addresses of POPs that DNS steers new calls to; 0: callers that follow DNS find none";
     DISK_FREE = "control_disk_free_bytes", Gauge, "Free bytes of the disk with the data directory";
     DISK_LOW = "control_disk_low", Gauge, "1 while growth is refused for want of disk space";
     DISK_STALLS = "control_disk_stalls_total", Counter,
@@ -259,6 +263,16 @@ pub fn connection_refused(reason: ConnectionRefused) {
 /// Seconds until the certificate ends.
 pub fn certificate_left(seconds: i64) {
     gauge!(CERTIFICATE_LEFT).set(seconds as f64);
+}
+
+/// A DNS query was answered, or not.
+pub fn dns_query(outcome: crate::dns::answer::Outcome) {
+    counter!(DNS_QUERIES, "outcome" => outcome.name()).increment(1);
+}
+
+/// Addresses that DNS steers calls to.
+pub fn dns_targets(count: usize) {
+    gauge!(DNS_TARGETS).set(count as f64);
 }
 
 /// A POP's heartbeat came.

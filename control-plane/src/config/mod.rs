@@ -4,6 +4,7 @@
 //! One TOML file, parsed once into types that cannot be wrong. Unknown keys are refused. What can
 //! only be known by touching the machine (ports, files, clock) is asked in `check`.
 
+mod dns;
 mod raw;
 
 use std::collections::BTreeSet;
@@ -16,6 +17,7 @@ use proto::id::NodeId;
 
 use crate::archive::Target;
 use crate::audit::export::Export;
+use crate::dns::DnsConfig;
 use crate::problem::{Problem, Problems};
 
 /// The most voters of one group: more only slow each write down.
@@ -44,6 +46,8 @@ pub struct Config {
     pub storage: Storage,
     /// Where the log is shipped.
     pub backup: Option<BackupConfig>,
+    /// Where this node answers DNS for the SIP domain, if it does.
+    pub dns: Option<DnsConfig>,
     /// Where this node keeps the whole audit log, if it does.
     pub audit: Option<Export>,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use proto::id::{NodeId, PopId};
 use serde::Deserialize;
 
+use super::dns::RawDns;
 use super::{BackupConfig, CA_DAYS, CaConfig, Config, Member, Node, Storage, Timers, TlsFiles};
 use crate::archive::Target;
 use crate::audit::export::{Export, ROTATE_BYTES};
@@ -28,6 +29,7 @@ pub(super) struct File {
     storage: RawStorage,
     backup: Option<RawBackup>,
     audit: Option<RawAudit>,
+    dns: Option<RawDns>,
 }
 
 #[derive(Deserialize)]
@@ -127,6 +129,7 @@ impl File {
         let ca = self.ca.and_then(|ca| ca.validate(problems));
         let backup = self.backup.and_then(|backup| backup.validate(problems));
         let audit = self.audit.and_then(|audit| audit.validate(problems));
+        let dns = self.dns.and_then(|dns| dns.validate(problems));
         let data_dir = self.node.data_dir.clone();
         if data_dir.as_os_str().is_empty() {
             let fix = "name a directory on a local disk";
@@ -155,6 +158,7 @@ impl File {
             timers: timers?,
             storage,
             backup,
+            dns,
             audit,
         })
     }
@@ -322,7 +326,7 @@ fn label(field: &str, text: String, problems: &mut Vec<Problem>) -> Option<Strin
     }
 }
 
-fn address(field: &str, text: &str, problems: &mut Vec<Problem>) -> Option<SocketAddr> {
+pub(super) fn address(field: &str, text: &str, problems: &mut Vec<Problem>) -> Option<SocketAddr> {
     match text.parse() {
         Ok(address) => Some(address),
         Err(_) => {
@@ -335,7 +339,7 @@ fn address(field: &str, text: &str, problems: &mut Vec<Problem>) -> Option<Socke
 }
 
 /// `"25ms"`, `"1s"`, `"2m"`.
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let split = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at_checked(split)?;
     let number: u64 = number.parse().ok()?;
