@@ -46,6 +46,8 @@ pub(super) async fn run(
         let epoch = shared.epoch.load(Ordering::Relaxed);
         let status = beat(&shared, index, (&pop_id, epoch), &events, &mut backoff).await;
         node.heard.store(false, Ordering::Relaxed);
+        // A broken stream is silence for the node soon: what it heard before counts no more.
+        renew(&shared, node, None, &events);
         if status.code() == Code::FailedPrecondition {
             if is_verdict(&status) {
                 shared.lose(epoch);
@@ -105,7 +107,7 @@ async fn beat(
                         continue;
                     }
                     if !asks && let Some(at) = sent.pop_front() {
-                        renew(shared, node, at, events);
+                        renew(shared, node, Some(at), events);
                     }
                     node.heard.store(true, Ordering::Relaxed);
                     backoff.reset();
@@ -144,15 +146,15 @@ async fn beat(
 
 /// The node heard a beat that was sent at `at`: it does not find this POP silent before its time is
 /// over. What a majority of the nodes heard says how long none can have given it up.
-fn renew(shared: &Shared, node: &Node, at: Instant, events: &mpsc::Sender<Event>) {
-    *node.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+fn renew(shared: &Shared, node: &Node, at: Option<Instant>, events: &mpsc::Sender<Event>) {
+    *node.answered.lock().unwrap_or_else(PoisonError::into_inner) = at;
     let of = |node: &Node| *node.answered.lock().unwrap_or_else(PoisonError::into_inner);
     let mut times: Vec<Instant> = shared.nodes.iter().filter_map(of).collect();
     times.sort_unstable_by(|a, b| b.cmp(a));
-    if let Some(oldest) = times.get(shared.nodes.len() / 2) {
-        // A full queue: the loop is late, and hears of it by the next one.
-        let _ = events.try_send(Event::Lease(*oldest + LEASE));
-    }
+    // Without a majority there is none.
+    let until = times.get(shared.nodes.len() / 2).map_or_else(Instant::now, |at| *at + LEASE);
+    // A full queue: the loop is late, and hears of it by the next one.
+    let _ = events.try_send(Event::Lease(until));
 }
 
 /// The answer to a question goes with the next heartbeat.

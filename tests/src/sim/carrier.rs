@@ -22,6 +22,9 @@ use super::plan::{CallPlan, Callee, End};
 /// How long a caller holds.
 const HOLD: Duration = Duration::from_secs(1);
 
+/// A call that is not answered, and not ended, is given up after this.
+const GIVE_UP: Duration = Duration::from_secs(60);
+
 /// A carrier.
 pub struct Carrier {
     region: usize,
@@ -117,6 +120,7 @@ impl Carrier {
             Todo::Call => self.dial(key, now),
             Todo::Answer => self.answer(key, now),
             Todo::Cancel => self.cancel(key, now),
+            Todo::GiveUp => self.give_up(key, now),
             Todo::HangUp => self.hang_up(key, now),
             Todo::Hold => self.offer_again(key, "sendonly", now),
             Todo::Resume => self.offer_again(key, "sendrecv", now),
@@ -165,6 +169,7 @@ impl Carrier {
         let codecs: &[u8] = if plan.transcoded { &[PCMU] } else { &[PCMU, PCMA] };
         invite.set_body("application/sdp", sdp(phone.address(), codecs, "sendrecv"));
         phone.report.began = Some(now);
+        phone.due.insert(Todo::GiveUp, now + GIVE_UP);
         if let End::Cancel(after) = plan.end {
             phone.due.insert(Todo::Cancel, now + after);
         }
@@ -172,6 +177,20 @@ impl Carrier {
         let tx = self.endpoint.request(invite.clone(), flow, now).expect("a simulation is small");
         phone.state = State::Calling { tx, invite: Box::new(invite) };
         self.clients.insert(tx, key);
+    }
+
+    /// Its POP says nothing any more (as Timer C, RFC 3261 §16.6).
+    fn give_up(&mut self, key: (usize, Side), now: Instant) {
+        let Some(phone) = self.phones.get_mut(&key) else { return };
+        match &phone.state {
+            State::Calling { .. } => self.cancel(key, now),
+            State::Ringing { tx, invite, dialog } => {
+                let response = dialog.respond(invite, 480);
+                self.endpoint.respond(*tx, response, now);
+                self.over(key, |report| report.status = Some(480), now);
+            }
+            State::Idle | State::Up { .. } | State::Ending { .. } | State::Over => {}
+        }
     }
 
     fn cancel(&mut self, key: (usize, Side), now: Instant) {
@@ -275,6 +294,7 @@ impl Carrier {
         self.endpoint.respond(tx, dialog.respond(request, 180), now);
         self.dialogs.insert(dialog.id(), key);
         self.servers.insert(tx, key);
+        phone.due.insert(Todo::GiveUp, now + GIVE_UP);
         let invite = Box::new(request.clone());
         phone.state = State::Ringing { tx, invite, dialog: Box::new(dialog) };
         Ok(())

@@ -97,6 +97,8 @@ pub(super) enum Todo {
     Answer,
     Call,
     Cancel,
+    /// Nothing came of it: its POP may be gone.
+    GiveUp,
     HangUp,
     Hold,
     Resume,
@@ -134,6 +136,7 @@ impl Phone {
     /// Answered: speech begins, and the plan's end comes nearer.
     pub(super) fn talk(&mut self, now: Instant) {
         self.due.remove(&Todo::Cancel);
+        self.due.remove(&Todo::GiveUp);
         match (self.plan.end, self.side) {
             (End::Caller(after), Side::Caller) | (End::Callee(after), Side::Callee) => {
                 self.due.insert(Todo::HangUp, now + after);

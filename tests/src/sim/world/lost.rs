@@ -9,7 +9,6 @@ use proto::raft::{PopEpoch, RecordPops};
 use proto::time::Duration;
 
 use super::super::net::{IDLE_TIMEOUT, PAIRS, Pair, REGIONS};
-use super::super::operator::POPS;
 use super::super::pop::{PopNode, Wire, pop_id};
 use super::{Due, WATCH_AGAIN, World};
 
@@ -30,7 +29,7 @@ impl World {
             self.net.cut(ends);
             self.changed(ends, IDLE_TIMEOUT);
         }
-        let epoch = self.operator.epochs.get(POPS[region]).copied().unwrap_or(0);
+        let epoch = self.operator.epochs.get(pop_id(region).as_str()).copied().unwrap_or(0);
         self.schedule(self.now + verdict_after, Due::Verdict { pop: region, epoch });
     }
 
@@ -96,7 +95,7 @@ impl World {
         if self.is_lost(pop, epoch) {
             return;
         }
-        let lost = PopEpoch { pop_id: POPS[pop].to_owned(), epoch };
+        let lost = PopEpoch { pop_id: pop_id(pop).as_str().to_owned(), epoch };
         for index in 0..REGIONS {
             let life = self.control.get(index).map_or(0, |node| node.life);
             let record = RecordPops { found: Vec::new(), fenced: vec![lost.clone()] };
@@ -111,8 +110,9 @@ impl World {
 
     /// As far as any control node knows.
     fn is_lost(&self, pop: usize, epoch: u64) -> bool {
+        let id = pop_id(pop);
         let known =
-            self.control.iter().filter_map(|node| node.replica.as_ref()?.state().pop(POPS[pop]));
+            self.control.iter().filter_map(|node| node.replica.as_ref()?.state().pop(id.as_str()));
         let mut known = known;
         known.any(|known| known.epoch > epoch || (known.epoch == epoch && known.fenced))
     }
@@ -121,7 +121,9 @@ impl World {
     pub(super) fn beat(&mut self, region: usize) {
         let now = self.now;
         self.schedule(now + BEAT, Due::Beat { pop: region });
-        let Some(epoch) = self.operator.epochs.get(POPS[region]).copied() else { return };
+        let Some(epoch) = self.operator.epochs.get(pop_id(region).as_str()).copied() else {
+            return;
+        };
         let Some(node) = self.pops.get(region).filter(|node| node.is_up) else { return };
         if node.epoch == 0 || node.epoch != epoch {
             return;

@@ -30,9 +30,11 @@ pub(super) struct Own {
     version: u64,
     /// Some guardian had it once: it takes the half over, as it was then at least.
     kept: bool,
-    /// With what each is known to have, and since when.
-    pub(super) guardians: Vec<(PopId, Epoch, Option<(u64, Instant)>)>,
+    pub(super) guardians: Vec<Keeper>,
 }
+
+/// A guardian, its epoch, and the version it is known to have, since when.
+type Keeper = (PopId, Epoch, Option<(u64, Instant)>);
 
 /// To one guardian.
 #[derive(Debug, Default)]
@@ -178,7 +180,8 @@ impl Pop {
             && let Some(name) = feed.pending.pop_first()
         {
             let Some(capsule) = self.capsule_of(name, now) else { continue };
-            if capsule.encoded_len() > CAPSULE_BYTES_MAX {
+            let capsule = capsule.encode_to_vec();
+            if capsule.len() > CAPSULE_BYTES_MAX {
                 self.core.counters.refuse(Refusal::CapsuleTooLong);
                 continue;
             }
@@ -315,7 +318,7 @@ impl super::Guard {
     /// Who has this half of ours.
     pub(in crate::pop) fn guardians(&self, name: Name) -> Vec<crate::pop::Guardian> {
         let Some(own) = self.own.get(&name) else { return Vec::new() };
-        let guardian = |(pop, _, has): &(PopId, Epoch, Option<(u64, Instant)>)| {
+        let guardian = |(pop, _, has): &Keeper| {
             let fresh = has.is_some_and(|(version, _)| version == own.version);
             crate::pop::Guardian { pop: pop.clone(), fresh }
         };

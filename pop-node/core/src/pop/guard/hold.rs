@@ -65,7 +65,7 @@ impl Pop {
             return self.core.counters.refuse(Refusal::StaleEpoch);
         }
         match message.kind {
-            Some(Guarding::Capsule(capsule)) => self.hold(stream, (pop, epoch), capsule, now),
+            Some(Guarding::Capsule(bytes)) => self.hold(stream, (pop, epoch), bytes, now),
             Some(Guarding::End(end)) => {
                 let Some(name) = Name::read(end.half.as_ref()) else {
                     return self.core.counters.refuse(Refusal::BadCapsule);
@@ -92,11 +92,12 @@ impl Pop {
         &mut self,
         stream: &CallStream,
         (pop, epoch): (PopId, Epoch),
-        capsule: Capsule,
+        bytes: Vec<u8>,
         now: Instant,
     ) {
+        let capsule = Capsule::decode(bytes.as_slice()).unwrap_or_default();
         let (half, version) = (capsule.half.clone(), capsule.version);
-        let bytes = Bytes::from(capsule.encode_to_vec());
+        let bytes = Bytes::from(bytes);
         let guard = &self.core.guard;
         let refused = match Kept::read(capsule, now) {
             None => Err(Refusal::BadCapsule),

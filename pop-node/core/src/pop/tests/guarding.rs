@@ -94,7 +94,7 @@ fn damaged_and_oversized_capsules_are_refused_and_said_to_be() {
     let good = capsule(&world, "fra1");
     let s = stream(900);
     hears(&mut world, &s, Guarding::Open(GuardOpen { epoch: 1 }));
-    let said = hears(&mut world, &s, Guarding::Capsule(good.clone()));
+    let said = hears(&mut world, &s, Guarding::Capsule(good.encode_to_vec()));
     assert_eq!(acknowledged(&said), Some(7));
     let damaged = [
         Capsule { half: None, ..good.clone() },
@@ -107,13 +107,13 @@ fn damaged_and_oversized_capsules_are_refused_and_said_to_be() {
     ];
     let count = damaged.len() as u64;
     for capsule in damaged {
-        let said = hears(&mut world, &s, Guarding::Capsule(capsule));
+        let said = hears(&mut world, &s, Guarding::Capsule(capsule.encode_to_vec()));
         assert_eq!(acknowledged(&said), Some(0));
     }
     assert_eq!(refused(&mut world, Refusal::BadCapsule), count);
     let mut long = good.clone();
     long.dialog.as_mut().unwrap().route_set = vec![b"<sip:192.0.2.1;lr>".repeat(20); 20];
-    hears(&mut world, &s, Guarding::Capsule(long));
+    hears(&mut world, &s, Guarding::Capsule(long.encode_to_vec()));
     let refused =
         refused(&mut world, Refusal::CapsuleTooLong) + refused(&mut world, Refusal::BadCapsule);
     assert_eq!(refused, count + 1);
@@ -130,7 +130,7 @@ fn an_epoch_that_is_over_says_nothing_any_more() {
     assert_eq!(refused(&mut world, Refusal::StaleEpoch), 1);
     hears(&mut world, &stream(902), open(2));
     world.declare("fra1", |pop| pop.fenced = true);
-    let said = hears(&mut world, &stream(902), Guarding::Capsule(good.clone()));
+    let said = hears(&mut world, &stream(902), Guarding::Capsule(good.encode_to_vec()));
     assert_eq!(said, []);
     assert_eq!(refused(&mut world, Refusal::StaleEpoch), 2);
     // Nor does it get a call back.
