@@ -50,7 +50,8 @@ fn stormy_weather() {
 
 #[test]
 fn pops_die() {
-    for seed in seeds() {
+    let one = std::env::var("SEED").is_ok();
+    for seed in seeds().into_iter().take(if one { 1 } else { SEEDS.len() }) {
         assert_good("deadly", Plan::deadly(seed));
     }
 }

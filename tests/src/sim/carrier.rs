@@ -72,6 +72,18 @@ impl Carrier {
         self.endpoint.is_idle() && self.phones.values().all(|p| quiet(p) && p.due.is_empty())
     }
 
+    /// Which phones are not at rest, and what the endpoint does.
+    pub fn waiting(&self) -> String {
+        let rests = |phone: &&Phone| !matches!(phone.state, State::Idle | State::Over);
+        let phones = self.phones.values().filter(rests);
+        let said = phones.map(|p| format!("{} {:?}: {:?}", p.plan.number, p.side, p.report));
+        format!(
+            "{}; {} transactions",
+            said.collect::<Vec<_>>().join(", "),
+            self.endpoint.transactions()
+        )
+    }
+
     pub fn poll_timeout(&self) -> Option<Instant> {
         let phones = self.phones.values().filter_map(Phone::poll_timeout).min();
         earlier(phones, self.endpoint.poll_timeout())
@@ -427,6 +439,10 @@ impl Carrier {
         let Some(phone) = self.phones.get_mut(&key) else { return };
         phone.quiet(now);
         phone.state = State::Over;
+        if let Some(tx) = phone.reinvite.take() {
+            // Its POP may be gone, and never answer.
+            self.endpoint.cancel(tx, now);
+        }
         phone.report.ended.get_or_insert(now);
         note(&mut phone.report);
     }

@@ -12,6 +12,11 @@ use super::plan::{CallPlan, Fault};
 use super::pop::PopNode;
 use super::world::World;
 
+/// A POP that is back refuses calls, without a record, until it is registered anew and has a view.
+const BACK: Duration = Duration::from_secs(3);
+/// An answer is told to guardians within this: one way and back.
+const SETTLES: Duration = Duration::from_millis(500);
+
 /// Two phones of one call, as they tell it.
 type Sides<'a> = (&'a CallPlan, Option<&'a Report>, Option<&'a Report>);
 
@@ -47,7 +52,8 @@ fn leftovers(world: &World, found: &mut Vec<String>) {
     }
     for (region, carrier) in world.carriers.iter().enumerate() {
         if !carrier.is_idle() {
-            found.push(format!("a phone of region {region} waits for something"));
+            let what = carrier.waiting();
+            found.push(format!("a phone of region {region} waits for something: {what}"));
         }
     }
 }
@@ -85,11 +91,34 @@ fn records(world: &World, found: &mut Vec<String>) {
         let to = number(plan.to, plan.number);
         let records = billed.remove(to.as_str()).unwrap_or_default();
         let call = plan.number;
+        let answered = caller.and_then(|report| report.answered);
         let [record] = records.as_slice() else {
-            found.push(format!("call {call} has {} billing records", records.len()));
+            if records.is_empty() && died_setting_up(world, plan, caller) {
+                continue;
+            }
+            // A POP that stood still when it had just told its guardians does not know whether they
+            // heard: it writes a record, too, rather than none.
+            let by_retired = |cdr: &&Cdr| cdr.cause == EndCause::Shutdown;
+            if records.len() == 2
+                && records.iter().filter(|cdr| by_retired(cdr)).count() == 1
+                && answered.is_some_and(|at| meets_loss(world, plan, at, at + SETTLES))
+            {
+                continue;
+            }
+            let who: Vec<_> = records
+                .iter()
+                .map(|cdr| format!("{} {:?} {:?} at {}", cdr.pop, cdr.role, cdr.cause, cdr.ended))
+                .collect();
+            let who = who.join(", ");
+            let (began, ended) = (caller.and_then(|c| c.began), caller.and_then(|c| c.ended));
+            let count = records.len();
+            found.push(format!(
+                "call {call} has {count} billing records: {who}; the caller began {began:?}, had an answer \
+                 {answered:?}, ended {ended:?}, of region {}; {:?}",
+                plan.from, world.plan.faults
+            ));
             continue;
         };
-        let answered = caller.and_then(|report| report.answered);
         if answered.is_some() && record.answered.is_none() {
             found.push(format!("call {call} was answered; its record says {:?}", record.cause));
         }
@@ -132,7 +161,9 @@ fn media(world: &World, found: &mut Vec<String>) {
         for (who, heard) in [("caller", caller.received), ("callee", callee.received)] {
             if (heard as f64) < due {
                 found.push(format!(
-                    "call {call}: the {who} heard {heard} packets, {due:.0} are due"
+                    "call {call} of {} and {}, {from} to {until}: the {who} heard {heard} packets, \
+                     {due:.0} are due; {:?}",
+                    plan.from, plan.to, world.plan.faults
                 ));
             }
         }
@@ -149,14 +180,31 @@ fn meets_loss(world: &World, plan: &CallPlan, from: Instant, until: Instant) -> 
     })
 }
 
+/// The POP the caller reached stood still or died before it could tell a guardian of an answer: its
+/// record died with it.
+fn died_setting_up(world: &World, plan: &CallPlan, caller: Option<&Report>) -> bool {
+    let Some(began) = caller.and_then(|report| report.began) else { return false };
+    let answered = caller.and_then(|report| report.answered);
+    let until = answered.map_or(began + Duration::from_secs(70), |at| at + SETTLES);
+    world.plan.faults.iter().any(|(at, fault)| match fault {
+        Fault::KillPop(region, _, lasts) => {
+            *region == plan.from && *at < until && *at + *lasts + BACK > began
+        }
+        // What it never heard of.
+        Fault::PausePop(region, _, lasts) => {
+            *region == plan.from && answered.is_none() && *at < until && *at + *lasts + BACK > began
+        }
+        _ => false,
+    })
+}
+
 /// No answered call is lost with its POP: it ends when one of its phones hangs up, and not before.
 fn survivors(world: &World, found: &mut Vec<String>) {
     for (plan, caller, callee) in sides(world) {
         let (Some(caller), Some(callee)) = (caller, callee) else { continue };
         let (Some(answered), Some(_)) = (caller.answered, callee.answered) else { continue };
         let Some(quiet) = caller.quiet.into_iter().chain(callee.quiet).min() else { continue };
-        // Told to guardians: one way and back.
-        let settled = answered + Duration::from_millis(500);
+        let settled = answered + SETTLES;
         let lost =
             meets_loss(world, plan, settled, quiet) && !meets_loss(world, plan, answered, settled);
         let hung_up = caller.hung_up.into_iter().chain(callee.hung_up).min();

@@ -187,6 +187,7 @@ impl Pop {
         }
         self.close_feeds();
         self.core.config.epoch = epoch;
+        self.core.ports.begin_at(epoch);
         self.core.fenced = false;
         self.core.guard.registered = true;
         for (key, call) in &self.calls {

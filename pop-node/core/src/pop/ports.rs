@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
+use proto::id::Epoch;
 use proto::time::{Duration, Instant};
 
 use crate::media::Lane;
@@ -45,6 +46,16 @@ impl Ports {
             used: unused(threads),
             shared: Some(port),
         }
+    }
+
+    /// The peers of a process before this one may still send to its ports: begin elsewhere than that
+    /// did.
+    pub(crate) fn begin_at(&mut self, epoch: Epoch) {
+        // By the golden ratio, registrations spread over the range, however many there are.
+        let ports = u64::try_from(self.free.len()).unwrap_or(u64::MAX);
+        let steps = epoch.0.saturating_sub(1).wrapping_mul(ports.wrapping_mul(382) / 1_000);
+        let at = steps.checked_rem(ports).unwrap_or(0);
+        self.free.rotate_left(usize::try_from(at).unwrap_or(0));
     }
 
     /// The lane of the media thread with the fewest legs.
@@ -103,6 +114,17 @@ mod tests {
         assert_eq!(ports.take(Lane(0), t(30_999)), None);
         assert_eq!(ports.take(Lane(0), t(31_000)), Some(1_002));
         assert_eq!(ports.used(), 2);
+    }
+
+    #[test]
+    fn another_registration_begins_at_other_ports() {
+        let first = |epoch| {
+            let mut ports = Ports::new(&(20_000..=20_999), Duration::from_secs(30), 1);
+            ports.begin_at(Epoch(epoch));
+            ports.take(Lane(0), Instant::ZERO)
+        };
+        let begins: Vec<_> = (1..=4).map(|epoch| first(epoch).unwrap()).collect();
+        assert_eq!(begins, [20_000, 20_382, 20_764, 20_146]);
     }
 
     #[test]

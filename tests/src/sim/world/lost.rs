@@ -44,6 +44,7 @@ impl World {
         for other in (0..REGIONS).filter(|other| *other != region) {
             if let Some(node) = self.pops.get_mut(other) {
                 node.forget_streams_of(region);
+                node.media.handle_restart(&pop_id(region));
             }
         }
         self.back(region);
@@ -55,6 +56,9 @@ impl World {
         let now = self.now;
         let Some(node) = self.pops.get_mut(region) else { return };
         node.is_up = true;
+        // The shell hears no POP and no peer before it was told whether it is lost.
+        self.answer_beat(region);
+        let Some(node) = self.pops.get_mut(region) else { return };
         let missed = std::mem::take(&mut node.missed);
         for (from, wire, event) in missed {
             self.on_pop(region, |node| {
@@ -121,6 +125,11 @@ impl World {
     pub(super) fn beat(&mut self, region: usize) {
         let now = self.now;
         self.schedule(now + BEAT, Due::Beat { pop: region });
+        self.answer_beat(region);
+    }
+
+    fn answer_beat(&mut self, region: usize) {
+        let now = self.now;
         let Some(epoch) = self.operator.epochs.get(pop_id(region).as_str()).copied() else {
             return;
         };

@@ -147,7 +147,7 @@ impl Pop {
         if let Some(stream) = feed.stream.clone() {
             self.fill(&stream, &mut feed, now);
         }
-        if feed.stream.is_some() || !feed.pending.is_empty() {
+        if feed.stream.is_some() || !feed.pending.is_empty() || !feed.gone.is_empty() {
             self.core.guard.feeds.insert(guardian.clone(), feed);
         }
     }
@@ -157,9 +157,8 @@ impl Pop {
         let own = &self.core.guard.own;
         let theirs = own.iter().filter(|(_, own)| own.is_guarded_by(guardian));
         feed.pending = theirs.map(|(name, _)| *name).collect();
-        feed.gone.clear();
         (feed.in_flight, feed.synced) = (0, false);
-        if feed.pending.is_empty() {
+        if feed.pending.is_empty() && feed.gone.is_empty() {
             return;
         }
         let stream = self.core.open_guard_stream(guardian.clone());
@@ -282,6 +281,15 @@ impl super::Guard {
         let Some(feed) = self.feeds.get_mut(guardian) else { return };
         feed.pending.remove(&name);
         if feed.stream.is_some() {
+            feed.gone.insert(name);
+            self.pump.insert(guardian.clone());
+        }
+    }
+
+    /// A half was taken over here: those that would have done it after us need not.
+    pub(super) fn taken(&mut self, name: Name, guardians: &[(PopId, Epoch)], own: &PopId) {
+        for (guardian, _) in guardians.iter().filter(|(id, _)| id != own) {
+            let feed = self.feeds.entry(guardian.clone()).or_default();
             feed.gone.insert(name);
             self.pump.insert(guardian.clone());
         }

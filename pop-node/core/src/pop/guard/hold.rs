@@ -70,7 +70,9 @@ impl Pop {
                 let Some(name) = Name::read(end.half.as_ref()) else {
                     return self.core.counters.refuse(Refusal::BadCapsule);
                 };
-                self.core.guard.drop_ward(&Owner { name, pop, epoch });
+                // Whoever took it over says so, too, perhaps before the POP that had it is known to be
+                // lost here.
+                self.core.guard.held.remove(&name);
                 self.acknowledge(stream, end.half, 0);
             }
             Some(Guarding::Synced(_)) => self.core.guard.sweep(stream),
@@ -116,16 +118,25 @@ impl Pop {
             }
         };
         // Who had it before is lost, or gave it away.
-        let (guard, view) = (&mut self.core.guard, &self.core.view);
-        if let Some(wards) = guard.held.get_mut(&owner.name) {
-            wards.retain(|(pop, epoch), _| *pop == owner.pop || !is_lost(view, pop, *epoch));
-        }
+        self.core.forget_lost(owner.name);
+        let guard = &mut self.core.guard;
         if let Some(said) = guard.incoming.get_mut(stream).and_then(|i| i.said.as_mut()) {
             said.insert(owner.name);
         }
         let over = guard.ward(&owner).and_then(|ward| ward.over);
         guard.put(owner, Ward { bytes, at: now, over, lost: None });
         self.acknowledge(stream, half, version);
+    }
+}
+
+impl super::super::core::Core {
+    /// Another POP has this half by now, or had it: not those that are lost.
+    pub(in crate::pop) fn forget_lost(&mut self, name: Name) {
+        let Some(wards) = self.guard.held.get_mut(&name) else { return };
+        wards.retain(|(pop, epoch), _| !is_lost(&self.view, pop, *epoch));
+        if wards.is_empty() {
+            self.guard.held.remove(&name);
+        }
     }
 }
 

@@ -111,14 +111,6 @@ impl Guard {
         self.held.entry(owner.name).or_default().insert((owner.pop, owner.epoch), ward);
     }
 
-    fn drop_ward(&mut self, owner: &Owner) {
-        let Some(wards) = self.held.get_mut(&owner.name) else { return };
-        wards.remove(&(owner.pop.clone(), owner.epoch));
-        if wards.is_empty() {
-            self.held.remove(&owner.name);
-        }
-    }
-
     fn retain(&mut self, mut keep: impl FnMut(&Owner, &mut Ward) -> bool) {
         self.held.retain(|name, wards| {
             wards.retain(|(pop, epoch), ward| {

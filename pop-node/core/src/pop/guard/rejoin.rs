@@ -2,7 +2,7 @@
 //! opens another (`CallRejoin`).
 
 use proto::call::call_message::Kind;
-use proto::call::{CallBye, CallRejoin};
+use proto::call::{CallBye, CallMoved, CallRejoin};
 use proto::id::{CallId, Epoch, PopId};
 use proto::time::Instant;
 
@@ -44,10 +44,13 @@ impl Pop {
             CallId::from_slice(&rejoin.call_id).map(|call_id| Name { call_id, side }.other());
         let stale = is_lost(&self.core.view, &stream.peer, Epoch(rejoin.epoch));
         if stale {
+            // The half is its guardians' by now, and so is its record.
             self.core.counters.refuse(Refusal::StaleEpoch);
+            self.core.send(&Link::Remote(stream.clone()), Kind::Moved(CallMoved {}));
+            self.core.commands.push_back(PopCommand::CloseStream { stream });
+            return;
         }
-        let key =
-            name.filter(|_| !stale).and_then(|name| self.core.guard.halves.get(&name).copied());
+        let key = name.and_then(|name| self.core.guard.halves.get(&name).copied());
         let link = Link::Remote(stream.clone());
         let call = key.and_then(|key| Some((key, self.calls.get_mut(&key)?)));
         let Some((key, call)) =

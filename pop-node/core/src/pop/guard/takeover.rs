@@ -22,6 +22,17 @@ struct Due {
     owner: Owner,
     kept: Kept,
     over: Option<EndCause>,
+    /// When its POP said it.
+    said: Instant,
+}
+
+/// Of two POPs that had a half one after the other, the later one counts.
+fn add(halves: &mut Vec<Due>, due: Due) {
+    match halves.iter_mut().find(|other| other.owner.name == due.owner.name) {
+        Some(other) if other.said < due.said => *other = due,
+        Some(_) => {}
+        None => halves.push(due),
+    }
 }
 
 impl Pop {
@@ -46,7 +57,7 @@ impl Pop {
         let mut calls: BTreeMap<CallId, Vec<Due>> = BTreeMap::new();
         for owner in self.found_lost(now) {
             if let Some(due) = self.is_due(owner) {
-                calls.entry(due.owner.name.call_id).or_default().push(due);
+                add(calls.entry(due.owner.name.call_id).or_default(), due);
             }
         }
         let mut calls: Vec<Vec<Due>> = calls.into_values().collect();
@@ -89,8 +100,8 @@ impl Pop {
         let first = guardians.find(|(id, epoch)| !is_lost(&core.view, id, *epoch));
         let ours =
             first.is_some_and(|(id, epoch)| *id == core.config.id && *epoch == core.config.epoch);
-        let over = ward.over;
-        ours.then_some(Due { owner, kept, over })
+        let (over, said) = (ward.over, ward.at);
+        ours.then_some(Due { owner, kept, over, said })
     }
 
     /// One call's halves: both, or the one whose other half is here.
@@ -101,8 +112,10 @@ impl Pop {
         here.extend(existing);
         let lane = existing.map_or_else(|| self.core.ports.idlest(), |(.., leg)| Lane::of(leg));
         let whole = halves.len() + here.len() == 2 && halves.iter().all(|due| due.over.is_none());
-        for Due { owner, kept, over } in halves {
-            self.core.guard.drop_ward(&owner);
+        for Due { owner, kept, over, .. } in halves {
+            self.core.guard.held.remove(&owner.name);
+            let own = self.core.config.id.clone();
+            self.core.guard.taken(owner.name, &kept.guardians, &own);
             if !whole {
                 self.part(owner, kept, over.unwrap_or(EndCause::LinkLost), now);
                 continue;
