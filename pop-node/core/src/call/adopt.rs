@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use proto::call::CallMoved;
 use proto::call::call_message::Kind;
-use proto::id::PopId;
+use proto::id::{Epoch, PopId};
 use proto::time::{Duration, Instant};
 
 use super::capsule::{Kept, Name};
@@ -52,6 +52,8 @@ pub(crate) struct Move {
     direction: Direction,
     /// The POP before lives, and waits to hear how it went.
     asked: bool,
+    /// Who would have taken the half.
+    guardians: Vec<(PopId, Epoch)>,
 }
 
 /// How a leg came over.
@@ -64,6 +66,8 @@ pub(crate) struct Arrived {
     pub(crate) status: u16,
     /// Since the half was taken over.
     pub(crate) took: Duration,
+    /// Who would have taken it after this POP.
+    pub(crate) guardians: Vec<(PopId, Epoch)>,
 }
 
 /// Who a half is taken from, and how.
@@ -110,6 +114,7 @@ impl Call {
             wide: false,
             direction: kept.direction,
             asked,
+            guardians: kept.guardians,
         };
         let session = Session {
             dialog,
@@ -126,6 +131,15 @@ impl Call {
     /// Its other half is out of reach.
     pub(crate) fn is_orphan(&self) -> bool {
         matches!(&self.state, State::Talking(session) if session.orphaned.is_some())
+    }
+
+    /// The POP that asked for it is lost.
+    pub(crate) fn keep_asked(&mut self) {
+        if let State::Talking(session) = &mut self.state
+            && let Some(moving) = &mut session.moving
+        {
+            moving.asked = false;
+        }
     }
 
     /// Its peer is still to be called over.
@@ -181,6 +195,7 @@ impl Session {
             wide: false,
             direction: direction.unwrap_or_default(),
             asked: false,
+            guardians: Vec::new(),
         }));
     }
 
@@ -327,11 +342,30 @@ impl Session {
         let Some(moving) = self.moving.take() else {
             return self.end(cause, status, half, core, now);
         };
+        if moving.from == core.config.id && !matches!(status, 408 | 481) {
+            // Only called back: what it refuses changes nothing (RFC 3261 §14.1).
+            return State::Talking(self);
+        }
         core.arrivals.push(moving.arrived(status, half, now));
         if !moving.asked {
             return self.end(cause, status, half, core, now);
         }
         self.leave(half, core, now)
+    }
+
+    /// Ends the call, or, if this POP was only asked to take the half, gives it back.
+    pub(super) fn end_here(
+        self: Box<Self>,
+        cause: EndCause,
+        status: u16,
+        half: &mut Half,
+        core: &mut Core,
+        now: Instant,
+    ) -> State {
+        if self.moving.as_ref().is_some_and(|moving| moving.asked) {
+            return self.lost(cause, status, half, core, now);
+        }
+        self.end(cause, status, half, core, now)
     }
 
     /// The half goes on elsewhere: nobody is told, and no record written.
@@ -350,7 +384,8 @@ impl Session {
 impl Move {
     fn arrived(&self, status: u16, half: &Half, now: Instant) -> Arrived {
         let (name, from) = (Name::of(half), self.from.clone());
-        Arrived { name, from, asked: self.asked, status, took: now.since(self.since) }
+        let guardians = self.guardians.clone();
+        Arrived { name, from, asked: self.asked, status, took: now.since(self.since), guardians }
     }
 }
 

@@ -96,7 +96,7 @@ impl Session {
                 State::Talking(self)
             }
             Input::Response { tx, response } => self.response(tx, &response, half, core, now),
-            Input::Shutdown => self.end(EndCause::Shutdown, 503, half, core, now),
+            Input::Shutdown => self.end_here(EndCause::Shutdown, 503, half, core, now),
             Input::Silent => {
                 self.liveness.doubt(half, core, now);
                 State::Talking(self)

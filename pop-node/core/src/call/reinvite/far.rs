@@ -137,7 +137,8 @@ impl Session {
         let flow = half.leg.dialog_flow(&self.dialog, core, now);
         core.endpoint.send_ack(invite.tx, self.dialog.ack(cseq), flow, now);
         self.liveness.agree(Terms::as_client(&response.headers), half, core, now);
-        if invite.draft.media.is_none() && response.body.is_empty() {
+        let refreshes = invite.draft.media.is_none() && !invite.draft.calls_over;
+        if refreshes && response.body.is_empty() {
             // A refresh: not what RFC 3264 §4 asks for, but nothing is to change.
             return State::Talking(self);
         }
@@ -145,7 +146,7 @@ impl Session {
         let Some(agreed) = half.leg.accept_answer(&response.body, core) else {
             // The peer took the offer, so it sends what nobody agreed on: the session cannot be as
             // it was (RFC 3261 §14.1, §13.2.2.4).
-            return self.end(EndCause::NoMedia, 488, half, core, now);
+            return self.end_here(EndCause::NoMedia, 488, half, core, now);
         };
         let Some(wanted) = &invite.draft.media else {
             let before = before.as_ref().map(|before| before.direction);

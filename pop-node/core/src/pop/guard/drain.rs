@@ -14,7 +14,7 @@ const AT_ONCE: usize = 32;
 /// Between two looks for halves to hand over.
 const ROUND: Duration = Duration::from_millis(20);
 /// A guardian that says nothing has not taken the half.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(100);
 /// A half that could not be handed over is offered again after this.
 const AGAIN: Duration = Duration::from_secs(30);
 
@@ -33,7 +33,8 @@ impl Pop {
         let core = &mut self.core;
         let own = core.view.pop(&core.config.id);
         if !own.is_some_and(|pop| pop.draining && pop.epoch == core.config.epoch.0) {
-            core.guard.handing.clear();
+            // What is under way may come to something yet.
+            core.guard.handing.retain(|_, handing| matches!(handing, Handing::Offered(_)));
             core.guard.drain_at = None;
             return;
         }
@@ -41,7 +42,9 @@ impl Pop {
             return;
         }
         core.guard.drain_at = (!core.guard.own.is_empty()).then(|| now + ROUND);
-        core.guard.handing.retain(|_, handing| match handing {
+        let own = &core.guard.own;
+        core.guard.handing.retain(|name, handing| match handing {
+            _ if !own.contains_key(name) => false,
             Handing::Offered(at) => now.since(*at) < PATIENCE,
             Handing::Refused(until) => *until > now,
         });
@@ -76,13 +79,19 @@ impl Pop {
 
     /// What a guardian says of a half it was offered.
     pub(in crate::pop) fn handed_over(&mut self, name: Name, status: u32, now: Instant) {
-        let offered = matches!(self.core.guard.handing.get(&name), Some(Handing::Offered(_)));
-        let key = self.core.guard.own.get(&name).map(Own::key).filter(|_| offered);
-        let Some(key) = key else { return };
+        let offered = matches!(self.core.guard.handing.remove(&name), Some(Handing::Offered(_)));
+        let Some(key) = self.core.guard.own.get(&name).map(Own::key) else {
+            // It left by the word of the other half already.
+            self.core.counters.halves_handed_over += u64::from(offered && status == 200);
+            return;
+        };
+        // Late or not: the peer is there.
         if status == 200 {
-            self.core.guard.handing.remove(&name);
             self.core.counters.halves_handed_over += 1;
             return self.deliver(key, Input::Moved, now);
+        }
+        if !offered {
+            return;
         }
         self.core.guard.handing.insert(name, Handing::Refused(now + AGAIN));
         self.core.counters.halves_kept += 1;

@@ -229,9 +229,12 @@ impl Pop {
     /// Asks a guardian to take a half of ours now; false if none has its capsule.
     pub(in crate::pop) fn hand_over(&mut self, name: Name) -> bool {
         let Some(own) = self.core.guard.own.get(&name) else { return false };
-        // The first that can be reached: the same for both halves of a call.
+        // The first that can be reached: the same for both halves of a call. Of a call with another
+        // POP nobody but that one: it has the other half.
+        let local = self.core.guard.own.contains_key(&name.other());
+        let few = if local { own.guardians.len() } else { 1 };
         let feed = |id: &PopId| self.core.guard.feeds.get(id).filter(|feed| feed.stream.is_some());
-        let first = own.guardians.iter().find(|(id, ..)| feed(id).is_some());
+        let first = own.guardians.iter().take(few).find(|(id, ..)| feed(id).is_some());
         let has = first.filter(|(.., has)| has.is_some_and(|(v, _)| v == own.version));
         let stream = has.and_then(|(id, ..)| self.core.guard.feeds.get(id)?.stream.clone());
         let Some(stream) = stream else { return false };
@@ -261,6 +264,12 @@ fn named(call: &Call) -> Option<(Name, Capsule)> {
     Some((Name::of(&call.half), call.capsule()?))
 }
 
+impl Feed {
+    pub(super) const fn is_open(&self) -> bool {
+        self.stream.is_some()
+    }
+}
+
 impl Own {
     fn is_guarded_by(&self, guardian: &PopId) -> bool {
         self.guardians.iter().any(|(id, ..)| id == guardian)
@@ -278,12 +287,10 @@ impl Own {
 
 impl super::Guard {
     fn forget_at(&mut self, guardian: &PopId, name: Name) {
-        let Some(feed) = self.feeds.get_mut(guardian) else { return };
+        let feed = self.feeds.entry(guardian.clone()).or_default();
         feed.pending.remove(&name);
-        if feed.stream.is_some() {
-            feed.gone.insert(name);
-            self.pump.insert(guardian.clone());
-        }
+        feed.gone.insert(name);
+        self.pump.insert(guardian.clone());
     }
 
     /// A half was taken over here: those that would have done it after us need not.

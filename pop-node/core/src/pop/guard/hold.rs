@@ -70,9 +70,7 @@ impl Pop {
                 let Some(name) = Name::read(end.half.as_ref()) else {
                     return self.core.counters.refuse(Refusal::BadCapsule);
                 };
-                // Whoever took it over says so, too, perhaps before the POP that had it is known to be
-                // lost here.
-                self.core.guard.held.remove(&name);
+                self.core.guard.half_over(name, (&pop, epoch));
                 self.acknowledge(stream, end.half, 0);
             }
             Some(Guarding::Synced(_)) => self.core.guard.sweep(stream),
@@ -141,6 +139,19 @@ impl super::super::core::Core {
 }
 
 impl super::Guard {
+    /// A POP says that a half is over: its own, or one that it was to take over and did, perhaps
+    /// before the POP that had it is known to be lost here.
+    fn half_over(&mut self, name: Name, (sender, epoch): (&PopId, Epoch)) {
+        let Some(wards) = self.held.get_mut(&name) else { return };
+        wards.retain(|(pop, of), ward| {
+            let own = (pop, *of) == (sender, epoch);
+            !own && !ward.guardians().iter().any(|guardian| guardian.pop_id == sender.as_str())
+        });
+        if wards.is_empty() {
+            self.held.remove(&name);
+        }
+    }
+
     /// All halves were said: others of this epoch are over.
     fn sweep(&mut self, stream: &CallStream) {
         let Some(incoming) = self.incoming.get_mut(stream) else { return };

@@ -23,6 +23,8 @@ mod takeover;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use prost::Message as _;
+use proto::call::Capsule;
 use proto::id::{Epoch, PopId, TrunkId};
 use proto::time::Instant;
 
@@ -60,6 +62,13 @@ pub(crate) struct Ward {
     lost: Option<Instant>,
 }
 
+impl Ward {
+    /// Who is to take it over.
+    fn guardians(&self) -> Vec<proto::call::Guardian> {
+        Capsule::decode(self.bytes.clone()).map(|capsule| capsule.guardians).unwrap_or_default()
+    }
+}
+
 /// What is done about halves that outlive their POP.
 #[derive(Debug, Default)]
 pub(crate) struct Guard {
@@ -89,6 +98,8 @@ pub(crate) struct Guard {
     /// Halves whose peers followed here, while the other half of the same call is still to come;
     /// their POP waits for both.
     waiting: BTreeMap<Name, PopId>,
+    /// Halves that were to come with another one that did not: they go back.
+    doomed: BTreeSet<Name>,
     wards_max: usize,
 }
 
@@ -150,7 +161,12 @@ impl Guard {
 
     /// Nothing is under way; wards of others may be here.
     pub(crate) fn is_idle(&self) -> bool {
-        self.own.is_empty() && self.halves.is_empty() && self.dirty.is_empty()
+        self.own.is_empty()
+            && self.names.is_empty()
+            && self.halves.is_empty()
+            && self.dirty.is_empty()
+            && self.waiting.is_empty()
+            && self.doomed.is_empty()
     }
 }
 

@@ -66,6 +66,10 @@ impl Pop {
         for halves in calls {
             self.take_call(halves, now);
         }
+        let (guard, view) = (&mut self.core.guard, &self.core.view);
+        guard
+            .feeds
+            .retain(|id, feed| feed.is_open() || view.pop(id).is_some_and(|pop| !pop.fenced));
         self.leave_lost(now);
     }
 
@@ -107,30 +111,51 @@ impl Pop {
     /// One call's halves: both, or the one whose other half is here.
     fn take_call(&mut self, halves: Vec<Due>, now: Instant) {
         let mut here: Vec<(Name, CallKey, LegId)> = Vec::new();
-        let lone = if let [due] = halves.as_slice() { Some(due.owner.name.other()) } else { None };
-        let existing = lone.and_then(|name| self.half(name));
-        here.extend(existing);
-        let lane = existing.map_or_else(|| self.core.ports.idlest(), |(.., leg)| Lane::of(leg));
-        let whole = halves.len() + here.len() == 2 && halves.iter().all(|due| due.over.is_none());
-        for Due { owner, kept, over, .. } in halves {
-            self.core.guard.held.remove(&owner.name);
-            let own = self.core.config.id.clone();
-            self.core.guard.taken(owner.name, &kept.guardians, &own);
+        let (mut over, mut due) = (None, Vec::new());
+        for half in halves {
+            self.core.guard.held.remove(&half.owner.name);
+            over = over.or(half.over);
+            match self.half(half.owner.name) {
+                // Its POP asked for it while it lived: now it is ours.
+                Some(taken) => {
+                    self.keep_asked(taken.1);
+                    here.push(taken);
+                }
+                None => due.push(half),
+            }
+        }
+        let names = due.iter().map(|half| half.owner.name).chain(here.iter().map(|half| half.0));
+        let names: Vec<Name> = names.collect();
+        if let [name] = names.as_slice() {
+            here.extend(self.half(name.other()));
+        }
+        let lane = here.first().map_or_else(|| self.core.ports.idlest(), |half| Lane::of(half.2));
+        let whole = due.len() + here.len() == 2 && over.is_none();
+        for Due { owner, kept, over, .. } in due {
             if !whole {
+                let own = self.core.config.id.clone();
+                self.core.guard.taken(owner.name, &kept.guardians, &own);
                 self.part(owner, kept, over.unwrap_or(EndCause::LinkLost), now);
                 continue;
             }
-            let name = owner.name;
-            let at = self.pace(&kept, now);
-            here.extend(
-                self.take((owner, kept), (lane, at, false), now).map(|(k, leg)| (name, k, leg)),
-            );
+            let (name, at) = (owner.name, self.pace(&kept, now));
+            let taken = self.take((owner, kept), (lane, at, false), now);
+            here.extend(taken.map(|(key, leg)| (name, key, leg)));
         }
         match here.as_slice() {
-            [one, other] => self.join(*one, *other, now),
-            // The other one could not be taken.
-            [one] if whole => self.deliver(one.1, Input::FarLost, now),
+            [one, other] if !self.is_paired(one.1) || !self.is_paired(other.1) => {
+                self.join(*one, *other, now);
+            }
+            // The other one could not be taken, or is over.
+            [one] => self.deliver(one.1, Input::FarLost, now),
             _ => {}
+        }
+    }
+
+    /// The POP that asked for this half is lost: whatever becomes of it, it does not go back.
+    fn keep_asked(&mut self, key: CallKey) {
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.keep_asked();
         }
     }
 
@@ -159,7 +184,8 @@ impl Pop {
             None if asked => {
                 core.index.forget(key);
                 let took = Duration::ZERO;
-                core.arrivals.push(Arrived { name: kept.name, from, asked, status: 503, took });
+                let (name, guardians) = (kept.name, Vec::new());
+                core.arrivals.push(Arrived { name, from, asked, status: 503, took, guardians });
                 None
             }
             None => {
@@ -205,7 +231,15 @@ impl Pop {
         let kept =
             ward.and_then(|ward| Kept::read(Capsule::decode(ward.bytes.clone()).ok()?, ward.at));
         let (name, from) = (owner.name, owner.pop.clone());
-        let refuse = kept.is_none() || self.core.closed().is_some() || self.half(name).is_some();
+        if let Some((_, key, _)) = self.half(name) {
+            // Asked again: it comes yet, or is here and that was not heard.
+            let call = self.calls.get(&key).filter(|call| !call.is_moving());
+            if call.is_some_and(|call| call.half.record.moved_from.as_ref() == Some(&from)) {
+                self.answer_handover(&from, name, 200);
+            }
+            return;
+        }
+        let refuse = kept.is_none() || self.core.closed().is_some();
         let Some(kept) = kept.filter(|_| !refuse) else {
             return self.answer_handover(&from, name, 404);
         };
@@ -239,6 +273,10 @@ impl Pop {
             }
             if asked {
                 self.arrived_asked(arrived, now);
+            } else {
+                // Those that would have taken it after us need not.
+                let own = self.core.config.id.clone();
+                self.core.guard.taken(arrived.name, &arrived.guardians, &own);
             }
         }
     }
@@ -246,29 +284,42 @@ impl Pop {
     /// Its POP waits to hear how it went; of both halves of a call only when both are here.
     fn arrived_asked(&mut self, Arrived { name, from, status, .. }: Arrived, now: Instant) {
         let other = self.half(name.other());
+        let other_moves = other.is_some_and(|(_, key, _)| self.is_moving(key));
         if status != 200 {
+            self.core.guard.doomed.remove(&name);
             self.answer_handover(&from, name, status);
             if self.core.guard.waiting.remove(&name.other()).is_some() {
-                self.answer_handover(&from, name.other(), status);
-                if let Some((_, key, _)) = other {
-                    self.deliver(key, Input::Moved, now);
-                }
+                self.send_back(name.other(), &from, status, now);
+            } else if other_moves {
+                // Its INVITE is out: it goes back when that is answered.
+                self.core.guard.doomed.insert(name.other());
             }
             return;
         }
-        let both = other.is_some_and(|(_, key, _)| self.is_moving(key));
-        if both {
+        if self.core.guard.doomed.remove(&name) {
+            return self.send_back(name, &from, 487, now);
+        }
+        if other_moves {
             self.core.guard.waiting.insert(name, from);
             return;
         }
-        if let (Some(here), Some(other)) = (self.half(name), other)
-            && !self.is_paired(here.1)
-        {
-            self.join(here, other, now);
+        match (self.half(name), other) {
+            (Some(here), Some(other)) if !self.is_paired(here.1) => self.join(here, other, now),
+            // The call ended meanwhile where its other half was.
+            (Some(here), None) => self.deliver(here.1, Input::FarLost, now),
+            _ => {}
         }
         self.answer_handover(&from, name, 200);
         if let Some(from) = self.core.guard.waiting.remove(&name.other()) {
             self.answer_handover(&from, name.other(), 200);
+        }
+    }
+
+    /// A half whose peer is here, and which is its old POP's all the same.
+    fn send_back(&mut self, name: Name, pop: &PopId, status: u16, now: Instant) {
+        self.answer_handover(pop, name, status);
+        if let Some((_, key, _)) = self.half(name) {
+            self.deliver(key, Input::Moved, now);
         }
     }
 
@@ -300,7 +351,7 @@ impl Pop {
         self.close_feeds();
         let guard = &mut self.core.guard;
         (guard.own, guard.names) = Default::default();
-        (guard.handing, guard.waiting) = Default::default();
+        (guard.handing, guard.waiting, guard.doomed) = Default::default();
         self.settle(now);
     }
 

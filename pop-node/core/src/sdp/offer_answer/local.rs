@@ -252,7 +252,7 @@ impl LocalSession {
             media: self.sections.clone(),
         };
         if self.sent.as_ref().is_some_and(|sent| *sent != next) {
-            next.origin.version += 1;
+            next.origin.version = next.origin.version.saturating_add(1);
         }
         let bytes = next.serialize();
         self.sent = Some(next);
