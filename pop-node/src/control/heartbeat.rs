@@ -16,8 +16,9 @@ use crate::backoff::Backoff;
 
 /// Between heartbeats. A POP expires after four that a majority of the control nodes misses.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// A POP that a node heard is not silent for it within this: less than the control plane's two seconds,
-/// because clocks differ.
+/// A POP that a node heard over a stream that lasts is not silent for it within this: less than the
+/// control plane's two seconds, because clocks differ. A stream that breaks is silence sooner, so a
+/// break seen here takes the lease away at once.
 const LEASE: Duration = Duration::from_millis(1_500);
 /// A node that answers nothing for so long is left, and tried again.
 const SILENCE: Duration = Duration::from_secs(5);

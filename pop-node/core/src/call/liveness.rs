@@ -71,8 +71,14 @@ impl Liveness {
         core: &Core,
         now: Instant,
     ) -> Self {
-        let updates = peer.has_token(&HeaderName::Allow, "UPDATE");
-        let mut liveness = Self {
+        let mut liveness = Self::with(wish, peer.has_token(&HeaderName::Allow, "UPDATE"));
+        liveness.agree(terms, half, core, now);
+        liveness
+    }
+
+    /// Before anything was agreed on.
+    const fn with(wish: Wish, updates: bool) -> Self {
+        Self {
             terms: None,
             wish,
             updates,
@@ -81,9 +87,7 @@ impl Liveness {
             expires_at: None,
             probed: None,
             question: None,
-        };
-        liveness.agree(terms, half, core, now);
-        liveness
+        }
     }
 
     /// Of a leg that another POP had: terms, the shortest interval its peer takes in seconds,
@@ -97,16 +101,7 @@ impl Liveness {
         let mut wish = Wish::new(&core.config.timing);
         wish.min_se = wish.min_se.max(min_se_s);
         wish.seconds = wish.seconds.max(min_se_s);
-        let mut liveness = Self {
-            terms: None,
-            wish,
-            updates,
-            refresh_at: None,
-            probe_at: None,
-            expires_at: None,
-            probed: None,
-            question: None,
-        };
+        let mut liveness = Self::with(wish, updates);
         liveness.agree(terms, half, core, now);
         liveness
     }

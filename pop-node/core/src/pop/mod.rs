@@ -103,8 +103,8 @@ impl Pop {
         old
     }
 
-    /// A newer process registered as this POP: no more calls are taken. Those in progress go on as
-    /// long as they can.
+    /// A newer process registered as this POP: no more calls are taken. Those in progress go on here
+    /// until their peers follow the POPs that take them over, which is not waited for.
     pub fn fence(&mut self) {
         self.core.fenced = true;
     }

@@ -33,8 +33,11 @@ impl Pop {
         let core = &mut self.core;
         let own = core.view.pop(&core.config.id);
         if !own.is_some_and(|pop| pop.draining && pop.epoch == core.config.epoch.0) {
-            // What is under way may come to something yet.
-            core.guard.handing.retain(|_, handing| matches!(handing, Handing::Offered(_)));
+            // What is under way may come to something yet, unless its half is over.
+            let own = &core.guard.own;
+            core.guard.handing.retain(|name, handing| {
+                matches!(handing, Handing::Offered(_)) && own.contains_key(name)
+            });
             core.guard.drain_at = None;
             return;
         }
