@@ -15,7 +15,7 @@ use super::{Asked, Event, Node, Shared};
 use crate::backoff::Backoff;
 
 /// Between heartbeats. A POP expires after four that a majority of the control nodes misses.
-const INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const INTERVAL: Duration = Duration::from_millis(500);
 /// A POP that a node heard over a stream that lasts is not silent for it within this: less than the
 /// control plane's two seconds, because clocks differ. A stream that breaks is silence sooner, so a
 /// break seen here takes the lease away at once.

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pop_core::view::{View, ViewUpdate};
@@ -36,6 +36,8 @@ const REQUEST: Duration = Duration::from_secs(3);
 /// A connection without life is given up after this and [`KEEP_ALIVE_TIMEOUT`].
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A node answers if it did so to a beat that is no older: the last one may be on its way yet.
+const ANSWERS: Duration = Duration::from_millis(2 * heartbeat::INTERVAL.as_millis() as u64 + 200);
 
 /// What the control plane tells the signaling loop.
 #[derive(Debug)]
@@ -64,6 +66,14 @@ pub struct Node {
     /// When the last beat that it answered was sent.
     answered: Mutex<Option<std::time::Instant>>,
     channel: Channel,
+}
+
+impl Node {
+    /// It answered a beat that was sent lately, two intervals and a long way ago at most.
+    fn answers(&self) -> bool {
+        let answered = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.is_some_and(|at| at.elapsed() < ANSWERS)
+    }
 }
 
 /// A question of an operator, through a control node.
@@ -109,6 +119,19 @@ impl Shared {
     /// A channel to each control node.
     pub fn channels(&self) -> Vec<Channel> {
         self.nodes.iter().map(|node| node.channel.clone()).collect()
+    }
+
+    /// Others answer heartbeats and this one does not: what it has to tell will not come.
+    fn is_cut_off(&self, node: &Node) -> bool {
+        !node.answers() && self.nodes.iter().any(Node::answers)
+    }
+
+    /// The node to turn to after this one: the next that answers, else the next.
+    fn after(&self, index: usize) -> usize {
+        let count = self.nodes.len().max(1);
+        let mut others = (1..count).map(|step| (index + step) % count);
+        let answers = |at: &usize| self.nodes.get(*at).is_some_and(Node::answers);
+        others.find(answers).unwrap_or((index + 1) % count)
     }
 
     /// A node says that this epoch is not ours any more.

@@ -20,6 +20,8 @@ use crate::link::Peer;
 
 /// Nodes send progress every second; one that is silent for so long is left.
 const SILENCE: Duration = Duration::from_secs(5);
+/// Between looks whether the node answers heartbeats.
+const LOOK: Duration = Duration::from_millis(100);
 /// The disk copy follows the view at this distance.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
 /// A part of a snapshot is smaller.
@@ -34,6 +36,8 @@ enum Left {
     Ended,
     #[error("is silent")]
     Silent(#[from] tokio::time::error::Elapsed),
+    #[error("answers no heartbeats, and others do")]
+    CutOff,
     #[error("missed something: {0}")]
     Gap(#[from] pop_core::view::Gap),
     #[error("is at revision {theirs}, we hold {ours} without what came between")]
@@ -105,9 +109,10 @@ impl Watch {
     async fn follow_all(&mut self, seed: u64) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), seed);
         let shared = self.shared.clone();
-        for node in shared.nodes.iter().cycle() {
+        let mut index = 0;
+        while let Some(node) = shared.nodes.get(index) {
             let left = match self.open(node).await {
-                Ok(stream) => self.follow(stream, &mut backoff).await,
+                Ok(stream) => self.follow(stream, node, &mut backoff).await,
                 Err(left) => left,
             };
             shared.live.store(false, Ordering::Relaxed);
@@ -117,9 +122,14 @@ impl Watch {
                 Left::Gap(_) | Left::Behind { .. } => self.anew = true,
                 // REVISION_COMPACTED, or another cluster.
                 Left::Status(status) if status.code() == Code::OutOfRange => self.anew = true,
-                Left::Status(_) | Left::Ended | Left::Silent(_) | Left::Older { .. } => {}
+                Left::Status(_)
+                | Left::Ended
+                | Left::Silent(_)
+                | Left::CutOff
+                | Left::Older { .. } => {}
             }
             tracing::info!(node = node.endpoint, "control node {left}");
+            index = shared.after(index);
             self.pause(backoff.delay()).await;
         }
     }
@@ -136,12 +146,17 @@ impl Watch {
     async fn follow(
         &mut self,
         mut stream: tonic::Streaming<WatchResponse>,
+        node: &super::Node,
         backoff: &mut Backoff,
     ) -> Left {
+        // The word that a POP is lost must not wait for the silence of a node that is lost with it.
+        let mut looks = tokio::time::interval(LOOK);
+        let mut silent_at = tokio::time::Instant::now() + SILENCE;
         loop {
             let save_at = self.save_at.unwrap_or_else(far);
             tokio::select! {
-                message = tokio::time::timeout(SILENCE, stream.message()) => {
+                message = tokio::time::timeout_at(silent_at, stream.message()) => {
+                    silent_at = tokio::time::Instant::now() + SILENCE;
                     let message = match message {
                         Ok(Ok(Some(message))) => message,
                         Ok(Ok(None)) => return Left::Ended,
@@ -152,6 +167,11 @@ impl Watch {
                         return left;
                     }
                     backoff.reset();
+                }
+                _ = looks.tick() => {
+                    if self.shared.is_cut_off(node) {
+                        return Left::CutOff;
+                    }
                 }
                 () = tokio::time::sleep_until(save_at) => self.save(),
                 saved = written(&mut self.saving), if self.saving.is_some() => self.saved(saved),

@@ -312,7 +312,7 @@ impl Signaling {
         match event {
             control::Event::Registered(epoch) => self.pop.set_epoch(epoch, now),
             control::Event::Fenced => {
-                self.pop.fence();
+                self.pop.fence(now);
                 self.outputs.links.fence();
             }
             control::Event::Lost => {

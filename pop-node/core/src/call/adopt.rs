@@ -22,11 +22,13 @@ use super::session::Session;
 use super::{Begun, Call, CallKey, CdrRole, EndCause, Half, Leg, Link, Opening, Side, State};
 use crate::media::Direction;
 use crate::pop::core::Core;
-use crate::sip::{FailReason, Flow, HeaderName, Method, Response, Transport};
+use crate::sip::{Dialog, FailReason, Flow, HeaderName, Method, Response};
 
 /// The POP before may have sent requests its capsule knows nothing of, and may send some yet: ours
 /// must be above those (RFC 3261 §12.2.2), and those of a POP that takes over from us above ours.
 const CSEQ_JUMP: u32 = 1_000;
+/// More guardians than two have none.
+const JUMPS_MAX: u32 = 3;
 /// No CSeq is above (RFC 3261 §8.1.1.5).
 const CSEQ_MAX: u32 = i32::MAX.unsigned_abs();
 const TRIES_MAX: u32 = 12;
@@ -54,6 +56,17 @@ pub(crate) struct Move {
     asked: bool,
     /// Who would have taken the half.
     guardians: Vec<(PopId, Epoch)>,
+}
+
+/// A guardian that takes a half over may come after one that did so and was lost before it could say
+/// so: each jumps as often as it stands in the list.
+fn rank(guardians: &[(PopId, Epoch)], core: &Core) -> u32 {
+    let place = guardians.iter().position(|(id, _)| *id == core.config.id).unwrap_or_default();
+    u32::try_from(place + 1).map_or(JUMPS_MAX, |rank| rank.min(JUMPS_MAX))
+}
+
+fn jump(dialog: &mut Dialog, times: u32) {
+    dialog.local_cseq = dialog.local_cseq.saturating_add(times * CSEQ_JUMP).min(CSEQ_MAX);
 }
 
 /// How a leg came over.
@@ -93,10 +106,14 @@ impl Call {
         let (call_id, tag) = (kept.dialog.call_id.clone(), kept.dialog.local.tag());
         let opening = Opening { id: leg, trunk: kept.trunk.clone(), flow, call_id, tag };
         let mut leg = Leg::open(key, opening, core, now)?;
+        let rank = rank(&kept.guardians, core);
         leg.resume(kept.carried, kept.described);
+        leg.skip_versions(rank);
         let mut dialog = kept.dialog;
         dialog.contact = Leg::contact(&flow);
-        dialog.local_cseq = dialog.local_cseq.saturating_add(CSEQ_JUMP).min(CSEQ_MAX);
+        jump(&mut dialog, rank);
+        // A connection that the peer opened ended at the POP before (RFC 3261 §18.4).
+        leg.reconnect(&dialog, core, now);
         let Name { call_id, side } = kept.name;
         let begun = Begun { key, call_id, side, link: None, peer_leg: None };
         let mut record = kept.record;
@@ -142,6 +159,14 @@ impl Call {
         }
     }
 
+    /// It was taken over from a POP that is lost, and others would have done it but for `own`: if that
+    /// one is lost, too, they do.
+    pub(crate) fn is_others(&self, own: &PopId) -> bool {
+        let State::Talking(session) = &self.state else { return false };
+        let moving = session.moving.as_ref().filter(|moving| !moving.asked);
+        moving.is_some_and(|moving| moving.guardians.iter().any(|(id, _)| id != own))
+    }
+
     /// Its peer is still to be called over.
     pub(crate) fn is_moving(&self) -> bool {
         matches!(&self.state, State::Talking(session) if session.moving.is_some())
@@ -181,10 +206,9 @@ impl Session {
 
     /// The peer may believe the leg to be at a POP that did not keep it: it is called back.
     pub(super) fn call_back(&mut self, half: &mut Half, core: &Core, now: Instant) {
-        half.leg.skip_versions();
         // That one jumped, perhaps twice.
-        let cseq = self.dialog.local_cseq.saturating_add(3 * CSEQ_JUMP);
-        self.dialog.local_cseq = cseq.min(CSEQ_MAX);
+        half.leg.skip_versions(JUMPS_MAX);
+        jump(&mut self.dialog, JUMPS_MAX);
         let direction = half.leg.remote.as_ref().map(|remote| remote.direction);
         self.moving = Some(Box::new(Move {
             from: core.config.id.clone(),
@@ -280,8 +304,7 @@ impl Session {
         let at = match status {
             491 => now + glare(half, core, now),
             500 => {
-                let next = self.dialog.local_cseq.saturating_add(CSEQ_JUMP);
-                self.dialog.local_cseq = next.min(CSEQ_MAX);
+                jump(&mut self.dialog, 1);
                 now + retry.unwrap_or(RETRY)
             }
             480 | 486 | 502..=504 | 600 => now + retry.unwrap_or(RETRY * 2),
@@ -403,11 +426,11 @@ fn glare(half: &Half, core: &Core, now: Instant) -> Duration {
 pub(crate) fn farewell(kept: Kept, from: PopId, cause: EndCause, core: &mut Core, now: Instant) {
     let (transport, remote) = (kept.transport, kept.remote);
     let mut dialog = kept.dialog;
-    dialog.local_cseq = dialog.local_cseq.saturating_add(CSEQ_JUMP).min(CSEQ_MAX);
+    jump(&mut dialog, rank(&kept.guardians, core));
     if let Some(local) = core.local_sip(transport, remote.ip()) {
         let mut bye = dialog.request(Method::Bye);
         bye.headers.push(HeaderName::Reason, super::reason(503, cause.name()));
-        let next = dialog.next_hop().socket_addr().filter(|_| transport == Transport::Udp);
+        let next = dialog.next_hop().socket_addr();
         let flow = Flow { transport, local, remote: next.unwrap_or(remote), connection: 0 };
         // Without room for a transaction the peer's session timer has to do it.
         let _ = core.endpoint.request(bye, flow, now);

@@ -251,9 +251,9 @@ impl Leg {
         self.session.carry().zip(self.described.as_ref())
     }
 
-    /// Another POP spoke for this leg, and gave it back.
-    pub(super) fn skip_versions(&mut self) {
-        self.session.skip_versions();
+    /// Other POPs spoke for this leg meanwhile, so many at most.
+    pub(super) fn skip_versions(&mut self, times: u32) {
+        self.session.skip_versions(times);
     }
 
     /// Goes on with the session of another POP.

@@ -280,6 +280,10 @@ impl Core {
         self.counters.stray_answers += 1;
         let ack = dialog.ack(dialog.local_cseq);
         self.endpoint.send_ack(tx, ack, flow, now);
+        if self.endpoint.is_in_dialog(tx) {
+            // A re-INVITE: the dialog is whoever's took the half over, or ended by a BYE already.
+            return;
+        }
         let bye = dialog.request(sip::Method::Bye);
         // Without room for a transaction the peer's session timer has to do it.
         let _ = self.endpoint.request(bye, flow, now);

@@ -88,7 +88,7 @@ impl Pop {
         let pops = touches_pops(&update);
         let revision = self.core.view.apply(update)?;
         if pops {
-            self.core.guard.pops_changed();
+            self.core.guard.view_changed(&self.core.view);
             self.settle(now);
         }
         Ok(revision)
@@ -98,15 +98,17 @@ impl Pop {
     /// be long to drop.
     pub fn restore_view(&mut self, view: View, now: Instant) -> View {
         let old = std::mem::replace(&mut self.core.view, view);
-        self.core.guard.pops_changed();
+        self.core.guard.view_changed(&self.core.view);
+        self.core.guard.renew();
         self.settle(now);
         old
     }
 
-    /// A newer process registered as this POP: no more calls are taken. Those in progress go on here
-    /// until their peers follow the POPs that take them over, which is not waited for.
-    pub fn fence(&mut self) {
-        self.core.fenced = true;
+    /// A newer process registered as this POP: no more calls are taken, and those that others guard
+    /// are theirs now. The rest goes on here until it ends.
+    pub fn fence(&mut self, now: Instant) {
+        self.leave_calls(false, now);
+        self.settle(now);
     }
 
     /// A link came up or went down; a POP never heard of counts as up.
@@ -194,7 +196,7 @@ impl Pop {
             let answered = call.phase() == Phase::Answered;
             self.core.guard.touch(Name::of(&call.half), *key, answered);
         }
-        self.core.guard.pops_changed();
+        self.core.guard.renew();
         self.settle(now);
     }
 

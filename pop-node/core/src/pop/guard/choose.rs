@@ -18,17 +18,16 @@ pub(super) fn guardians(
 ) -> Vec<(PopId, Epoch)> {
     let region = |id: &PopId| view.pop(id).map_or("", |pop| pop.region.as_str());
     let (ours, theirs) = (region(own), peer.map_or("", |peer| region(peer)));
-    let lives = |id: &&PopId| {
-        let known = view.pop(id);
-        known.is_some_and(|pop| !pop.expired && !pop.fenced && !pop.cordoned)
-    };
+    let lives = |id: &&PopId| view.pop(id).is_some_and(|pop| !pop.fenced);
+    // May be gone soon; better than none.
+    let leaves = |id: &PopId| view.pop(id).is_none_or(|pop| pop.expired || pop.cordoned);
     let others = view.pops().map(|(id, _)| id);
     let others = others.filter(|id| *id != own && Some(*id) != peer).filter(lives);
     // Most foreign first: what takes one region away leaves the call.
     let mut ranked: Vec<_> = others
         .map(|id| {
             let near = region(id) == ours || (peer.is_some() && region(id) == theirs);
-            (near, std::cmp::Reverse(score(call, id)), id)
+            (leaves(id), near, std::cmp::Reverse(score(call, id)), id)
         })
         .collect();
     ranked.sort();
@@ -40,7 +39,8 @@ pub(super) fn guardians(
         }
         None => {
             // A neighbour keeps the way short; the second is for the loss of the region.
-            let neighbour = ranked.iter().find(|(near, ..)| *near).map(|(.., id)| *id);
+            let is_neighbour = |(leaves, near, ..): &&(bool, bool, _, _)| *near && !*leaves;
+            let neighbour = ranked.iter().find(is_neighbour).map(|(.., id)| *id);
             let foreign = ranked.iter().map(|(.., id)| *id).filter(|id| Some(*id) != neighbour);
             chosen.extend(neighbour);
             chosen.extend(foreign.take(LOCAL - chosen.len()));
@@ -65,9 +65,14 @@ mod tests {
     use crate::view::ViewUpdate;
 
     fn view(pops: &[(&str, &str)], lost: &str) -> View {
+        with(pops, |pop| pop.fenced = pop.pop_id == lost)
+    }
+
+    fn with(pops: &[(&str, &str)], change: impl Fn(&mut Pop)) -> View {
         let resource = |(id, region): &(&str, &str)| {
             let (pop_id, region) = ((*id).to_owned(), (*region).to_owned());
-            let pop = Pop { fenced: *id == lost, pop_id, region, epoch: 3, ..Pop::default() };
+            let mut pop = Pop { pop_id, region, epoch: 3, ..Pop::default() };
+            change(&mut pop);
             Resource { kind: Some(Kind::Pop(pop)) }
         };
         let resources = pops.iter().map(resource).collect();
@@ -123,6 +128,22 @@ mod tests {
         assert!(!chosen(&view(MESH, "fra2"), None, 1).contains(&"fra2".to_owned()));
         assert_eq!(chosen(&view(&MESH[..1], ""), None, 1), [""; 0]);
         assert_eq!(chosen(&view(&MESH[..2], ""), None, 1), ["fra2"]);
+    }
+
+    #[test]
+    fn pops_that_may_be_gone_soon_come_last_and_are_better_than_none() {
+        let cordoned = |which: &'static [&str]| {
+            with(MESH, move |pop| pop.cordoned = which.contains(&pop.pop_id.as_str()))
+        };
+        for call in 0..20 {
+            let chosen_now = chosen(&cordoned(&["iad1", "iad2"]), Some("sin1"), call);
+            assert!(chosen_now[1].starts_with("fra2") || chosen_now[1].starts_with("sin2"));
+            let chosen_now = chosen(&cordoned(&["fra2"]), None, call);
+            assert!(!chosen_now.contains(&"fra2".to_owned()) && chosen_now.len() == 2);
+        }
+        let all = with(MESH, |pop| pop.expired = true);
+        assert_eq!(chosen(&all, Some("sin1"), 1).len(), 2);
+        assert_eq!(chosen(&all, None, 1).len(), 2);
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::pop::{CallStream, LinkState, Pop, Refusal};
 
 /// A stream that broke is opened again after this.
 const REOPEN: Duration = Duration::from_millis(500);
+/// Halves looked at in one turn: when POPs come and go all are looked at, and calls wait meanwhile.
+const LOOKS: usize = 128;
 
 /// A half of ours that is guarded.
 #[derive(Debug)]
@@ -28,13 +30,21 @@ pub(super) struct Own {
     /// Of the half as it was last seen, to find out whether it changed.
     hash: u64,
     version: u64,
-    /// Some guardian had it once: it takes the half over, as it was then at least.
-    kept: bool,
+    /// Of the POPs of the view, when the guardians were chosen, and for whom.
+    chosen: (u64, Option<PopId>),
     pub(super) guardians: Vec<Keeper>,
 }
 
-/// A guardian, its epoch, and the version it is known to have, since when.
-type Keeper = (PopId, Epoch, Option<(u64, Instant)>);
+/// A guardian of a half.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    pop: PopId,
+    epoch: Epoch,
+    /// The version it is known to have, since when.
+    has: Option<(u64, Instant)>,
+    /// It had one once: it takes the half over, as it was then at least.
+    kept: bool,
+}
 
 /// To one guardian.
 #[derive(Debug, Default)]
@@ -71,9 +81,11 @@ impl Pop {
             // Looked at anew when there is an epoch.
             return self.core.guard.dirty.clear();
         }
-        for key in std::mem::take(&mut self.core.guard.dirty) {
+        for _ in 0..LOOKS {
+            let Some(key) = self.core.guard.dirty.pop_first() else { break };
             self.look_at(key);
         }
+        self.core.guard.look_at = (!self.core.guard.dirty.is_empty()).then_some(now);
         if self.core.guard.reopens_at().is_some_and(|at| at <= now) {
             self.core.guard.pump_all();
         }
@@ -87,42 +99,29 @@ impl Pop {
         let Some((name, capsule)) = self.calls.get(&key).and_then(|call| named(call)) else {
             return self.unguard(key);
         };
-        let core = &mut self.core;
-        let peer = PopId::new(&capsule.peer).ok();
-        let chosen = choose::guardians(&core.view, &core.config.id, peer.as_ref(), name.call_id);
-        let hash = hash(&capsule);
+        let (core, hash) = (&mut self.core, hash(&capsule));
+        let basis = (core.guard.pops, PopId::new(&capsule.peer).ok());
         core.guard.names.insert(key, name);
-        let before = core.guard.own.remove(&name);
-        if let Some(mut own) = before {
-            let same = own.guardians.iter().map(|(id, epoch, _)| (id, epoch));
-            if own.hash == hash
-                && own.key == key
-                && same.eq(chosen.iter().map(|(id, epoch)| (id, epoch)))
-            {
-                core.guard.own.insert(name, own);
-                return;
-            }
-            for (guardian, ..) in own.guardians.drain(..) {
-                if !chosen.iter().any(|(id, _)| *id == guardian) {
-                    core.guard.forget_at(&guardian, name);
-                }
-            }
-            own.version += 1;
-            core.guard.own.insert(name, Own { key, hash, ..own });
-        } else {
-            core.guard
-                .own
-                .insert(name, Own { key, hash, version: 1, kept: false, guardians: Vec::new() });
+        let before = core.guard.own.remove(&name).filter(|own| own.key == key);
+        if before.as_ref().is_some_and(|own| own.hash == hash && own.chosen == basis) {
+            core.guard.own.extend(before.map(|own| (name, own)));
+            return;
         }
-        for (guardian, _) in &chosen {
-            let feed = core.guard.feeds.entry(guardian.clone()).or_default();
+        let (id, peer) = (&core.config.id, basis.1.as_ref());
+        let chosen = choose::guardians(&core.view, id, peer, name.call_id);
+        let (version, mut had) = before.map_or((0, Vec::new()), |own| (own.version, own.guardians));
+        let guardians: Vec<Keeper> = chosen.into_iter().map(|one| keeper(one, &mut had)).collect();
+        for lost in had.iter().filter(|had| !guardians.iter().any(|one| one.pop == had.pop)) {
+            core.guard.forget_at(&lost.pop, name);
+        }
+        for guardian in &guardians {
+            let feed = core.guard.feeds.entry(guardian.pop.clone()).or_default();
             feed.gone.remove(&name);
             feed.pending.insert(name);
-            core.guard.pump.insert(guardian.clone());
+            core.guard.pump.insert(guardian.pop.clone());
         }
-        if let Some(own) = core.guard.own.get_mut(&name) {
-            own.guardians = chosen.into_iter().map(|(id, epoch)| (id, epoch, None)).collect();
-        }
+        let own = Own { key, hash, version: version + 1, chosen: basis, guardians };
+        core.guard.own.insert(name, own);
     }
 
     /// The half is over, or another's.
@@ -130,8 +129,8 @@ impl Pop {
         let guard = &mut self.core.guard;
         let Some(name) = guard.names.remove(&key) else { return };
         let Some(own) = guard.own.remove(&name) else { return };
-        for (guardian, ..) in own.guardians {
-            guard.forget_at(&guardian, name);
+        for guardian in own.guardians {
+            guard.forget_at(&guardian.pop, name);
         }
     }
 
@@ -196,9 +195,9 @@ impl Pop {
     fn capsule_of(&self, name: Name, now: Instant) -> Option<Capsule> {
         let own = self.core.guard.own.get(&name)?;
         let (_, mut capsule) = self.calls.get(&own.key).and_then(|call| named(call))?;
-        let guardian = |(id, epoch, _): &(PopId, Epoch, _)| Guardian {
-            pop_id: id.as_str().to_owned(),
-            epoch: epoch.0,
+        let guardian = |keeper: &Keeper| Guardian {
+            pop_id: keeper.pop.as_str().to_owned(),
+            epoch: keeper.epoch.0,
         };
         capsule.guardians = own.guardians.iter().map(guardian).collect();
         (capsule.version, capsule.now_ms) = (own.version, now.as_millis());
@@ -220,9 +219,9 @@ impl Pop {
         }
         let own = Name::read(ack.half.as_ref()).and_then(|name| self.core.guard.own.get_mut(&name));
         let Some(own) = own.filter(|_| ack.version != 0) else { return };
-        if let Some((.., has)) = own.guardians.iter_mut().find(|(id, ..)| id == guardian) {
-            *has = Some((ack.version, now));
-            own.kept = true;
+        if let Some(keeper) = own.guardians.iter_mut().find(|keeper| keeper.pop == *guardian) {
+            keeper.has = Some((ack.version, now));
+            keeper.kept = true;
         }
     }
 
@@ -234,9 +233,9 @@ impl Pop {
         let local = self.core.guard.own.contains_key(&name.other());
         let few = if local { own.guardians.len() } else { 1 };
         let feed = |id: &PopId| self.core.guard.feeds.get(id).filter(|feed| feed.stream.is_some());
-        let first = own.guardians.iter().take(few).find(|(id, ..)| feed(id).is_some());
-        let has = first.filter(|(.., has)| has.is_some_and(|(v, _)| v == own.version));
-        let stream = has.and_then(|(id, ..)| self.core.guard.feeds.get(id)?.stream.clone());
+        let first = own.guardians.iter().take(few).find(|keeper| feed(&keeper.pop).is_some());
+        let fresh = first.filter(|keeper| keeper.is_fresh(own.version));
+        let stream = fresh.and_then(|keeper| feed(&keeper.pop)?.stream.clone());
         let Some(stream) = stream else { return false };
         let half = Some(name.write());
         say(&stream, Guarding::Handover(Handover { half }), &mut self.core);
@@ -253,11 +252,18 @@ impl Pop {
             feed.pending = theirs.map(|(name, _)| *name).collect();
         }
         for own in self.core.guard.own.values_mut() {
-            for (.., has) in own.guardians.iter_mut().filter(|(id, ..)| id == guardian) {
-                *has = None;
+            for keeper in own.guardians.iter_mut().filter(|keeper| keeper.pop == *guardian) {
+                keeper.has = None;
             }
         }
     }
+}
+
+/// A guardian as it is chosen now; it has what it had, if it is the same process.
+fn keeper((pop, epoch): (PopId, Epoch), had: &mut Vec<Keeper>) -> Keeper {
+    let same = had.iter().position(|had| had.pop == pop && had.epoch == epoch);
+    let new = || Keeper { pop, epoch, has: None, kept: false };
+    same.map_or_else(new, |at| had.swap_remove(at))
 }
 
 fn named(call: &Call) -> Option<(Name, Capsule)> {
@@ -272,16 +278,22 @@ impl Feed {
 
 impl Own {
     fn is_guarded_by(&self, guardian: &PopId) -> bool {
-        self.guardians.iter().any(|(id, ..)| id == guardian)
+        self.guardians.iter().any(|keeper| keeper.pop == *guardian)
     }
 
     /// Some guardian has it as it is.
     pub(in crate::pop) fn is_safe(&self) -> bool {
-        self.guardians.iter().any(|(.., has)| has.is_some_and(|(v, _)| v == self.version))
+        self.guardians.iter().any(|keeper| keeper.is_fresh(self.version))
     }
 
     pub(in crate::pop) fn key(&self) -> CallKey {
         self.key
+    }
+}
+
+impl Keeper {
+    fn is_fresh(&self, version: u64) -> bool {
+        self.has.is_some_and(|(has, _)| has == version)
     }
 }
 
@@ -327,15 +339,15 @@ impl super::Guard {
 
     /// When there is something to do.
     pub(in crate::pop) fn deadline(&self) -> Option<Instant> {
-        earlier(self.reopens_at(), self.drain_at)
+        earlier(earlier(self.reopens_at(), self.drain_at), self.look_at)
     }
 
     /// Who has this half of ours.
     pub(in crate::pop) fn guardians(&self, name: Name) -> Vec<crate::pop::Guardian> {
         let Some(own) = self.own.get(&name) else { return Vec::new() };
-        let guardian = |(pop, _, has): &Keeper| {
-            let fresh = has.is_some_and(|(version, _)| version == own.version);
-            crate::pop::Guardian { pop: pop.clone(), fresh }
+        let guardian = |keeper: &Keeper| crate::pop::Guardian {
+            pop: keeper.pop.clone(),
+            fresh: keeper.is_fresh(own.version),
         };
         own.guardians.iter().map(guardian).collect()
     }
@@ -346,9 +358,10 @@ impl super::Guard {
         self.halves.len().saturating_sub(safe)
     }
 
-    /// Some guardian has this half of ours, or had it when it was last heard.
+    /// A guardian that takes it over has this half of ours, or had it when it was last heard.
     pub(in crate::pop) fn is_kept(&self, name: Name) -> bool {
-        self.own.get(&name).is_some_and(|own| own.kept)
+        let own = self.own.get(&name);
+        own.is_some_and(|own| own.guardians.iter().any(|keeper| keeper.kept))
     }
 
     /// All is to be said anew, with another epoch or to nobody.

@@ -20,7 +20,9 @@ mod hold;
 mod rejoin;
 mod takeover;
 
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash as _, Hasher as _};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -86,6 +88,10 @@ pub(crate) struct Guard {
     pump: BTreeSet<PopId>,
     /// The POPs of the view changed: guardians may be others, owners lost.
     stale: bool,
+    /// What the view says of the POPs, as far as it counts here.
+    pops: u64,
+    /// Halves are left to be looked at, in a turn of their own.
+    look_at: Option<Instant>,
     /// Nobody can have found us lost before.
     lease: Option<Instant>,
     /// We are registered: there is an epoch to guard.
@@ -148,8 +154,15 @@ impl Guard {
         }
     }
 
-    /// POPs came, went or were found lost.
-    pub(crate) fn pops_changed(&mut self) {
+    /// The view is another one; whether POPs came, went, or were found lost is seen here. Most news of
+    /// a POP change nothing for those whose calls it guards.
+    pub(crate) fn view_changed(&mut self, view: &View) {
+        let pops = hash_of(view);
+        self.stale |= std::mem::replace(&mut self.pops, pops) != pops;
+    }
+
+    /// All is to be looked at anew.
+    pub(crate) fn renew(&mut self) {
         self.stale = true;
     }
 
@@ -168,6 +181,16 @@ impl Guard {
             && self.waiting.is_empty()
             && self.doomed.is_empty()
     }
+}
+
+/// Of all that choosing guardians and finding lost POPs asks of a view.
+fn hash_of(view: &View) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for (id, pop) in view.pops() {
+        (id.as_str(), &pop.region, pop.epoch).hash(&mut hasher);
+        (pop.expired, pop.fenced, pop.cordoned).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// Is the process of this registration lost, as far as the view knows?

@@ -336,23 +336,31 @@ impl Pop {
     /// This POP was found lost although it lives: its halves are others' now, and it guards nothing.
     /// Nobody is told: the peers follow who took them over. What nobody had ends with BYE.
     pub fn retire(&mut self, now: Instant) {
+        self.leave_calls(true, now);
+        self.settle(now);
+    }
+
+    /// Leaves all halves that somebody guards, without a word, and guards none. Whether the rest ends.
+    pub(in crate::pop) fn leave_calls(&mut self, all: bool, now: Instant) {
         self.core.fenced = true;
         self.core.guard.registered = false;
-        let guard = &self.core.guard;
-        let kept = |call: &Call| guard.is_kept(Name::of(&call.half));
+        let (guard, own) = (&self.core.guard, &self.core.config.id);
+        let kept = |call: &Call| guard.is_kept(Name::of(&call.half)) || call.is_others(own);
         let calls: Vec<(CallKey, bool)> =
             self.calls.iter().map(|(key, call)| (*key, kept(call))).collect();
         self.core.guard.held.clear();
         self.core.guard.incoming.clear();
         for (key, is_kept) in calls {
-            let input = if is_kept { Input::Moved } else { Input::Shutdown };
-            self.deliver(key, input, now);
+            match is_kept {
+                true => self.deliver(key, Input::Moved, now),
+                false if all => self.deliver(key, Input::Shutdown, now),
+                false => {}
+            }
         }
         self.close_feeds();
         let guard = &mut self.core.guard;
         (guard.own, guard.names) = Default::default();
         (guard.handing, guard.waiting, guard.doomed) = Default::default();
-        self.settle(now);
     }
 
     pub(in crate::pop) fn close_feeds(&mut self) {

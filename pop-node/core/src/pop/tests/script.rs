@@ -47,6 +47,8 @@ pub(super) fn act(world: &mut World, words: &[&str]) -> Option<()> {
         ["wakes", pop] => _ = world.dead.remove(&PopId::new(pop).ok()?),
         // The control plane finds it lost.
         ["lost", pop] => world.declare(pop, |pop| (pop.expired, pop.fenced) = (true, true)),
+        // A newer process has the name.
+        ["superseded", pop] => world.declare(pop, |pop| pop.epoch += 1),
         ["drains", pop] => world.declare(pop, |pop| (pop.cordoned, pop.draining) = (true, true)),
         ["undrains", pop] => {
             world.declare(pop, |pop| (pop.cordoned, pop.draining) = (false, false))
@@ -74,7 +76,11 @@ pub(super) fn act(world: &mut World, words: &[&str]) -> Option<()> {
         ["taken", first, last] => {
             world.taken = (first.parse().ok()?..=last.parse().ok()?).collect();
         }
-        ["fence", pop] => world.pop(&PopId::new(pop).ok()?).fence(),
+        ["fence", pop] => {
+            let now = world.now;
+            world.pop(&PopId::new(pop).ok()?).fence(now);
+            world.drain();
+        }
         ["silent", pop, leg] => {
             let (leg, now) = (LegId(leg.parse().ok()?), world.now);
             let event = MediaEvent::Silent { leg, since: now, cause: SilenceCause::NoPackets };

@@ -207,11 +207,11 @@ impl LocalSession {
         self.send(sections)
     }
 
-    /// Another POP spoke for this session meanwhile, a few times at most: what we say next is newer
-    /// than that (RFC 3264 §8).
-    pub fn skip_versions(&mut self) {
+    /// So many other POPs spoke for this session meanwhile, each a few times at most: what we say next
+    /// is newer than that (RFC 3264 §8).
+    pub fn skip_versions(&mut self, times: u32) {
         if let Some(sent) = &mut self.sent {
-            sent.origin.version = sent.origin.version.saturating_add(16);
+            sent.origin.version = sent.origin.version.saturating_add(16 * u64::from(times));
         }
     }
 

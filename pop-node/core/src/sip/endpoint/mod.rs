@@ -346,6 +346,14 @@ impl Endpoint {
         self.start_client(request, key, flow, now);
     }
 
+    /// Is `tx` an INVITE that was sent in a dialog (RFC 3261 §14)?
+    pub fn is_in_dialog(&self, tx: ClientTx) -> bool {
+        let client = self.clients.get(&tx);
+        client.is_some_and(
+            |entry| matches!(&entry.machine, Client::Invite(invite) if invite.is_in_dialog()),
+        )
+    }
+
     /// Sends the ACK to a 2xx for INVITE `tx`, and again for each retransmitted 2xx.
     pub fn send_ack(&mut self, tx: ClientTx, ack: Request, flow: Flow, now: Instant) {
         let mut ack = ack;

@@ -54,6 +54,7 @@ pub(in crate::sip) struct InviteClient {
     flow: Flow,
     request: Request,
     bytes: Bytes,
+    in_dialog: bool,
 }
 
 impl InviteClient {
@@ -69,7 +70,13 @@ impl InviteClient {
         }
         timers.set(Timer::B, ctx.after(ctx.values.give_up()));
         let state = State::Calling { interval, cancel_wanted: false };
-        Self { state, timers, flow, request, bytes }
+        let in_dialog = request.headers.to_tag().is_some();
+        Self { state, timers, flow, request, bytes, in_dialog }
+    }
+
+    /// The request had a To tag: a re-INVITE (RFC 3261 §14).
+    pub(in crate::sip) const fn is_in_dialog(&self) -> bool {
+        self.in_dialog
     }
 
     pub(in crate::sip) fn handle_response(
