@@ -22,6 +22,8 @@ const GROUPS: [(&str, &str, &str); 9] = [
     ("restart", "rolling-restart", "restart of all nodes one by one"),
 ];
 const REPETITIONS: u32 = 10;
+/// Without its control plane for ten minutes each time.
+const LONG: &str = "control";
 const QUICK_REPETITIONS: u32 = 1;
 const QUICK_CALLS: u32 = 40;
 
@@ -50,7 +52,8 @@ pub(super) async fn run(arguments: &[String]) -> Result<Table> {
             drill::shorten(&mut drill);
             drill.load.calls = QUICK_CALLS;
         }
-        let repeat = if quick { QUICK_REPETITIONS } else { REPETITIONS };
+        let once = quick || group == LONG;
+        let repeat = if once { QUICK_REPETITIONS } else { REPETITIONS };
         let settings = Settings { seed: 1, repeat, keep_dir: None, bin_dir: bin_dir()? };
         // One event that cannot be shown does not hide the others.
         match drill::perform(drill, &settings, &mut Screen::stderr()).await {
