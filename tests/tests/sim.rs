@@ -57,6 +57,14 @@ fn pops_die() {
 }
 
 #[test]
+fn pops_are_drained() {
+    let one = std::env::var("SEED").is_ok();
+    for seed in seeds().into_iter().take(if one { 1 } else { SEEDS.len() }) {
+        assert_good("steered", Plan::steered(seed));
+    }
+}
+
+#[test]
 fn same_seed_same_trace() {
     let seed = seeds().first().copied().unwrap_or(1);
     let (first, _) = run(Plan::stormy(seed));

@@ -357,6 +357,14 @@ impl Carrier {
                     self.over(key, |_| {}, now);
                     return response;
                 }
+                if request.method == Method::Invite
+                    && let Some(tx) = phone.reinvite.take()
+                {
+                    // RFC 3261 §14.2. Ours may never be answered: it does not stand in the way twice.
+                    let response = dialog.respond(request, 491);
+                    self.endpoint.cancel(tx, now);
+                    return response;
+                }
                 if request.method == Method::Invite {
                     let direction = mirrored(direction(&request.body));
                     let mut response = dialog.respond(request, 200);
@@ -403,6 +411,10 @@ impl Carrier {
         let Some(phone) = self.phones.get_mut(&key) else { return };
         let local = phone.address();
         let State::Up { dialog, .. } = &mut phone.state else { return };
+        if let Some(tx) = phone.reinvite.take() {
+            // Its POP may be gone, and never answer.
+            self.endpoint.cancel(tx, now);
+        }
         let mut invite = dialog.request(Method::Invite);
         invite.set_body("application/sdp", sdp(local, &[phone.payload_type], direction));
         let flow = Flow::udp(

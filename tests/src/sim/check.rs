@@ -93,7 +93,9 @@ fn records(world: &World, found: &mut Vec<String>) {
         let call = plan.number;
         let answered = caller.and_then(|report| report.answered);
         let [record] = records.as_slice() else {
-            if records.is_empty() && died_setting_up(world, plan, caller) {
+            if records.is_empty()
+                && (died_setting_up(world, plan, caller) || turned_away(world, plan, caller))
+            {
                 continue;
             }
             // A POP that stood still when it had just told its guardians does not know whether they
@@ -198,15 +200,35 @@ fn died_setting_up(world: &World, plan: &CallPlan, caller: Option<&Report>) -> b
     })
 }
 
-/// No answered call is lost with its POP: it ends when one of its phones hangs up, and not before.
+/// A POP that is cordoned refuses calls, without a record.
+fn turned_away(world: &World, plan: &CallPlan, caller: Option<&Report>) -> bool {
+    let Some((began, 503)) = caller.and_then(|report| report.began.zip(report.status)) else {
+        return false;
+    };
+    let drains = |at: Instant, lasts| at < began && at + lasts + BACK > began;
+    world.plan.faults.iter().any(|(at, fault)| {
+        matches!(fault, Fault::Drain(region, lasts) if *region == plan.from && drains(*at, *lasts))
+    })
+}
+
+/// A POP was drained while it was up.
+fn meets_drain(world: &World, plan: &CallPlan, from: Instant, until: Instant) -> bool {
+    world.plan.faults.iter().any(|(at, fault)| {
+        let ours = |region: &usize| [plan.from, plan.to].contains(region);
+        matches!(fault, Fault::Drain(region, _) if ours(region) && *at < until && *at > from)
+    })
+}
+
+/// No answered call is lost with its POP, or when it is drained: it ends when one of its phones hangs up, and not before.
 fn survivors(world: &World, found: &mut Vec<String>) {
     for (plan, caller, callee) in sides(world) {
         let (Some(caller), Some(callee)) = (caller, callee) else { continue };
         let (Some(answered), Some(_)) = (caller.answered, callee.answered) else { continue };
         let Some(quiet) = caller.quiet.into_iter().chain(callee.quiet).min() else { continue };
         let settled = answered + SETTLES;
-        let lost =
-            meets_loss(world, plan, settled, quiet) && !meets_loss(world, plan, answered, settled);
+        let meets =
+            meets_loss(world, plan, settled, quiet) || meets_drain(world, plan, settled, quiet);
+        let lost = meets && !meets_loss(world, plan, answered, settled);
         let hung_up = caller.hung_up.into_iter().chain(callee.hung_up).min();
         if lost && hung_up.is_none_or(|at| at > quiet) {
             found.push(format!("call {} was lost at {quiet}, {answered} answered", plan.number));
@@ -222,6 +244,10 @@ fn is_disturbed(world: &World, plan: &CallPlan, from: Instant, until: Instant) -
             ours && *at < until && *at + *lasts + Duration::from_secs(5) > from
         }
         Fault::KillPop(region, _, lasts) | Fault::PausePop(region, _, lasts) => {
+            let ours = [plan.from, plan.to].contains(region);
+            ours && *at < until && *at + *lasts + Duration::from_secs(5) > from
+        }
+        Fault::Drain(region, lasts) => {
             let ours = [plan.from, plan.to].contains(region);
             ours && *at < until && *at + *lasts + Duration::from_secs(5) > from
         }

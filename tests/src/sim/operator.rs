@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use proto::control::{Pop, Route, RouteCandidate, Transport, Trunk};
 use proto::raft::allocate_number::Which;
 use proto::raft::command::Kind;
-use proto::raft::{AllocateNumber, Command, ImportNumbers, Outcome, outcome};
+use proto::raft::{AllocateNumber, Command, ImportNumbers, Outcome, SteerPop, outcome};
 use proto::time::{Duration, Instant};
 
 use super::net::{REGIONS, carrier_sip, pop_sip};
@@ -53,6 +53,7 @@ pub struct Operator {
     /// Commands refused, in words.
     pub refused: Vec<String>,
     registrations: u64,
+    steered: u64,
 }
 
 /// An attempt under way.
@@ -90,6 +91,7 @@ impl Operator {
             epochs: BTreeMap::new(),
             refused: Vec::new(),
             registrations: 0,
+            steered: 0,
         }
     }
 
@@ -99,6 +101,18 @@ impl Operator {
         self.registrations += 1;
         command.request_id = format!("register-{}", self.registrations);
         // Behind what is asked now.
+        let at = usize::from(self.asked.is_some()).min(self.queue.len());
+        self.queue.insert(at, (now, command));
+    }
+
+    /// Wants a POP drained, or back.
+    pub fn steer(&mut self, region: usize, draining: bool, now: Instant) {
+        let pop_id = POPS.get(region).copied().unwrap_or_default().to_owned();
+        let mut command =
+            operator(Kind::SteerPop(SteerPop { pop_id, cordoned: draining, draining }));
+        self.steered += 1;
+        command.request_id = format!("steer-{}", self.steered);
+        // Behind what is asked now and what was wanted before.
         let at = usize::from(self.asked.is_some()).min(self.queue.len());
         self.queue.insert(at, (now, command));
     }

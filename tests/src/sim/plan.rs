@@ -59,6 +59,8 @@ pub enum Fault {
     KillPop(usize, Duration, Duration),
     /// It stands still.
     PausePop(usize, Duration, Duration),
+    /// It is drained, and so long after takes calls again.
+    Drain(usize, Duration),
 }
 
 /// A bug put in on purpose: the checkers must see it.
@@ -129,13 +131,7 @@ impl Plan {
     pub fn deadly(seed: u64) -> Self {
         let mut plan = Self::calm(seed);
         let mut rng = Rng::split(seed, "deaths");
-        for call in &mut plan.calls {
-            let longer = Duration::from_millis(4_000 + rng.below(20_000));
-            match &mut call.end {
-                End::Caller(after) | End::Callee(after) => *after += longer,
-                End::Cancel(_) => {}
-            }
-        }
+        plan.prolong(&mut rng);
         let mut at = FIRST_CALL + Duration::from_millis(3_000 + rng.below(6_000));
         for _ in 0..2 {
             let region = pick(&mut rng, REGIONS);
@@ -154,6 +150,51 @@ impl Plan {
             at += lasts + Duration::from_millis(8_000 + rng.below(4_000));
         }
         plan
+    }
+
+    /// POPs are drained under calls that last, while ways between POPs are cut, and POPs die.
+    pub fn steered(seed: u64) -> Self {
+        let mut plan = Self::calm(seed);
+        let mut rng = Rng::split(seed, "drains");
+        plan.prolong(&mut rng);
+        let mut at = FIRST_CALL + Duration::from_millis(3_000 + rng.below(4_000));
+        for _ in 0..3 {
+            let region = pick(&mut rng, REGIONS);
+            let lasts = Duration::from_millis(3_000 + rng.below(6_000));
+            plan.faults.push((at, Fault::Drain(region, lasts)));
+            let during = at + Duration::from_millis(rng.below(2_000));
+            match rng.below(4) {
+                0 => {
+                    let ends = PAIRS.get(pick(&mut rng, PAIRS.len())).copied().unwrap_or((0, 1));
+                    let cut = Duration::from_millis(200 + rng.below(6_000));
+                    plan.faults.push((during, Fault::Cut(ends, cut)));
+                }
+                1 => {
+                    let verdict = Duration::from_millis(700 + rng.below(2_500));
+                    let dead = Duration::from_millis(6_000 + rng.below(2_000));
+                    let victim = pick(&mut rng, REGIONS);
+                    let fault = match rng.below(2) {
+                        0 => Fault::KillPop(victim, verdict, dead),
+                        _ => Fault::PausePop(victim, verdict, dead),
+                    };
+                    plan.faults.push((during, fault));
+                }
+                _ => {}
+            }
+            at += Duration::from_millis(12_000 + rng.below(3_000));
+        }
+        plan
+    }
+
+    /// Calls are up when something happens to their POPs.
+    fn prolong(&mut self, rng: &mut Rng) {
+        for call in &mut self.calls {
+            let longer = Duration::from_millis(4_000 + rng.below(20_000));
+            match &mut call.end {
+                End::Caller(after) | End::Callee(after) => *after += longer,
+                End::Cancel(_) => {}
+            }
+        }
     }
 
     #[must_use]

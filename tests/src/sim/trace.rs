@@ -23,7 +23,7 @@ impl Trace {
     pub fn note(&mut self, now: Instant, line: Arguments<'_>, bytes: &[u8]) {
         let line = format!("{now} {line} [{}]", bytes.len());
         if self.print {
-            println!("{line}");
+            println!("{line}{}", said(bytes));
         }
         self.lines += 1;
         self.hash.update(line.as_bytes());
@@ -40,6 +40,17 @@ impl Trace {
         let bytes = self.hash.clone().finalize();
         bytes.iter().take(8).map(|b| format!("{b:02x}")).collect()
     }
+}
+
+/// What a SIP message says, in short; empty for anything else.
+fn said(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    if !text.lines().next().is_some_and(|line| line.contains("SIP/2.0")) {
+        return String::new();
+    }
+    let named = |line: &&str| ["Call-ID", "CSeq", "Reason"].iter().any(|n| line.starts_with(n));
+    let lines = text.lines().take(1).chain(text.lines().skip(1).filter(named));
+    lines.fold(String::new(), |all, line| all + "  " + line)
 }
 
 impl Default for Trace {

@@ -174,6 +174,27 @@ fn a_call_of_each_profile_wraps_its_sequence_number_and_loses_packets() {
     }
 }
 
+/// Whoever takes a call over does not know how often the peer's sequence numbers began anew.
+#[test]
+fn a_stream_that_began_long_ago_is_found() {
+    for (profile, periods) in Profile::ALL.into_iter().zip([1, 7, 8, 9, 66, 90]) {
+        let key = master(profile, 5);
+        let mut out = Outbound::new(&key);
+        for n in 0..periods * 3 {
+            let sequence = u16::try_from(n % 3 * 25_000).unwrap();
+            protect(&mut out, &packet(sequence, b"voice")).unwrap();
+        }
+        let mut inbound = Inbound::new(&key);
+        let mut next = |sequence| protect(&mut out, &packet(sequence, b"voice")).unwrap();
+        let lost = (0..100).take_while(|n| open(&mut inbound, &next(100 + n)).is_err()).count();
+        assert!(lost < 12, "{}: {lost}", profile.name());
+        assert_eq!(open(&mut inbound, &next(300)).unwrap(), packet(300, b"voice"));
+        // Another key is not found by any of it.
+        let mut other = Inbound::new(&master(profile, 6));
+        assert!((400..450).all(|n| open(&mut other, &next(n)) == Err(SrtpError::Tag)));
+    }
+}
+
 #[test]
 fn reordered_packets_open_and_old_ones_do_not() {
     let key = master(Profile::AesCm128HmacSha1Tag80, 3);

@@ -134,6 +134,10 @@ impl World {
                 self.stop_pop(region, verdict);
                 lasts
             }
+            Fault::Drain(region, lasts) => {
+                self.operator.steer(region, true, self.now);
+                lasts
+            }
             Fault::CrashAll(lasts) => {
                 (0..REGIONS).for_each(|node| self.crash(node));
                 lasts
@@ -150,6 +154,7 @@ impl World {
             Fault::Crash(node, _) => self.start(node),
             Fault::KillPop(region, ..) => self.restart_pop(region),
             Fault::PausePop(region, ..) => self.wake_pop(region),
+            Fault::Drain(region, _) => self.operator.steer(region, false, self.now),
             Fault::CrashAll(_) => (0..REGIONS).for_each(|node| self.start(node)),
         }
     }

@@ -52,8 +52,8 @@ pub(super) struct Feed {
     stream: Option<CallStream>,
     /// Halves it lacks, in their latest version.
     pending: BTreeSet<Name>,
-    /// Halves it shall forget.
-    gone: BTreeSet<Name>,
+    /// Halves it shall forget: ours, or those of a POP from which we took them.
+    gone: BTreeSet<(Name, Option<PopId>)>,
     in_flight: usize,
     synced: bool,
     reopen_at: Option<Instant>,
@@ -116,7 +116,7 @@ impl Pop {
         }
         for guardian in &guardians {
             let feed = core.guard.feeds.entry(guardian.pop.clone()).or_default();
-            feed.gone.remove(&name);
+            feed.gone.remove(&(name, None));
             feed.pending.insert(name);
             core.guard.pump.insert(guardian.pop.clone());
         }
@@ -168,11 +168,12 @@ impl Pop {
 
     fn fill(&mut self, stream: &CallStream, feed: &mut Feed, now: Instant) {
         while feed.in_flight < WINDOW
-            && let Some(name) = feed.gone.pop_first()
+            && let Some((name, from)) = feed.gone.pop_first()
         {
             feed.in_flight += 1;
             let half = Some(name.write());
-            say(stream, Guarding::End(CapsuleEnd { half }), &mut self.core);
+            let taken_from = from.map_or_else(String::new, |from| from.as_str().to_owned());
+            say(stream, Guarding::End(CapsuleEnd { half, taken_from }), &mut self.core);
         }
         while feed.in_flight < WINDOW
             && let Some(name) = feed.pending.pop_first()
@@ -301,15 +302,20 @@ impl super::Guard {
     fn forget_at(&mut self, guardian: &PopId, name: Name) {
         let feed = self.feeds.entry(guardian.clone()).or_default();
         feed.pending.remove(&name);
-        feed.gone.insert(name);
+        feed.gone.insert((name, None));
         self.pump.insert(guardian.clone());
     }
 
     /// A half was taken over here: those that would have done it after us need not.
-    pub(super) fn taken(&mut self, name: Name, guardians: &[(PopId, Epoch)], own: &PopId) {
+    pub(super) fn taken(
+        &mut self,
+        (name, from): (Name, &PopId),
+        guardians: &[(PopId, Epoch)],
+        own: &PopId,
+    ) {
         for (guardian, _) in guardians.iter().filter(|(id, _)| id != own) {
             let feed = self.feeds.entry(guardian.clone()).or_default();
-            feed.gone.insert(name);
+            feed.gone.insert((name, Some(from.clone())));
             self.pump.insert(guardian.clone());
         }
     }

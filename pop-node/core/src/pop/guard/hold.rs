@@ -70,7 +70,8 @@ impl Pop {
                 let Some(name) = Name::read(end.half.as_ref()) else {
                     return self.core.counters.refuse(Refusal::BadCapsule);
                 };
-                self.core.guard.half_over(name, (&pop, epoch));
+                let taken_from = PopId::new(&end.taken_from).ok();
+                self.core.guard.half_over(name, (&pop, epoch), taken_from.as_ref());
                 self.acknowledge(stream, end.half, 0);
             }
             Some(Guarding::Synced(_)) => self.core.guard.sweep(stream),
@@ -141,11 +142,16 @@ impl super::super::core::Core {
 impl super::Guard {
     /// A POP says that a half is over: its own, or one that it was to take over and did, perhaps
     /// before the POP that had it is known to be lost here.
-    fn half_over(&mut self, name: Name, (sender, epoch): (&PopId, Epoch)) {
+    fn half_over(&mut self, name: Name, (sender, epoch): (&PopId, Epoch), from: Option<&PopId>) {
         let Some(wards) = self.held.get_mut(&name) else { return };
-        wards.retain(|(pop, of), ward| {
-            let own = (pop, *of) == (sender, epoch);
-            !own && !ward.guardians().iter().any(|guardian| guardian.pop_id == sender.as_str())
+        wards.retain(|(pop, of), ward| match from {
+            None => (pop, *of) != (sender, epoch),
+            // Only who was to take it may say so.
+            Some(from) => {
+                let is_sender =
+                    |guardian: &proto::call::Guardian| guardian.pop_id == sender.as_str();
+                pop != from || !ward.guardians().iter().any(is_sender)
+            }
         });
         if wards.is_empty() {
             self.held.remove(&name);

@@ -134,7 +134,7 @@ impl Pop {
         for Due { owner, kept, over, .. } in due {
             if !whole {
                 let own = self.core.config.id.clone();
-                self.core.guard.taken(owner.name, &kept.guardians, &own);
+                self.core.guard.taken((owner.name, &owner.pop), &kept.guardians, &own);
                 self.part(owner, kept, over.unwrap_or(EndCause::LinkLost), now);
                 continue;
             }
@@ -276,7 +276,8 @@ impl Pop {
             } else {
                 // Those that would have taken it after us need not.
                 let own = self.core.config.id.clone();
-                self.core.guard.taken(arrived.name, &arrived.guardians, &own);
+                let half = (arrived.name, &arrived.from);
+                self.core.guard.taken(half, &arrived.guardians, &own);
             }
         }
     }
