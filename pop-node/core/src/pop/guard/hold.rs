@@ -158,6 +158,26 @@ impl super::Guard {
         }
     }
 
+    /// Forgets a half of `pop`; gives who else guards it.
+    pub(super) fn release(&mut self, name: Name, pop: &PopId) -> Vec<Vec<(PopId, Epoch)>> {
+        let Some(wards) = self.held.get_mut(&name) else { return Vec::new() };
+        let mut released = Vec::new();
+        wards.retain(|(of, _), ward| {
+            let is_theirs = of == pop;
+            if is_theirs {
+                let read = |one: proto::call::Guardian| {
+                    Some((PopId::new(&one.pop_id).ok()?, Epoch(one.epoch)))
+                };
+                released.push(ward.guardians().into_iter().filter_map(read).collect());
+            }
+            !is_theirs
+        });
+        if wards.is_empty() {
+            self.held.remove(&name);
+        }
+        released
+    }
+
     /// All halves were said: others of this epoch are over.
     fn sweep(&mut self, stream: &CallStream) {
         let Some(incoming) = self.incoming.get_mut(stream) else { return };

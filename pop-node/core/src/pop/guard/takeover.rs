@@ -310,9 +310,19 @@ impl Pop {
             (Some(here), None) => self.deliver(here.1, Input::FarLost, now),
             _ => {}
         }
-        self.answer_handover(&from, name, 200);
+        self.keep_handed(name, &from);
         if let Some(from) = self.core.guard.waiting.remove(&name.other()) {
-            self.answer_handover(&from, name.other(), 200);
+            self.keep_handed(name.other(), &from);
+        }
+    }
+
+    /// A half is here for good. Its POP may die before it hears of it: neither we nor those that would
+    /// have come after us need its capsule any more.
+    fn keep_handed(&mut self, name: Name, from: &PopId) {
+        self.answer_handover(from, name, 200);
+        let own = self.core.config.id.clone();
+        for guardians in self.core.guard.release(name, from) {
+            self.core.guard.taken((name, from), &guardians, &own);
         }
     }
 
