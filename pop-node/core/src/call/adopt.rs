@@ -28,7 +28,7 @@ use crate::sip::{Dialog, FailReason, Flow, HeaderName, Method, Response};
 /// must be above those (RFC 3261 §12.2.2), and those of a POP that takes over from us above ours.
 const CSEQ_JUMP: u32 = 1_000;
 /// More guardians than two have none.
-const JUMPS_MAX: u32 = 3;
+pub(super) const JUMPS_MAX: u32 = 3;
 /// No CSeq is above (RFC 3261 §8.1.1.5).
 const CSEQ_MAX: u32 = i32::MAX.unsigned_abs();
 const TRIES_MAX: u32 = 12;
@@ -65,7 +65,8 @@ fn rank(guardians: &[(PopId, Epoch)], core: &Core) -> u32 {
     u32::try_from(place + 1).map_or(JUMPS_MAX, |rank| rank.min(JUMPS_MAX))
 }
 
-fn jump(dialog: &mut Dialog, times: u32) {
+/// Above what so many other POPs may have sent in this dialog.
+pub(super) fn jump(dialog: &mut Dialog, times: u32) {
     dialog.local_cseq = dialog.local_cseq.saturating_add(times * CSEQ_JUMP).min(CSEQ_MAX);
 }
 

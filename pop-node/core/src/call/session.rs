@@ -4,7 +4,7 @@
 use proto::call::call_message::Kind;
 use proto::time::{Duration, Instant, earlier};
 
-use super::adopt::Move;
+use super::adopt::{JUMPS_MAX, Move, jump};
 use super::capsule::Name;
 use super::info::Infos;
 use super::liveness::Liveness;
@@ -237,6 +237,10 @@ impl Session {
         now: Instant,
     ) -> State {
         self.exchange.refuse_pending(core, now);
+        if core.guard.is_offered(Name::of(half)) {
+            // The peer may have heard more from whom it was offered to (RFC 3261 §12.2.2).
+            jump(&mut self.dialog, JUMPS_MAX);
+        }
         half.finish(cause, 200, core, now);
         // Only the first INVITE holds a BYE back: later ones change no dialog (RFC 3261 §15).
         let unacknowledged = self.exchange.first_unacknowledged();

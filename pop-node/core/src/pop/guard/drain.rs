@@ -90,6 +90,7 @@ impl Pop {
         };
         // Late or not: the peer is there.
         if status == 200 {
+            self.core.guard.came.remove(&name);
             self.core.counters.halves_handed_over += 1;
             return self.deliver(key, Input::Moved, now);
         }
@@ -102,5 +103,12 @@ impl Pop {
         if status != 404 {
             self.deliver(key, Input::Kept, now);
         }
+    }
+}
+
+impl super::Guard {
+    /// Another POP was asked to take this half, and has not said how it went.
+    pub(crate) fn is_offered(&self, name: Name) -> bool {
+        matches!(self.handing.get(&name), Some(Handing::Offered(_)))
     }
 }

@@ -7,12 +7,15 @@ use prost::Message as _;
 use proto::call::guard_message::Kind as Guarding;
 use proto::call::{Capsule, CapsuleAck, GuardMessage, GuardOpen, HalfName};
 use proto::id::{Epoch, PopId};
-use proto::time::Instant;
+use proto::time::{Duration, Instant};
 
 use super::feed::say;
 use super::{CAPSULE_BYTES_MAX, Owner, Ward, is_lost};
 use crate::call::{Kept, Name};
 use crate::pop::{CallStream, Initiator, Pop, PopCommand, Refusal};
+
+/// A POP that gave us a half asks for it within this, if it did not hear that we have it.
+const REMEMBER: Duration = Duration::from_secs(120);
 
 /// A stream on which a POP says which halves it has.
 #[derive(Debug)]
@@ -156,6 +159,19 @@ impl super::Guard {
         if wards.is_empty() {
             self.held.remove(&name);
         }
+    }
+
+    /// A half of `from` is here now, for good.
+    pub(super) fn remember(&mut self, name: Name, from: &PopId, now: Instant) {
+        self.came.retain(|_, (_, at)| now.since(*at) < REMEMBER);
+        if self.came.len() < self.wards_max {
+            self.came.insert(name, (from.clone(), now));
+        }
+    }
+
+    /// This POP gave us the half; it may be over by now.
+    pub(super) fn has_come(&self, name: Name, from: &PopId) -> bool {
+        self.came.get(&name).is_some_and(|(pop, _)| pop == from)
     }
 
     /// Forgets a half of `pop`; gives who else guards it.

@@ -104,6 +104,8 @@ pub(crate) struct Guard {
     /// Halves whose peers followed here, while the other half of the same call is still to come;
     /// their POP waits for both.
     waiting: BTreeMap<Name, PopId>,
+    /// Halves that POPs gave us, since when: they may not have heard that we have them.
+    came: BTreeMap<Name, (PopId, Instant)>,
     /// Halves that were to come with another one that did not: they go back.
     doomed: BTreeSet<Name>,
     wards_max: usize,

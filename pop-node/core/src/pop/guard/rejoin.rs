@@ -40,12 +40,15 @@ impl Pop {
         now: Instant,
     ) {
         let side = if rejoin.egress { Side::Egress } else { Side::Ingress };
-        let name =
-            CallId::from_slice(&rejoin.call_id).map(|call_id| Name { call_id, side }.other());
+        let theirs = CallId::from_slice(&rejoin.call_id).map(|call_id| Name { call_id, side });
+        let name = theirs.map(Name::other);
         let stale = is_lost(&self.core.view, &stream.peer, Epoch(rejoin.epoch));
-        if stale {
-            // The half is its guardians' by now, and so is its record.
-            self.core.counters.refuse(Refusal::StaleEpoch);
+        let gave = theirs.is_some_and(|theirs| self.core.guard.has_come(theirs, &stream.peer));
+        if stale || gave {
+            // The half is its guardians' by now, or ours, and so is its record.
+            if stale {
+                self.core.counters.refuse(Refusal::StaleEpoch);
+            }
             self.core.send(&Link::Remote(stream.clone()), Kind::Moved(CallMoved {}));
             self.core.commands.push_back(PopCommand::CloseStream { stream });
             return;

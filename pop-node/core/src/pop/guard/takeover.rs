@@ -231,6 +231,9 @@ impl Pop {
         let kept =
             ward.and_then(|ward| Kept::read(Capsule::decode(ward.bytes.clone()).ok()?, ward.at));
         let (name, from) = (owner.name, owner.pop.clone());
+        if self.core.guard.has_come(name, &from) {
+            return self.answer_handover(&from, name, 200);
+        }
         if let Some((_, key, _)) = self.half(name) {
             // Asked again: it comes yet, or is here and that was not heard.
             let call = self.calls.get(&key).filter(|call| !call.is_moving());
@@ -310,16 +313,17 @@ impl Pop {
             (Some(here), None) => self.deliver(here.1, Input::FarLost, now),
             _ => {}
         }
-        self.keep_handed(name, &from);
+        self.keep_handed(name, &from, now);
         if let Some(from) = self.core.guard.waiting.remove(&name.other()) {
-            self.keep_handed(name.other(), &from);
+            self.keep_handed(name.other(), &from, now);
         }
     }
 
     /// A half is here for good. Its POP may die before it hears of it: neither we nor those that would
     /// have come after us need its capsule any more.
-    fn keep_handed(&mut self, name: Name, from: &PopId) {
+    fn keep_handed(&mut self, name: Name, from: &PopId, now: Instant) {
         self.answer_handover(from, name, 200);
+        self.core.guard.remember(name, from, now);
         let own = self.core.config.id.clone();
         for guardians in self.core.guard.release(name, from) {
             self.core.guard.taken((name, from), &guardians, &own);
@@ -372,6 +376,7 @@ impl Pop {
         let guard = &mut self.core.guard;
         (guard.own, guard.names) = Default::default();
         (guard.handing, guard.waiting, guard.doomed) = Default::default();
+        guard.came.clear();
     }
 
     pub(in crate::pop) fn close_feeds(&mut self) {
