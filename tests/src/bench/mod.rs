@@ -1,6 +1,7 @@
 //! Benchmarks: measured figures beside a peer's or a bound, in the same run.
 
 mod control;
+mod guarding;
 mod latency;
 mod load;
 mod media;
@@ -38,7 +39,7 @@ pub const BENCHES: [(&str, &str); 7] = [
     ),
     (
         "survive",
-        "calls through the loss of POPs, regions and the control plane: the drills (about 3 h; [--quick] about 8 min; [kill silent region leader pause upstream control drain restart]); pages in tests/out/survive",
+        "calls through the loss of POPs, regions and the control plane: the drills (about 3 h; [--quick] about 8 min; [kill silent region leader pause upstream control drain restart cost]); pages in tests/out/survive",
     ),
     ("voice", "PESQ of recorded calls with and without loss, cost of transcoding (about 4 min)"),
 ];

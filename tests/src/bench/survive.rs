@@ -21,6 +21,8 @@ const GROUPS: [(&str, &str, &str); 9] = [
     ("drain", "drain", "drain of a POP"),
     ("restart", "rolling-restart", "restart of all nodes one by one"),
 ];
+/// Not an event: what being ready for them costs.
+const COST: &str = "cost";
 const REPETITIONS: u32 = 10;
 /// Without its control plane for ten minutes each time.
 const LONG: &str = "control";
@@ -36,13 +38,16 @@ pub(super) async fn run(arguments: &[String]) -> Result<Table> {
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let wanted: Vec<&str> =
         arguments.iter().map(String::as_str).filter(|a| *a != "--quick").collect();
-    let names: Vec<&str> = GROUPS.iter().map(|(name, ..)| *name).collect();
+    let names: Vec<&str> = GROUPS.iter().map(|(name, ..)| *name).chain([COST]).collect();
     if let Some(unknown) = wanted.iter().find(|group| !names.contains(group)) {
         bail!("no group '{unknown}'; there are: {}", names.join(", "));
     }
     let out = crate::root().join("tests/out/survive");
     let mut table = Table::new("survive");
     table.note(NO_PEER);
+    if wanted.is_empty() || wanted.contains(&COST) {
+        super::guarding::cost(&mut table).await?;
+    }
     for (group, name, event) in GROUPS {
         if !wanted.is_empty() && !wanted.contains(&group) {
             continue;
