@@ -103,7 +103,8 @@ fn records(world: &World, found: &mut Vec<String>) {
             let by_retired = |cdr: &&Cdr| cdr.cause == EndCause::Shutdown;
             if records.len() == 2
                 && records.iter().filter(|cdr| by_retired(cdr)).count() == 1
-                && answered.is_some_and(|at| meets_loss(world, plan, at, at + SETTLES))
+                && (answered.is_some_and(|at| meets_loss(world, plan, at, at + SETTLES))
+                    || paused_while_draining(world))
             {
                 continue;
             }
@@ -208,6 +209,17 @@ fn turned_away(world: &World, plan: &CallPlan, caller: Option<&Report>) -> bool 
     let drains = |at: Instant, lasts| at < began && at + lasts + BACK > began;
     world.plan.faults.iter().any(|(at, fault)| {
         matches!(fault, Fault::Drain(region, lasts) if *region == plan.from && drains(*at, *lasts))
+    })
+}
+
+/// A POP that takes calls of a drained one stands still: of those that just came it does not know
+/// whether guardians heard of them, either.
+fn paused_while_draining(world: &World) -> bool {
+    let faults = &world.plan.faults;
+    faults.iter().any(|(at, fault)| {
+        let during = |drained: Instant| drained <= *at && *at <= drained + Duration::from_secs(2);
+        matches!(fault, Fault::PausePop(..))
+            && faults.iter().any(|(at, f)| matches!(f, Fault::Drain(..)) && during(*at))
     })
 }
 

@@ -354,6 +354,13 @@ impl Session {
         Some(moving.direction)
     }
 
+    /// The call is over while the peer was called over: the POP that has the half yet need not keep it.
+    pub(super) fn over_here(&mut self, half: &Half, core: &mut Core, now: Instant) {
+        if let Some(moving) = self.moving.take_if(|moving| moving.asked) {
+            core.arrivals.push(moving.arrived(200, half, now));
+        }
+    }
+
     /// The peer is not to be had. A POP that still has it keeps it; else the call is over.
     fn lost(
         mut self: Box<Self>,

@@ -147,6 +147,7 @@ impl Session {
         if request.method == Method::Bye {
             core.respond(tx, plain(request, 200), now);
             self.exchange.refuse_pending(core, now);
+            self.over_here(half, core, now);
             half.part_with_bye(0, "", core);
             half.finish(half.near_hung_up(), 200, core, now);
             return State::Over;
@@ -170,12 +171,14 @@ impl Session {
         match kind {
             Kind::Bye(bye) => {
                 let cause = half.far_ended(&bye);
+                self.over_here(half, core, now);
                 half.drop_link(core);
                 let told = (bye.status != 0).then(|| reason(status(bye.status, 500), &bye.reason));
                 self.close(cause, told, half, core, now)
             }
             // It crossed our answer: a hang-up like any other.
             Kind::Cancel(_) => {
+                self.over_here(half, core, now);
                 half.drop_link(core);
                 self.close(EndCause::CallerCancelled, None, half, core, now)
             }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use proto::id::PopId;
 use proto::time::{Duration, Instant};
 
 use super::feed::Own;
@@ -19,10 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(100);
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// What a drained POP does about one half.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Handing {
-    /// Offered then; no answer yet.
-    Offered(Instant),
+    /// Offered then, to this one; no answer yet.
+    Offered(Instant, PopId),
     /// Ours until then.
     Refused(Instant),
 }
@@ -36,7 +37,7 @@ impl Pop {
             // What is under way may come to something yet, unless its half is over.
             let own = &core.guard.own;
             core.guard.handing.retain(|name, handing| {
-                matches!(handing, Handing::Offered(_)) && own.contains_key(name)
+                matches!(handing, Handing::Offered(..)) && own.contains_key(name)
             });
             core.guard.drain_at = None;
             return;
@@ -48,14 +49,14 @@ impl Pop {
         let own = &core.guard.own;
         core.guard.handing.retain(|name, handing| match handing {
             _ if !own.contains_key(name) => false,
-            Handing::Offered(at) => now.since(*at) < PATIENCE,
+            Handing::Offered(at, _) => now.since(*at) < PATIENCE,
             Handing::Refused(until) => *until > now,
         });
-        let offered = |handing: &&Handing| matches!(handing, Handing::Offered(_));
+        let offered = |handing: &&Handing| matches!(handing, Handing::Offered(..));
         let room = AT_ONCE.saturating_sub(core.guard.handing.values().filter(offered).count());
         for name in self.movable(room) {
-            if self.hand_over(name) {
-                self.core.guard.handing.insert(name, Handing::Offered(now));
+            if let Some(guardian) = self.hand_over(name) {
+                self.core.guard.handing.insert(name, Handing::Offered(now, guardian));
             }
         }
     }
@@ -82,7 +83,7 @@ impl Pop {
 
     /// What a guardian says of a half it was offered.
     pub(in crate::pop) fn handed_over(&mut self, name: Name, status: u32, now: Instant) {
-        let offered = matches!(self.core.guard.handing.remove(&name), Some(Handing::Offered(_)));
+        let offered = matches!(self.core.guard.handing.remove(&name), Some(Handing::Offered(..)));
         let Some(key) = self.core.guard.own.get(&name).map(Own::key) else {
             // It left by the word of the other half already.
             self.core.counters.halves_handed_over += u64::from(offered && status == 200);
@@ -107,8 +108,15 @@ impl Pop {
 }
 
 impl super::Guard {
+    /// Halves that this guardian was asked to take, and of which it did not say how it went.
+    pub(super) fn offered_to(&self, guardian: &PopId) -> Vec<Name> {
+        let theirs =
+            |handing: &Handing| matches!(handing, Handing::Offered(_, to) if to == guardian);
+        self.handing.iter().filter(|(_, handing)| theirs(handing)).map(|(name, _)| *name).collect()
+    }
+
     /// Another POP was asked to take this half, and has not said how it went.
     pub(crate) fn is_offered(&self, name: Name) -> bool {
-        matches!(self.handing.get(&name), Some(Handing::Offered(_)))
+        matches!(self.handing.get(&name), Some(Handing::Offered(..)))
     }
 }

@@ -190,6 +190,11 @@ impl Pop {
         }
         if feed.pending.is_empty() && !std::mem::replace(&mut feed.synced, true) {
             say(stream, Guarding::Synced(GuardSynced {}), &mut self.core);
+            // What it said of these may have been lost with the stream before.
+            for name in self.core.guard.offered_to(&stream.peer) {
+                let half = Some(name.write());
+                say(stream, Guarding::Handover(Handover { half }), &mut self.core);
+            }
         }
     }
 
@@ -226,9 +231,9 @@ impl Pop {
         }
     }
 
-    /// Asks a guardian to take a half of ours now; false if none has its capsule.
-    pub(in crate::pop) fn hand_over(&mut self, name: Name) -> bool {
-        let Some(own) = self.core.guard.own.get(&name) else { return false };
+    /// Asks a guardian to take a half of ours now, and gives it; `None` if none has its capsule.
+    pub(in crate::pop) fn hand_over(&mut self, name: Name) -> Option<PopId> {
+        let own = self.core.guard.own.get(&name)?;
         // The first that can be reached: the same for both halves of a call. Of a call with another
         // POP nobody but that one: it has the other half.
         let local = self.core.guard.own.contains_key(&name.other());
@@ -236,11 +241,10 @@ impl Pop {
         let feed = |id: &PopId| self.core.guard.feeds.get(id).filter(|feed| feed.stream.is_some());
         let first = own.guardians.iter().take(few).find(|keeper| feed(&keeper.pop).is_some());
         let fresh = first.filter(|keeper| keeper.is_fresh(own.version));
-        let stream = fresh.and_then(|keeper| feed(&keeper.pop)?.stream.clone());
-        let Some(stream) = stream else { return false };
+        let stream = fresh.and_then(|keeper| feed(&keeper.pop)?.stream.clone())?;
         let half = Some(name.write());
         say(&stream, Guarding::Handover(Handover { half }), &mut self.core);
-        true
+        Some(stream.peer)
     }
 
     /// The stream to a guardian is gone.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use prost::Message as _;
+use proto::call::call_message::Kind as FarKind;
 use proto::call::guard_message::Kind as Guarding;
-use proto::call::{Capsule, HandoverResult};
+use proto::call::{CallBye, Capsule, HandoverResult};
 use proto::id::{CallId, LegId, PopId};
 use proto::time::{Duration, Instant};
 
@@ -300,6 +301,9 @@ impl Pop {
             }
             return;
         }
+        if self.half(name).is_none() {
+            return self.over_on_the_way(name, &from, now);
+        }
         if self.core.guard.doomed.remove(&name) {
             return self.send_back(name, &from, 487, now);
         }
@@ -316,6 +320,20 @@ impl Pop {
         self.keep_handed(name, &from, now);
         if let Some(from) = self.core.guard.waiting.remove(&name.other()) {
             self.keep_handed(name.other(), &from, now);
+        }
+    }
+
+    /// One side hung up while halves of the call were on their way here: it is over everywhere.
+    fn over_on_the_way(&mut self, name: Name, from: &PopId, now: Instant) {
+        self.core.guard.doomed.remove(&name);
+        self.keep_handed(name, from, now);
+        if let Some(from) = self.core.guard.waiting.remove(&name.other()) {
+            self.keep_handed(name.other(), &from, now);
+        }
+        // Paired ones heard of it from each other.
+        if let Some((_, key, _)) = self.half(name.other()) {
+            let hung_up = CallBye { status: 0, reason: String::new() };
+            self.deliver(key, Input::Far(FarKind::Bye(hung_up)), now);
         }
     }
 
