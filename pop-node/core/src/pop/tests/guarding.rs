@@ -202,8 +202,21 @@ proptest! {
         if cut.index(4) == 0 {
             bytes.truncate(cut.index(bytes.len()));
         }
-        if let Ok(capsule) = Capsule::decode(bytes.as_slice()) {
-            let _ = Kept::read(capsule, now);
+        let read = Capsule::decode(bytes.as_slice()).ok().and_then(|c| Kept::read(c, now));
+        if read.is_none() {
+            return Ok(());
         }
+        // What can be read can be taken over, whatever comes of it.
+        let mut world = talking();
+        let stream = stream(99);
+        hears(&mut world, &stream, Guarding::Open(GuardOpen { epoch: 1 }));
+        hears(&mut world, &stream, Guarding::Capsule(bytes));
+        act(&mut world, &["dies", "fra1"]).unwrap();
+        act(&mut world, &["lost", "fra1"]).unwrap();
+        world.wait(Duration::from_secs(100));
+        act(&mut world, &["carol", "hangs", "up"]);
+        world.wait(Duration::from_secs(100));
+        let sin1 = PopId::new("sin1").unwrap();
+        prop_assert!(world.pops[&sin1].is_idle(), "{}", world.trace);
     }
 }
