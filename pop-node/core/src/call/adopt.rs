@@ -53,7 +53,7 @@ pub(crate) struct Move {
     /// What the peer said it would do, at the POP before.
     direction: Direction,
     /// The POP before lives, and waits to hear how it went.
-    asked: bool,
+    pub(super) asked: bool,
     /// Who would have taken the half.
     guardians: Vec<(PopId, Epoch)>,
 }
@@ -354,10 +354,11 @@ impl Session {
         Some(moving.direction)
     }
 
-    /// The call is over while the peer was called over: the POP that has the half yet need not keep it.
-    pub(super) fn over_here(&mut self, half: &Half, core: &mut Core, now: Instant) {
-        if let Some(moving) = self.moving.take_if(|moving| moving.asked) {
-            core.arrivals.push(moving.arrived(200, half, now));
+    /// The call is over while the peer was called over: the POP that has the half yet need not keep it,
+    /// and those that would have taken it, too, must not.
+    pub(super) fn over_here(&mut self, status: u16, half: &Half, core: &mut Core, now: Instant) {
+        if let Some(moving) = self.moving.take_if(|moving| moving.from != core.config.id) {
+            core.arrivals.push(moving.arrived(status, half, now));
         }
     }
 

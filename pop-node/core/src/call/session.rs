@@ -147,7 +147,7 @@ impl Session {
         if request.method == Method::Bye {
             core.respond(tx, plain(request, 200), now);
             self.exchange.refuse_pending(core, now);
-            self.over_here(half, core, now);
+            self.over_here(200, half, core, now);
             half.part_with_bye(0, "", core);
             half.finish(half.near_hung_up(), 200, core, now);
             return State::Over;
@@ -171,14 +171,14 @@ impl Session {
         match kind {
             Kind::Bye(bye) => {
                 let cause = half.far_ended(&bye);
-                self.over_here(half, core, now);
+                self.over_here(200, half, core, now);
                 half.drop_link(core);
                 let told = (bye.status != 0).then(|| reason(status(bye.status, 500), &bye.reason));
                 self.close(cause, told, half, core, now)
             }
             // It crossed our answer: a hang-up like any other.
             Kind::Cancel(_) => {
-                self.over_here(half, core, now);
+                self.over_here(200, half, core, now);
                 half.drop_link(core);
                 self.close(EndCause::CallerCancelled, None, half, core, now)
             }
@@ -243,6 +243,9 @@ impl Session {
         if core.guard.is_offered(Name::of(half)) {
             // The peer may have heard more from whom it was offered to (RFC 3261 §12.2.2).
             jump(&mut self.dialog, JUMPS_MAX);
+        }
+        if self.moving.as_ref().is_some_and(|moving| !moving.asked) {
+            self.over_here(487, half, core, now);
         }
         half.finish(cause, 200, core, now);
         // Only the first INVITE holds a BYE back: later ones change no dialog (RFC 3261 §15).
