@@ -313,8 +313,9 @@ impl Pop {
         }
         match (self.half(name), other) {
             (Some(here), Some(other)) if !self.is_paired(here.1) => self.join(here, other, now),
-            // The call ended meanwhile where its other half was.
-            (Some(here), None) => self.deliver(here.1, Input::FarLost, now),
+            // Its other half was here and is over, which its old POP hears from that one; or it is not
+            // here at all.
+            (Some(_), None) => return self.send_back(name, &from, 487, now),
             _ => {}
         }
         self.keep_handed(name, &from, now);
