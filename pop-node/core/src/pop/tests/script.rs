@@ -39,20 +39,9 @@ pub(super) fn act(world: &mut World, words: &[&str]) -> Option<()> {
         ["wait", time] => world.wait(duration(time)?),
         ["link", "down"] => world.link(LinkState::Down),
         ["link", "up"] => world.link(LinkState::Up),
-        ["expired", pop] => world.declare(pop, |pop| pop.expired = true),
-        ["cordon", pop] => world.declare(pop, |pop| pop.cordoned = true),
-        ["uncordon", pop] => world.declare(pop, |pop| pop.cordoned = false),
         // Its process ends, or stops, without a word.
         ["dies", pop] => _ = world.dead.insert(PopId::new(pop).ok()?),
         ["wakes", pop] => _ = world.dead.remove(&PopId::new(pop).ok()?),
-        // The control plane finds it lost.
-        ["lost", pop] => world.declare(pop, |pop| (pop.expired, pop.fenced) = (true, true)),
-        // A newer process has the name.
-        ["superseded", pop] => world.declare(pop, |pop| pop.epoch += 1),
-        ["drains", pop] => world.declare(pop, |pop| (pop.cordoned, pop.draining) = (true, true)),
-        ["undrains", pop] => {
-            world.declare(pop, |pop| (pop.cordoned, pop.draining) = (false, false))
-        }
         // It hears that itself.
         ["retires", pop] => {
             let now = world.now;
@@ -112,8 +101,26 @@ pub(super) fn act(world: &mut World, words: &[&str]) -> Option<()> {
             let bytes = phone(world, name, rest)?;
             world.phone_sends(name, &bytes);
         }
+        [word, pop] => return declare(world, word, pop),
         _ => return None,
     }
+    Some(())
+}
+
+/// What the control plane says of a POP.
+fn declare(world: &mut World, word: &str, pop: &str) -> Option<()> {
+    let change: fn(&mut proto::control::Pop) = match word {
+        "expired" => |pop| pop.expired = true,
+        "cordon" => |pop| pop.cordoned = true,
+        "uncordon" => |pop| pop.cordoned = false,
+        "lost" => |pop| (pop.expired, pop.fenced) = (true, true),
+        // A newer process has the name.
+        "superseded" => |pop| pop.epoch += 1,
+        "drains" => |pop| (pop.cordoned, pop.draining) = (true, true),
+        "undrains" => |pop| (pop.cordoned, pop.draining) = (false, false),
+        _ => return None,
+    };
+    world.declare(pop, change);
     Some(())
 }
 
