@@ -145,6 +145,7 @@ impl Upstreams {
                 codecs: vec![Codec::Pcmu],
                 talk: None,
                 digits: String::new(),
+                srtp: false,
             });
         }
         eventually("all calls are heard", SOON, async || {

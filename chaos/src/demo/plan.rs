@@ -159,6 +159,7 @@ pub(super) fn calls(sites: &[Site], count: usize, talk: Duration) -> Vec<Planned
             codecs: vec![offered],
             talk: Some(talk),
             digits: if n.is_multiple_of(3) { "1#".into() } else { String::new() },
+            srtp: false,
         };
         Planned {
             from,

@@ -294,6 +294,7 @@ mod tests {
             bye: None,
             moves: Vec::new(),
             stale: Vec::new(),
+            hold: None,
             diary: None,
         };
         Ear { report, mos: 4.3, transcoded: false, digits: String::new() }

@@ -14,7 +14,7 @@ use super::file::{Drill, Flow};
 use super::records;
 use super::timeline::Happened;
 use super::verdict::{Account, Event, Run};
-use crate::endpoint::{Bye, End, Report, Side};
+use crate::endpoint::{Bye, End, Hold, Report, Side};
 use crate::quality;
 use crate::wan::Profile;
 
@@ -76,6 +76,7 @@ pub(super) fn run(seen: &Observed<'_>, flows: &[Flow], briefs: &[Placed]) -> Res
         let moves = sides.iter().flatten().flat_map(|r| &r.moves);
         run.calls.push(Account {
             flow: format!("{} > {}", flow.from, flow.to),
+            kind: seen.cast.kind(call),
             touched,
             farewell: farewell(&fate, caller, callee),
             moves: moves.filter(|m| m.answer == 200).count(),
@@ -115,10 +116,22 @@ fn ends(caller: Option<&Report>, callee: Option<&Report>, seen: &Observed<'_>) -
 
 /// What each side heard of the other.
 fn heard(caller: &Report, callee: &Report) -> [Ear; 2] {
-    match (&caller.diary, &callee.diary) {
-        (Some(a), Some(b)) => [a.voice(b.spoke), b.voice(a.spoke)],
-        _ => [Ear::new(), Ear::new()],
-    }
+    let (Some(a), Some(b)) = (&caller.diary, &callee.diary) else {
+        return [Ear::new(), Ear::new()];
+    };
+    let (a, b) = (a.voice(b.spoke), b.voice(a.spoke));
+    [on_hold(&a, &b, caller.hold), on_hold(&b, &a, callee.hold)]
+}
+
+/// What counts of an ear whose side has the other on hold: meanwhile only the other one can hear. A
+/// call that is never taken back has a deaf side.
+fn on_hold(ear: &Ear, other: &Ear, hold: Option<Hold>) -> Ear {
+    let Some(Hold { from, until: Some(until) }) = hold else { return ear.clone() };
+    let held = |at: &&Instant| (from..until).contains(*at);
+    let mut all: Ear = ear.iter().filter(|at| !held(at)).copied().collect();
+    all.extend(other.iter().filter(held));
+    all.sort_unstable();
+    all
 }
 
 fn mos(codec: Codec, loss: f64, profile: &Profile) -> f64 {
@@ -197,4 +210,26 @@ pub(super) fn events(run: &mut Run, seen: &Observed<'_>, notes: Vec<Happened>) {
         run.events.push(event(last.0, what));
     }
     run.events.sort_by_key(|event| event.at_ms);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_side_on_hold_is_judged_by_the_one_that_hears() {
+        let ms = Instant::from_millis;
+        let ear = |spans: &[(u64, u64)]| -> Ear {
+            spans.iter().flat_map(|(from, to)| (*from..*to).step_by(20)).map(ms).collect()
+        };
+        let hold = |until: Option<u64>| Some(Hold { from: ms(1_000), until: until.map(ms) });
+        // Held from 1 s to 8 s; the fault silenced it from 3 s to 5 s.
+        let (deaf, held) = (ear(&[(0, 1_000), (8_000, 9_000)]), ear(&[(0, 3_000), (5_000, 9_000)]));
+        assert_eq!(on_hold(&deaf, &held, hold(Some(8_000))), held);
+        assert_eq!(on_hold(&deaf, &held, hold(None)), deaf);
+        assert_eq!(on_hold(&deaf, &held, None), deaf);
+        // Back, and nothing is heard.
+        let never = on_hold(&ear(&[(0, 1_000)]), &held, hold(Some(8_000)));
+        assert_eq!(never.last(), Some(&ms(7_980)));
+    }
 }

@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use pop_core::codec::Codec;
 use proto::control::{Route, RouteCandidate, Transport, Trunk};
 
-use super::file::{Drill, Flow};
-use crate::endpoint::{Agent, Config, Dial, Live, Report, Side};
+use super::file::{Drill, Flow, Kind, Load, Shares};
+use crate::endpoint::{Agent, Config, Dial, Live, Reinvite, Report, Side};
 use crate::lab::{Mesh, SIP_PORT, Site};
 
 /// All agents and what they reported so far.
@@ -22,6 +22,7 @@ pub(super) struct Cast {
     agents: Vec<Agent>,
     sites: Vec<Site>,
     codec: Codec,
+    shares: Shares,
     reports: Mutex<Vec<Report>>,
 }
 
@@ -42,16 +43,26 @@ pub(super) fn is_standing(to: &str) -> bool {
     digits.and_then(|digits| digits.parse::<u32>().ok()).is_some_and(|n| n < BRIEF_FROM)
 }
 
+/// Numbers of one carrier that refuse the first re-INVITE.
+fn stubborn(load: &Load, site: usize) -> BTreeMap<String, Reinvite> {
+    let calls = (0..load.calls).filter(|call| load.shares.kind(*call) == Kind::Stubborn);
+    let refuse = |call: u32| Reinvite::RefuseOnce(if call.is_multiple_of(2) { 491 } else { 503 });
+    let numbers = |call| [CALLED, CALLING].map(|base| (numbered(base, site, call), refuse(call)));
+    calls.flat_map(numbers).collect()
+}
+
 impl Cast {
     pub(super) fn start(mesh: &Mesh, drill: &Drill, seed: u64) -> Result<Self> {
-        let agent = |site: &Site| {
+        let agent = |(position, site): (usize, &Site)| {
             let address = SocketAddr::new(site.carrier, SIP_PORT);
-            Agent::start(Config { seed, diary: true, ..Config::new(address) })
+            let reinvites = stubborn(&drill.load, position);
+            Agent::start(Config { seed, reinvites, diary: true, ..Config::new(address) })
         };
         Ok(Self {
-            agents: mesh.sites().iter().map(agent).collect::<Result<_>>()?,
+            agents: mesh.sites().iter().enumerate().map(agent).collect::<Result<_>>()?,
             sites: mesh.sites().to_vec(),
             codec: drill.load.codec,
+            shares: drill.load.shares,
             reports: Mutex::new(Vec::new()),
         })
     }
@@ -87,7 +98,19 @@ impl Cast {
             codecs: vec![self.codec],
             talk,
             digits: String::new(),
+            srtp: self.kind(call) == Kind::Srtp,
         }))
+    }
+
+    /// What is special about a call.
+    pub(super) fn kind(&self, call: u32) -> Kind {
+        if call < BRIEF_FROM { self.shares.kind(call) } else { Kind::Plain }
+    }
+
+    /// Puts the far side of a call of this number at the agent beside a POP on hold, or takes it back.
+    pub(super) fn hold(&self, pop: &str, number: u64, holds: bool) -> Result<()> {
+        self.agent(pop)?.hold(number, holds);
+        Ok(())
     }
 
     /// Ends a call of this number at the agent beside a POP.

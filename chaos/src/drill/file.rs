@@ -74,8 +74,67 @@ pub struct Load {
     pub codec: Codec,
     /// From the carrier beside one POP to the one beside another, in turns.
     pub flows: Vec<Flow>,
+    /// What is special about some of them.
+    pub shares: Shares,
     /// Calls that come and go all the time.
     pub new: Option<NewCalls>,
+}
+
+/// What is special about a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Nothing.
+    Plain,
+    /// One side has the other on hold when the fault comes, and takes it back afterwards.
+    Held,
+    /// Media between the caller and its POP is encrypted, with a sequence number that began anew.
+    Srtp,
+    /// Both sides refuse the first re-INVITE, with 491 or with 503 and Retry-After.
+    Stubborn,
+}
+
+impl Kind {
+    /// In words.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Held => "held",
+            Self::Srtp => "SRTP",
+            Self::Stubborn => "stubborn",
+        }
+    }
+}
+
+/// Percent of the calls that stay.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Shares {
+    /// On hold.
+    pub held: f64,
+    /// Encrypted.
+    pub srtp: f64,
+    /// With sides that refuse to move at first.
+    pub stubborn: f64,
+}
+
+impl Shares {
+    /// What is special about a call, by its number: spread evenly over all flows.
+    pub fn kind(&self, call: u32) -> Kind {
+        // 61 and 100 have no common divisor, so a hundred calls take each place once.
+        let place = f64::from(call % 100 * 61 % 100);
+        if place < self.held {
+            Kind::Held
+        } else if place < self.held + self.srtp {
+            Kind::Srtp
+        } else if place < self.sum() {
+            Kind::Stubborn
+        } else {
+            Kind::Plain
+        }
+    }
+
+    const fn sum(&self) -> f64 {
+        self.held + self.srtp + self.stubborn
+    }
 }
 
 /// Where calls go.
@@ -172,6 +231,9 @@ struct RawLoad {
     per_second: u32,
     codec: Option<String>,
     flows: Vec<String>,
+    held: Option<String>,
+    srtp: Option<String>,
+    stubborn: Option<String>,
     new: Option<RawNew>,
 }
 
@@ -323,6 +385,15 @@ impl RawLoad {
             }
             Ok(Flow { from: from.trim().into(), to: to.trim().into() })
         };
+        let share =
+            |text: Option<String>, name| text.map_or(Ok(0.0), |text| percent(&text)).context(name);
+        let shares = Shares {
+            held: share(self.held, "held")?,
+            srtp: share(self.srtp, "srtp")?,
+            stubborn: share(self.stubborn, "stubborn")?,
+        };
+        let sum = shares.sum();
+        ensure!(sum <= 100.0, "held, srtp, stubborn: {sum} % together; 100 % at most");
         let new = self.new.map(|new| -> Result<NewCalls> {
             let fits = (0.1..=100.0).contains(&new.per_second);
             ensure!(fits, "new.per_second = {}: 0.1 to 100", new.per_second);
@@ -334,6 +405,7 @@ impl RawLoad {
             per_second: self.per_second,
             codec,
             flows: self.flows.iter().map(flow).collect::<Result<_>>()?,
+            shares,
             new: new.transpose()?,
         })
     }

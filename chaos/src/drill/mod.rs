@@ -230,6 +230,8 @@ fn topology(drill: &Drill, settings: &Settings, seed: u64, keep_dir: Option<Path
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -265,9 +267,24 @@ mod tests {
             ("calls = 200", "calls = 0", "1 to 1500"),
             ("codec = \"PCMU\"", "codec = \"MP3\"", "PCMU, PCMA"),
             ("\"100 %\"", "\"all\"", "preserved"),
+            ("held = \"5 %\"", "held = \"5\"", "held"),
+            ("srtp = \"5 %\"", "srtp = \"96 %\"", "100 % at most"),
         ] {
             let why = complaint(from, to);
             assert!(why.contains("pop-kill") && why.contains(words), "{from}: {why}");
+        }
+    }
+
+    #[test]
+    fn special_calls_are_spread_over_all_flows() {
+        let drill = find("pop-kill").unwrap();
+        for kind in [file::Kind::Held, file::Kind::Srtp] {
+            let of_kind = |call: &u32| drill.load.shares.kind(*call) == kind;
+            let calls: Vec<u32> = (0..drill.load.calls).filter(of_kind).collect();
+            assert_eq!(calls.len(), 10, "{kind:?}");
+            let all = drill.load.flows.len();
+            let flows: BTreeSet<usize> = calls.iter().map(|call| *call as usize % all).collect();
+            assert_eq!(flows.len(), all, "{kind:?}: {calls:?}");
         }
     }
 

@@ -41,8 +41,8 @@ pub(super) fn words(outcome: &Outcome) -> Vec<String> {
         };
         lines.push(format!("  {mark} {:55} {:>12}   {}", row.name, row.figure(), row.bound()));
     }
-    for (lost, count) in reasons(&outcome.runs) {
-        lines.push(format!("    {count} calls: {}", lost.words()));
+    for ((lost, kind), count) in reasons(&outcome.runs) {
+        lines.push(format!("    {count} calls ({}): {}", kind.words(), lost.words()));
     }
     let complaints = outcome.runs.iter().flat_map(|run| {
         let farewells = run.calls.iter().filter_map(|call| {
@@ -77,7 +77,8 @@ pub(super) fn json(outcome: &Outcome) -> Value {
     };
     let call = |call: &Account| {
         json!({
-            "from": call.from, "to": call.to, "flow": call.flow, "touched": call.touched,
+            "from": call.from, "to": call.to, "flow": call.flow, "kind": call.kind.words(),
+            "touched": call.touched,
             "gap_ms": call.fate.gap.as_millis(), "silent_ms": call.fate.silent.as_millis(),
             "lost": call.fate.lost.map(|lost| lost.words()), "farewell": call.farewell,
             "moves": call.moves, "ends": call.ends, "late_requests": call.stale,
@@ -286,8 +287,8 @@ fn lost(html: &mut String, outcome: &Outcome) {
         return;
     }
     html.push_str("<h2>What went wrong</h2>");
-    for (lost, count) in reasons(&outcome.runs) {
-        let _ok = write!(html, "<p>{count} calls: {}</p>", lost.words());
+    for ((lost, kind), count) in reasons(&outcome.runs) {
+        let _ok = write!(html, "<p>{count} calls ({}): {}</p>", kind.words(), lost.words());
     }
     if !calls.is_empty() {
         html.push_str(
@@ -304,7 +305,7 @@ fn lost(html: &mut String, outcome: &Outcome) {
                  <td>{}</td></tr>",
                 call.from,
                 call.to,
-                escape(&call.flow),
+                escape(&format!("{}, {}", call.flow, call.kind.words())),
                 short(call.fate.silent),
                 call.moves,
                 escape(&what)

@@ -14,7 +14,7 @@ use super::account::{self, Observed};
 use super::briefs::{self, Placed};
 use super::cast::{self, Cast, is_standing};
 use super::fault::{Fault, Target, Verb};
-use super::file::{Drill, Flow};
+use super::file::{Drill, Flow, Kind};
 use super::restart;
 use super::timeline::{self, Lookout, Notes};
 use super::verdict::Run;
@@ -31,6 +31,12 @@ const TICK: Duration = Duration::from_millis(50);
 const HEARS: Duration = Duration::from_millis(700);
 /// How long all calls may take to be up, beyond the time to place them.
 const UP_PATIENCE: Duration = Duration::from_secs(15);
+/// How long it may take until calls are on hold, or taken back.
+const HOLD_PATIENCE: Duration = Duration::from_secs(10);
+/// When what was refused is asked for again.
+const HOLD_AGAIN: Duration = Duration::from_secs(2);
+/// Held calls are taken back when all calls were heard for so long.
+const HELD_STILL: Duration = Duration::from_secs(2);
 /// How long all BYEs may take.
 const BYE_PATIENCE: Duration = Duration::from_secs(8);
 /// How long records may take to be written.
@@ -78,6 +84,7 @@ pub(super) async fn run(
 ) -> Result<Run> {
     let mut stage = Stage::open(drill, around).await?;
     let flows = stage.call(screen).await?;
+    stage.put_on_hold(&flows).await?;
     let new = stage.begin_briefs();
     stage.lookout = Some(stage.look_out()?);
     let up = endpoint::now();
@@ -175,6 +182,44 @@ impl<'a> Stage<'a> {
             tokio::time::sleep(TICK).await;
         }
         Ok(flows)
+    }
+
+    /// Puts the calls that are to be held on hold, and waits until they are.
+    async fn put_on_hold(&self, flows: &[Flow]) -> Result<()> {
+        let deadline = endpoint::now() + HOLD_PATIENCE;
+        self.hold(flows, true)?;
+        while self.holding() < self.held(flows).count() {
+            ensure!(endpoint::now() < deadline, "{} calls are on hold only", self.holding());
+            tokio::time::sleep(TICK).await;
+        }
+        Ok(())
+    }
+
+    /// Calls that are held while the fault comes, with their numbers.
+    fn held<'f>(&'f self, flows: &'f [Flow]) -> impl Iterator<Item = (u32, &'f Flow)> {
+        let held = |(call, _): &(u32, &Flow)| self.cast.kind(*call) == Kind::Held;
+        (0..).zip(flows).filter(held)
+    }
+
+    /// Calls of which a side has the other on hold.
+    fn holding(&self) -> usize {
+        let sides = |sides: &[Option<Live>; 2]| sides.iter().flatten().any(|side| side.holding);
+        self.cast.live().values().filter(|both| sides(both)).count()
+    }
+
+    /// Asks for hold, or its end, where it is not as it should be. By turns it is the caller that
+    /// holds and the callee.
+    fn hold(&self, flows: &[Flow], holds: bool) -> Result<()> {
+        let live = self.cast.live();
+        for (turn, (call, flow)) in self.held(flows).enumerate() {
+            let (_, to) = self.cast.numbers(flow, call)?;
+            let [caller, callee] = live.get(&to).cloned().unwrap_or_default();
+            let (pop, side) = if turn % 2 == 0 { (&flow.from, caller) } else { (&flow.to, callee) };
+            if let Some(side) = side.filter(|side| side.holding != holds) {
+                self.cast.hold(pop, side.number, holds)?;
+            }
+        }
+        Ok(())
     }
 
     fn begin_briefs(&self) -> Option<Briefs> {
@@ -365,7 +410,10 @@ impl<'a> Stage<'a> {
     async fn watch(&mut self, screen: &mut Screen, flows: &[Flow]) -> Result<Instant> {
         let two_way = self.drill.verdict.two_way;
         let last = endpoint::now();
+        let held = self.held(flows).next().is_some();
         let patience = self.drill.abort.silent_for + two_way;
+        let patience = if held { patience + HOLD_PATIENCE } else { patience };
+        let mut taken_back: Option<Instant> = None;
         // A margin, so that what is heard a little late was still heard for so long.
         let enough = two_way + Duration::from_secs(2);
         let mut all_since: Option<Instant> = None;
@@ -377,6 +425,18 @@ impl<'a> Stage<'a> {
             if hearing(&live) == standing(&live) {
                 all_since.get_or_insert(now);
             } else {
+                all_since = None;
+            }
+            // Held calls are taken back where they are now; who is still there when patience ends, too.
+            let still = all_since.is_some_and(|since| now - since >= HELD_STILL);
+            let due = still || now - last >= self.drill.abort.silent_for;
+            if held && (due || taken_back.is_some()) && self.holding() > 0 {
+                if taken_back.is_none_or(|at| now - at >= HOLD_AGAIN) {
+                    self.notes.add("drill", "takes held calls back");
+                    self.hold(flows, false)?;
+                    taken_back = Some(now);
+                }
+                // Both sides must be heard for long enough after that.
                 all_since = None;
             }
             let busy = !self.operator.is_empty();
@@ -512,7 +572,8 @@ fn standing(live: &BTreeMap<String, [Option<Live>; 2]>) -> usize {
 fn hearing(live: &BTreeMap<String, [Option<Live>; 2]>) -> usize {
     let now = endpoint::now();
     let hears = |side: &Option<Live>| {
-        side.as_ref().and_then(|live| live.last_voice).is_some_and(|at| now - at < HEARS)
+        let heard = |live: &Live| live.last_voice.is_some_and(|at| now - at < HEARS);
+        side.as_ref().is_some_and(|live| live.holding || heard(live))
     };
     live.iter().filter(|(to, sides)| is_standing(to) && sides.iter().all(hears)).count()
 }

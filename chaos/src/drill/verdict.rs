@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::figures::{Fate, Lost, Second, percentile};
-use super::file::{Limits, Targets};
+use super::file::{Kind, Limits, Targets};
 
 /// One call that was up when the fault came.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +15,8 @@ pub struct Account {
     pub to: String,
     /// POPs of its two carriers.
     pub flow: String,
+    /// What is special about it.
+    pub kind: Kind,
     /// It has a leg where the fault is.
     pub touched: bool,
     /// What became of it.
@@ -194,10 +196,12 @@ fn new_calls(rows: &mut Vec<Row>, runs: &[Run], targets: &Targets) {
 }
 
 /// Of lost calls, how many for which reason.
-pub fn reasons(runs: &[Run]) -> BTreeMap<Lost, usize> {
+pub fn reasons(runs: &[Run]) -> BTreeMap<(Lost, Kind), usize> {
     let mut found = BTreeMap::new();
-    for lost in runs.iter().flat_map(|r| &r.calls).filter_map(|c| c.fate.lost) {
-        *found.entry(lost).or_default() += 1;
+    for call in runs.iter().flat_map(|run| &run.calls) {
+        if let Some(lost) = call.fate.lost {
+            *found.entry((lost, call.kind)).or_default() += 1;
+        }
     }
     found
 }
@@ -237,6 +241,7 @@ mod tests {
             to: "+2".into(),
             flow: "fra1 > sin1".into(),
             touched: true,
+            kind: Kind::Plain,
             fate: Fate { gap: silent, silent, lost },
             farewell: None,
             moves: 1,
@@ -315,7 +320,7 @@ mod tests {
         assert!(good().calls.iter().all(|c| c.fate.lost.is_none()));
         let mut lost = good();
         lost.calls[0].fate.lost = Some(Lost::Silent);
-        assert_eq!(reasons(&[lost]), BTreeMap::from([(Lost::Silent, 1)]));
+        assert_eq!(reasons(&[lost]), BTreeMap::from([((Lost::Silent, Kind::Plain), 1)]));
     }
 
     #[test]

@@ -11,15 +11,18 @@ use anyhow::{Context, Result, bail};
 use mio::net::UdpSocket;
 use mio::{Events, Interest, Poll, Token, Waker};
 use pop_core::sip::{self, ClientTx, DialogId, Flow, ServerTx};
+use pop_core::srtp::{KeySource, MasterKey, Profile};
 use proto::time::{Instant, earlier};
 
 use super::call::{Call, Media, State};
 use super::listener::{Listener, Packet};
 use super::report::{End, Side};
-use super::session::Agreed;
+use super::secure::Secure;
+use super::session::{Agreed, Ours};
 use super::talker::Talker;
 use super::{Board, Config, Dial, tape};
 use crate::rng::Rng;
+use crate::speech::Voice;
 
 /// Datagrams taken from one socket before the others get their turn.
 const BATCH_DATAGRAMS: usize = 64;
@@ -36,6 +39,8 @@ const WAKE: Token = Token(usize::MAX);
 pub(super) enum Order {
     Dial(u64, Box<Dial>),
     GiveUp,
+    Press(u64, String),
+    Hold(u64, bool),
     HangUp(u64),
     HangUpAll,
     Stop,
@@ -53,6 +58,7 @@ pub(super) struct Shell {
     inbox: Receiver<Order>,
     board: Arc<Mutex<Board>>,
     rng: Rng,
+    keys: KeySource,
     pub(super) next_incoming: u64,
     shown: Instant,
     stop: bool,
@@ -79,7 +85,10 @@ impl Shell {
             },
             Self::now(),
         );
+        let mut secret = [0; 32];
+        secret.fill_with(|| u8::try_from(rng.below(256)).unwrap_or(0));
         let shell = Self {
+            keys: KeySource::new(secret),
             config,
             poll,
             socket,
@@ -172,9 +181,9 @@ impl Shell {
 
     fn hear(&mut self, number: u64, bytes: &[u8], now: Instant) {
         let media = self.calls.get_mut(&number).and_then(|call| call.media.as_mut());
-        if let Some(media) = media
-            && let Some(packet) = Packet::parse(bytes)
-        {
+        let Some(media) = media else { return };
+        let opened = media.secure.as_mut().map(|secure| secure.open(bytes).unwrap_or_default());
+        if let Some(packet) = Packet::parse(opened.as_deref().unwrap_or(bytes)) {
             media.listener.handle_packet(&packet, now);
         }
     }
@@ -193,6 +202,11 @@ impl Shell {
                 let end = End::Failed("given up".into());
                 all.into_iter().for_each(|number| self.finish(number, end.clone(), now));
             }
+            Order::Press(number, digits) => {
+                let media = self.calls.get_mut(&number).and_then(|call| call.media.as_mut());
+                media.into_iter().for_each(|media| media.talker.dial(&digits));
+            }
+            Order::Hold(number, holds) => self.hold(number, holds, now),
             Order::HangUp(number) => self.hang_up(number, now),
             Order::HangUpAll => {
                 let all: Vec<u64> = self.calls.keys().copied().collect();
@@ -218,7 +232,7 @@ impl Shell {
                 State::Up { until: Some(until), .. } if *until <= now => self.hang_up(number, now),
                 State::Up { .. } => {
                     if let Some(media) = &mut call.media {
-                        while let Some(packet) = media.talker.poll_packet(now) {
+                        while let Some(packet) = media.poll_packet(now) {
                             // A full socket buffer loses the packet, as a network would.
                             let _sent = call.rtp.send_to(&packet, media.agreed.remote);
                         }
@@ -243,8 +257,8 @@ impl Shell {
     pub(super) fn media(
         &mut self,
         agreed: Agreed,
-        digits: &str,
-        voice: crate::speech::Voice,
+        key: &MasterKey,
+        (digits, voice): (&str, Voice),
         now: Instant,
     ) -> Option<Media> {
         let tape = tape::frames(voice, agreed.codec)
@@ -255,9 +269,18 @@ impl Shell {
         if self.config.diary {
             talker.scatter(&mut self.rng);
         }
+        let secure = agreed.key.as_ref().map(|theirs| Secure::new(key, theirs));
+        if secure.is_some() {
+            talker.wrap_soon();
+        }
         let clock = agreed.codec.clock_rate();
         let listener = Listener::new(agreed.payload_type, agreed.event_type, clock, now);
-        Some(Media { agreed, talker, listener, since: now, last: None })
+        Some(Media { agreed, talker, listener, secure, since: now, last: None })
+    }
+
+    /// The voice that a side which speaks with `voice` is to hear.
+    pub(super) const fn expected(&self, voice: Voice) -> Voice {
+        if self.config.echoed { voice } else { voice.other() }
     }
 
     /// What the far side says will be written down.
@@ -300,11 +323,17 @@ impl Shell {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn media_socket(&mut self, number: u64) -> Result<UdpSocket> {
+    /// A socket for media, and how it is described; `secure`: encrypted or not, if that is decided.
+    pub(super) fn open_media(
+        &mut self,
+        number: u64,
+        secure: Option<bool>,
+    ) -> Result<(UdpSocket, Ours)> {
         let mut socket = even_port(self.config.address.ip(), &mut self.rng)?;
         let token = Token(usize::try_from(number)?);
         self.poll.registry().register(&mut socket, token, Interest::READABLE)?;
-        Ok(socket)
+        let (local, key) = (socket.local_addr()?, self.keys.next(Profile::AesCm128HmacSha1Tag80));
+        Ok((socket, Ours { local, key, secure, holds: false, version: 0 }))
     }
 }
 

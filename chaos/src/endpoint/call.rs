@@ -5,12 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use mio::net::UdpSocket;
 use pop_core::codec::Codec;
-use pop_core::sip::{ClientTx, Dialog, Request, Response, ServerTx};
+use pop_core::sip::{ClientTx, Dialog, HeaderName, Request, Response, ServerTx};
 use proto::time::Instant;
 
 use super::listener::{Listener, Statistics};
-use super::report::{Bye, End, Finished, Heard, Live, Move, Report, Side, Stale};
-use super::session::{self, Agreed};
+use super::report::{Bye, End, Finished, Heard, Hold, Live, Move, Report, Side, Stale};
+use super::secure::Secure;
+use super::session::{Agreed, Ours};
 use super::talker::Talker;
 use crate::speech::Voice;
 
@@ -46,9 +47,45 @@ pub(super) struct Media {
     pub(super) agreed: Agreed,
     pub(super) talker: Talker,
     pub(super) listener: Listener,
+    /// `None`: it is plain.
+    pub(super) secure: Option<Secure>,
     pub(super) since: Instant,
     /// Frozen when we hang up: what comes later is not part of the call.
     pub(super) last: Option<(Statistics, Instant)>,
+}
+
+impl Media {
+    /// The next packet, if it is due and the far side wants it.
+    pub(super) fn poll_packet(&mut self, now: Instant) -> Option<Vec<u8>> {
+        loop {
+            // Who is not wanted speaks on unheard.
+            let packet = self.talker.poll_packet(now)?;
+            let packet = match &mut self.secure {
+                Some(secure) => secure.protect(packet),
+                None => Some(packet),
+            };
+            if let Some(packet) = packet.filter(|_| self.agreed.wanted) {
+                return Some(packet);
+            }
+        }
+    }
+
+    /// Goes on as agreed on now.
+    fn follow(&mut self, agreed: Agreed) {
+        self.talker.follow(&agreed);
+        self.listener.follow(agreed.payload_type, agreed.event_type);
+        if let (Some(secure), Some(theirs)) = (&mut self.secure, &agreed.key) {
+            secure.follow(theirs);
+        }
+        self.agreed = agreed;
+    }
+}
+
+/// A re-INVITE of ours that is not answered yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) tx: ClientTx,
+    pub(super) cseq: u32,
 }
 
 #[derive(Debug)]
@@ -65,6 +102,9 @@ pub(super) struct Call {
     pub(super) talk: Option<Duration>,
     pub(super) digits: String,
     pub(super) rtp: UdpSocket,
+    pub(super) ours: Ours,
+    pub(super) asked: Option<Asked>,
+    pub(super) hold: Option<Hold>,
     pub(super) media: Option<Media>,
     /// What the far side speaks with.
     pub(super) expect: Voice,
@@ -116,6 +156,7 @@ impl Call {
             jitter: s.jitter,
             longest_gap: s.longest_gap,
             last_voice: self.media.as_ref().and_then(|m| m.listener.last_voice()),
+            holding: self.is_holding(),
         })
     }
 
@@ -160,6 +201,7 @@ impl Call {
             bye: self.bye,
             moves: std::mem::take(&mut self.moves),
             stale: std::mem::take(&mut self.stale),
+            hold: self.hold,
             diary,
         };
         Finished { report, payloads, expect: self.expect }
@@ -176,7 +218,11 @@ impl Call {
                 let target = dialog.remote_target.clone();
                 let status = if dialog.accept_request(request).is_err() { 500 } else { status };
                 dialog.remote_target = target;
-                dialog.respond(request, status)
+                let mut response = dialog.respond(request, status);
+                if status == 503 {
+                    response.headers.push(HeaderName::RetryAfter, "1");
+                }
+                response
             }
             State::Calling { .. } | State::Ending { .. } | State::Over | State::Ringing(_) => {
                 Response::to_request(request, 491)
@@ -192,20 +238,53 @@ impl Call {
         let State::Up { dialog, .. } = &mut self.state else {
             return (Some(self.refuse(request, 491)), None);
         };
-        let (Some(media), Ok(local)) = (self.media.as_mut(), self.rtp.local_addr()) else {
+        if self.asked.is_some() {
+            // Glare (RFC 3261 §14.2).
+            return (Some(self.refuse(request, 491)), None);
+        }
+        let Some(media) = self.media.as_mut() else {
             return (Some(self.refuse(request, 488)), None);
         };
-        let Ok((agreed, sdp)) = session::answer(&request.body, local, &[media.agreed.codec]) else {
+        let Ok((agreed, sdp)) = self.ours.answer(&request.body, &[media.agreed.codec]) else {
             return (Some(self.refuse(request, 488)), None);
         };
         if dialog.accept_request(request).is_err() {
             return (Some(dialog.respond(request, 500)), None);
         }
-        media.talker.follow(&agreed);
-        media.listener.follow(agreed.payload_type, agreed.event_type);
-        media.agreed = agreed;
+        media.follow(agreed);
         let mut response = dialog.respond(request, 200);
         response.set_body("application/sdp", Bytes::from(sdp));
         (Some(response), Some(media.agreed.remote))
+    }
+
+    /// Whether this is the re-INVITE of ours that is under way.
+    pub(super) fn is_asked(&self, tx: ClientTx) -> bool {
+        self.asked.is_some_and(|asked| asked.tx == tx)
+    }
+
+    pub(super) fn is_holding(&self) -> bool {
+        self.hold.is_some_and(|hold| hold.until.is_none())
+    }
+
+    /// The final answer to our re-INVITE, and the ACK for it if it is a 2xx.
+    pub(super) fn reanswered(&mut self, response: &Response, now: Instant) -> Option<Request> {
+        let asked = self.asked.take()?;
+        let agreed = self.ours.agreed(&response.body).ok().filter(|_| response.is_success());
+        match (agreed, self.media.as_mut()) {
+            (Some(agreed), Some(media)) => {
+                media.follow(agreed);
+                let from = self.hold.map_or(now, |hold| hold.from);
+                let until = (!self.ours.holds).then_some(now);
+                self.hold = Some(Hold { from, until });
+            }
+            // As before.
+            _ => self.ours.holds = self.is_holding(),
+        }
+        let State::Up { dialog, .. } = &mut self.state else { return None };
+        if !response.is_success() {
+            return None;
+        }
+        dialog.update_from_response(response);
+        Some(dialog.ack(asked.cseq))
     }
 }

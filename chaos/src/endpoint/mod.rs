@@ -14,6 +14,7 @@ mod listener;
 #[cfg(test)]
 mod moved_tests;
 mod report;
+mod secure;
 mod session;
 mod signaling;
 mod talker;
@@ -33,7 +34,7 @@ use anyhow::{Context, Result};
 use mio::Waker;
 use pop_core::codec::Codec;
 
-pub use report::{Bye, End, Heard, Live, MOVES_MAX, Move, Report, Side, Stale};
+pub use report::{Bye, End, Heard, Hold, Live, MOVES_MAX, Move, Report, Side, Stale};
 
 use crate::speech::Voice;
 use agent::Order;
@@ -68,7 +69,7 @@ pub enum Reinvite {
     Ignore,
     /// Refuses it with this status: 488, 491, 481…
     Refuse(u16),
-    /// Refuses the first one of each call, and follows the next.
+    /// Refuses the first one of each call (503: with Retry-After of a second), and follows the next.
     RefuseOnce(u16),
 }
 
@@ -94,8 +95,12 @@ pub struct Config {
     pub default_reply: Reply,
     /// What it does with re-INVITEs.
     pub reinvite: Reinvite,
+    /// What it does with them in calls in which it has this number.
+    pub reinvites: BTreeMap<String, Reinvite>,
     /// Write down when each packet was heard, in place of the sound.
     pub diary: bool,
+    /// Far sides say back what they hear: the voice to be heard is this side's own.
+    pub echoed: bool,
 }
 
 impl Config {
@@ -108,7 +113,9 @@ impl Config {
             replies: BTreeMap::new(),
             default_reply: Reply::default(),
             reinvite: Reinvite::Follow,
+            reinvites: BTreeMap::new(),
             diary: false,
+            echoed: false,
         }
     }
 }
@@ -128,6 +135,8 @@ pub struct Dial {
     pub talk: Option<Duration>,
     /// Telephone events to send.
     pub digits: String,
+    /// Media is encrypted, or there is no call (RFC 4568).
+    pub srtp: bool,
 }
 
 /// A running agent; its calls end when it is dropped (without a word: as a crash would).
@@ -178,6 +187,17 @@ impl Agent {
         self.lock().open += 1;
         self.order(Order::Dial(number, Box::new(dial)));
         number
+    }
+
+    /// Says digits (`0-9*#A-D`) in a call, as telephone events.
+    pub fn press(&self, number: u64, digits: &str) {
+        self.order(Order::Press(number, digits.to_owned()));
+    }
+
+    /// Puts the far side of a call on hold (RFC 3264 §8.4), or takes it back. Done when
+    /// [`Live::holding`] says so; what is refused is not tried again.
+    pub fn hold(&self, number: u64, holds: bool) {
+        self.order(Order::Hold(number, holds));
     }
 
     /// Ends a call.

@@ -68,8 +68,19 @@ pub struct Report {
     /// Requests within the call whose CSeq was used up before (RFC 3261 §12.2.2): of somebody who
     /// does not know that the call moved; at most [`MOVES_MAX`]. They are refused and change nothing.
     pub stale: Vec<Stale>,
+    /// While it had the far side on hold.
+    pub hold: Option<Hold>,
     /// What was heard packet by packet, if [`super::Config::diary`] asked for it.
     pub diary: Option<Diary>,
+}
+
+/// When a side had the other on hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hold {
+    /// Since the far side agreed.
+    pub from: Instant,
+    /// Until the far side agreed again; `None`: to the end.
+    pub until: Option<Instant>,
 }
 
 /// A request that came too late.
@@ -156,6 +167,8 @@ pub struct Live {
     pub longest_gap: Duration,
     /// When the far side's voice was last heard, if there is a diary.
     pub last_voice: Option<Instant>,
+    /// It has the far side on hold, and hears nothing.
+    pub holding: bool,
 }
 
 /// A call that is over, its sound not yet looked at.

@@ -11,9 +11,9 @@ use pop_core::sip::{
 use proto::time::Instant;
 
 use super::agent::Shell;
-use super::call::{Call, Ringing, State};
+use super::call::{Asked, Call, Ringing, State};
 use super::report::{Bye, End, MOVES_MAX, Move, Side, Stale};
-use super::{Dial, Reinvite, Reply, session};
+use super::{Dial, Reinvite, Reply};
 
 /// Calls at once; further INVITEs get 503.
 const CALLS_MAX: usize = 2_000;
@@ -38,7 +38,7 @@ impl Shell {
 
     pub(super) fn dial(&mut self, number: u64, dial: Dial, now: Instant) -> Result<()> {
         let local = self.config.address;
-        let rtp = self.media_socket(number)?;
+        let (rtp, mut ours) = self.open_media(number, Some(dial.srtp))?;
         let mut invite = Request::new(Method::Invite, Uri::sip(Some(&dial.to), dial.proxy));
         let from =
             NameAddr::new(Uri::sip(Some(&dial.from), local)).with_tag(self.endpoint.new_token());
@@ -49,7 +49,7 @@ impl Shell {
         invite.headers.push(HeaderName::CallId, call_id);
         invite.headers.push(HeaderName::CSeq, &CSeq { number: 1, method: Method::Invite });
         invite.headers.push(HeaderName::Contact, &self.contact(&dial.from));
-        let offer = session::offer(rtp.local_addr()?, &dial.codecs);
+        let offer = ours.offer(&dial.codecs);
         invite.set_body("application/sdp", Bytes::from(offer));
         let flow = Flow::udp(local, dial.proxy);
         let tx = self.endpoint.request(invite.clone(), flow, now)?;
@@ -66,8 +66,11 @@ impl Shell {
             talk: dial.talk,
             digits: dial.digits,
             rtp,
+            ours,
+            asked: None,
+            hold: None,
             media: None,
-            expect: self.config.voice.other(),
+            expect: self.expected(self.config.voice),
             answered: None,
             bye: None,
             moves: Vec::new(),
@@ -157,7 +160,9 @@ impl Shell {
         now: Instant,
     ) -> Option<Response> {
         let call = self.calls.get_mut(&number)?;
-        let refusal = match self.config.reinvite {
+        let own = if call.side == Side::Caller { &call.from } else { &call.to };
+        let reinvite = self.config.reinvites.get(own).copied();
+        let refusal = match reinvite.unwrap_or(self.config.reinvite) {
             Reinvite::Follow => None,
             Reinvite::Ignore => Some(0),
             Reinvite::Refuse(status) => Some(status),
@@ -195,10 +200,10 @@ impl Shell {
         };
         let number = self.next_incoming;
         self.next_incoming += 2;
-        let rtp = self.media_socket(number).map_err(|_| 500u16)?;
-        let local = rtp.local_addr().map_err(|_| 500u16)?;
-        let (agreed, answer) =
-            session::answer(&request.body, local, &codecs).map_err(|_| 488u16)?;
+        let (rtp, mut ours) = self.open_media(number, None).map_err(|_| 500u16)?;
+        let (agreed, answer) = ours.answer(&request.body, &codecs).map_err(|_| 488u16)?;
+        // What it is once, it stays.
+        ours.secure = Some(agreed.key.is_some());
         let tag = self.endpoint.new_token();
         let dialog = Dialog::uas(request, &tag, self.contact(&to)).map_err(|_| 400u16)?;
         self.endpoint.respond(tx, dialog.respond(request, 180), now);
@@ -218,8 +223,11 @@ impl Shell {
             talk: None,
             digits: String::new(),
             rtp,
+            ours,
+            asked: None,
+            hold: None,
             media: None,
-            expect: self.config.voice,
+            expect: self.expected(self.config.voice.other()),
             answered: None,
             bye: None,
             moves: Vec::new(),
@@ -242,7 +250,8 @@ impl Shell {
         response.set_body("application/sdp", Bytes::from(answer));
         dialog.state = DialogState::Confirmed;
         call.state = State::Up { dialog: Box::new(dialog), until: None };
-        let media = self.media(agreed, "", self.config.voice.other(), now);
+        let key = call.ours.key.clone();
+        let media = self.media(agreed, &key, ("", self.config.voice.other()), now);
         if let Some(call) = self.calls.get_mut(&number) {
             call.answered = Some(now);
             call.media = media;
@@ -281,7 +290,33 @@ impl Shell {
                 };
                 self.finish(number, end, now);
             }
+            State::Up { dialog, .. } if call.is_asked(tx) && response.is_final() => {
+                let next = dialog.next_hop().socket_addr().unwrap_or(call.peer);
+                let flow = Flow::udp(self.config.address, next);
+                if let Some(ack) = call.reanswered(response, now) {
+                    self.endpoint.send_ack(tx, ack, flow, now);
+                }
+            }
             State::Ending { .. } | State::Over | State::Ringing(_) | State::Up { .. } => {}
+        }
+    }
+
+    /// A re-INVITE that puts the far side on hold, or takes it back.
+    pub(super) fn hold(&mut self, number: u64, holds: bool, now: Instant) {
+        let Some(call) = self.calls.get_mut(&number) else { return };
+        let (State::Up { dialog, .. }, Some(media), None) =
+            (&mut call.state, &call.media, call.asked)
+        else {
+            return;
+        };
+        call.ours.holds = holds;
+        let mut request = dialog.request(Method::Invite);
+        request.set_body("application/sdp", Bytes::from(call.ours.offer_again(&media.agreed)));
+        let next = dialog.next_hop().socket_addr().unwrap_or(call.peer);
+        let cseq = dialog.local_cseq;
+        if let Ok(tx) = self.endpoint.request(request, Flow::udp(self.config.address, next), now) {
+            call.asked = Some(Asked { tx, cseq });
+            self.by_client.insert(tx, number);
         }
     }
 
@@ -305,10 +340,11 @@ impl Shell {
         let flow = self.flow(&dialog, peer);
         self.endpoint.send_ack(tx, dialog.ack(1), flow, now);
         call_up(self.calls.get_mut(&number), dialog, talk.map(|talk| now + talk));
-        match session::agreed(&response.body) {
+        let Some(ours) = self.calls.get(&number).map(|call| call.ours.clone()) else { return };
+        match ours.agreed(&response.body) {
             _ if cancelled => self.hang_up(number, now),
             Ok(agreed) => {
-                let media = self.media(agreed, &digits, self.config.voice, now);
+                let media = self.media(agreed, &ours.key, (&digits, self.config.voice), now);
                 if let Some(call) = self.calls.get_mut(&number) {
                     call.media = media;
                 }
@@ -323,6 +359,10 @@ impl Shell {
 
     fn client_failed(&mut self, tx: ClientTx, reason: FailReason, now: Instant) {
         let Some(number) = self.by_client.get(&tx).copied() else { return };
+        if let Some(call) = self.calls.get_mut(&number).filter(|call| call.is_asked(tx)) {
+            call.asked = None;
+            call.ours.holds = call.is_holding();
+        }
         let end = match (self.calls.get(&number).map(|c| &c.state), reason) {
             (Some(State::Calling { .. }), FailReason::Timeout) => End::TimedOut,
             (Some(State::Calling { .. }), FailReason::Transport) => {

@@ -88,6 +88,12 @@ impl Talker {
         self.spoke.frame = u16::try_from(self.frame).unwrap_or(0);
     }
 
+    /// The sequence number begins anew after two seconds, as in a call that is long up: who takes it
+    /// over must find out (RFC 3711 §3.3.1).
+    pub(super) fn wrap_soon(&mut self) {
+        self.sequence = u16::MAX - 100;
+    }
+
     /// When it began, and where on the tape.
     pub(super) const fn spoke(&self) -> Spoke {
         self.spoke
@@ -171,6 +177,8 @@ mod tests {
             payload_type: 0,
             event_type: Some(101),
             remote: "127.0.0.1:9".parse().unwrap(),
+            wanted: true,
+            key: None,
         };
         let tape: Arc<[Bytes]> = (0..10u8).map(|n| Bytes::from(vec![n; 160])).collect();
         let mut mouth = Talker::new(&agreed, tape, &mut Rng::new(1), Instant::ZERO);

@@ -20,6 +20,7 @@ fn dial(to: &Agent, codec: Codec) -> Dial {
         codecs: vec![codec],
         talk: Some(Duration::from_millis(2_500)),
         digits: "42#".into(),
+        srtp: false,
     }
 }
 
@@ -102,4 +103,37 @@ fn the_called_side_may_hang_up_too() {
     callee.hang_up_all();
     assert_eq!(reports(&caller, 1)[0].end, End::Completed);
     assert_eq!(reports(&callee, 1)[0].end, End::Completed);
+}
+
+#[test]
+fn encrypted_calls_are_held_and_taken_back() {
+    let callee = agent("127.0.222.2", |_| {});
+    let caller = agent("127.0.221.2", |c| c.diary = true);
+    let number = caller.dial(Dial { talk: None, srtp: true, ..dial(&callee, Codec::Pcmu) });
+    let packets = |agent: &Agent| agent.live().first().map_or(0, |live| live.received);
+    let hears = |agent: &Agent| {
+        let (before, deadline) = (packets(agent), Instant::now() + Duration::from_secs(30));
+        while packets(agent) < before + 50 {
+            assert!(Instant::now() < deadline, "{:?}", agent.live());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    // Beyond the end of its sequence numbers.
+    (0..3).for_each(|_| hears(&callee));
+    hears(&caller);
+    caller.hold(number, true);
+    while !caller.live().iter().any(|live| live.holding) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let before = packets(&caller);
+    hears(&callee);
+    assert!(packets(&caller) < before + 15, "who holds hears");
+    caller.hold(number, false);
+    hears(&caller);
+    caller.hang_up(number);
+    let (here, there) = (&reports(&caller, 1)[0], &reports(&callee, 1)[0]);
+    assert_eq!((&here.end, &there.end), (&End::Completed, &End::Completed));
+    assert!(there.heard.likeness.correlation > 0.85 && there.moves.len() == 2, "{there:?}");
+    let hold = here.hold.unwrap();
+    assert!(hold.until.is_some_and(|until| until - hold.from > Duration::from_millis(500)));
 }

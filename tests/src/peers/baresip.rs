@@ -38,6 +38,8 @@ pub struct Phone {
     /// "PCMU/8000/1"; the first is preferred. A name it does not know means all codecs!
     pub codecs: &'static [&'static str],
     pub voice: Voice,
+    /// How often it says its speech, without a pause.
+    pub times: usize,
     /// Answers challenges with these: user, password.
     pub digest: Option<(&'static str, &'static str)>,
     /// Signals over TCP.
@@ -57,6 +59,7 @@ impl Phone {
             number: name,
             codecs: &["PCMU/8000/1"],
             voice: Voice::English,
+            times: 1,
             digest: None,
             tcp: false,
             srtp: None,
@@ -71,8 +74,8 @@ impl Phone {
         let rate_hz = if self.codecs.iter().any(|c| c.contains("48000")) { 48_000 } else { 8_000 };
         let source = dir.join("speech.wav");
         let silence = |ms: u32| vec![0; (ms * rate_hz / 1_000) as usize];
-        let spoken =
-            [silence(SILENCE_BEFORE_MS), samples(self.voice, rate_hz)?, silence(SILENCE_AFTER_MS)];
+        let speech = samples(self.voice, rate_hz)?.repeat(self.times);
+        let spoken = [silence(SILENCE_BEFORE_MS), speech, silence(SILENCE_AFTER_MS)];
         quality::write_wav(&source, rate_hz, spoken.concat())?;
         std::fs::write(dir.join("config"), self.config(&dir, &source, rate_hz)?)?;
         std::fs::write(dir.join("accounts"), self.account())?;

@@ -41,6 +41,14 @@ fn python() -> PathBuf {
     made.unwrap_or_else(|| crate::root().join("target/tools/pesq/bin/python"))
 }
 
+/// The samples of a recording, mono.
+pub fn read_wav(path: &Path) -> Result<Vec<i16>> {
+    let file =
+        hound::WavReader::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let samples = file.into_samples().collect::<hound::Result<_>>();
+    samples.with_context(|| format!("{} is damaged", path.display()))
+}
+
 /// 16 bit, mono.
 pub(crate) fn write_wav(path: &Path, rate_hz: u32, sound: Vec<i16>) -> Result<()> {
     let spec = hound::WavSpec {

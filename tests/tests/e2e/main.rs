@@ -9,6 +9,7 @@ mod check;
 mod drills;
 mod faults;
 mod garbage;
+mod moved;
 mod paths;
 mod peers_alone;
 mod shutdown;
