@@ -185,6 +185,8 @@ table! {
         "1 if BGP says that the path is to be left, else 0 {peer, path}";
     BGP_FEED_UP = Gauge "pop_bgp_feed_up" Count
         "1 while the router tells and it makes sense; else 0: measurement alone chooses {router}";
+    BGP_DISTRUSTS = Counter "pop_bgp_distrusts_total" Count
+        "How often what a router told of a neighbor was no longer believed {router, reason}";
     BGP_NEIGHBOR_UP = Gauge "pop_bgp_neighbor_up" Count
         "1 while the router's BGP session with the upstream is up, else 0 {router, neighbor}";
     BGP_NEIGHBOR_DOWNS = Counter "pop_bgp_neighbor_downs_total" Count

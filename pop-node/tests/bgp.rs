@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use pop_core::bgp::{
-    Bgp, BgpConfig, Event, Hangup, Ignored, Neighbor, Prefix, Reason, Reassembly, Session,
+    Bgp, BgpConfig, Drain, Event, Hangup, Message, Neighbor, Prefix, Reason, Reassembly, Session,
 };
 use pop_node::bgp::Decoder;
 use proto::time::{Duration, Instant};
@@ -68,13 +68,9 @@ impl Station {
         while let Some(frame) = self.stream.next_frame()? {
             let wants = |prefix: &Prefix| prefix.range().contains(&wanted);
             let kind = frame.kind;
-            match self.decoder.decode(frame, wants) {
-                Ok(message) => self.bgp.handle_message(self.session, message, self.now)?,
-                Err(_) => {
-                    self.malformed += 1;
-                    self.bgp.ignore(self.session, Ignored::Malformed);
-                }
-            }
+            let message = self.decoder.decode(frame, wants);
+            self.malformed += u64::from(matches!(message, Message::Malformed { .. }));
+            self.bgp.handle_message(self.session, message, self.now)?;
             self.tell(&format!("{kind:?}"));
             let until = self.now + between;
             while self.now < until {
@@ -90,7 +86,7 @@ impl Station {
         while let Some(event) = self.bgp.poll_event() {
             let Event::Hint { upstream, hint, .. } = event else { continue };
             let reasons: Vec<&str> = hint.reasons.iter().map(Reason::name).collect();
-            let drained = if hint.drained { " drained" } else { "" };
+            let drained = if hint.drain > Drain::No { " drained" } else { "" };
             let told = format!("{upstream}{drained} {} by {:?}", reasons.join("+"), hint.transit);
             if self.last != told {
                 self.story.push(format!("{after} {told}"));
@@ -155,6 +151,74 @@ fn gobgp_is_understood() {
         "RouteMonitoring 0 flapping+changed by [64500, 65001, 65002]",
     ];
     assert_eq!(station.story, expected, "{:#?}", station.story);
+}
+
+/// The first recorded UPDATE that announces our address, with these path attributes instead.
+fn with_attributes(attributes: &[u8]) -> Vec<u8> {
+    let address = [24, 198, 51, 100];
+    let all = messages(FRR);
+    let route = all.iter().find(|m| m[5] == 0 && m.ends_with(&address)).unwrap();
+    let length = |length: usize| u16::try_from(length).unwrap().to_be_bytes();
+    let update = [&[0, 0][..], &length(attributes.len()), attributes, &address].concat();
+    let mut message = [&route[..48 + 16], &length(19 + update.len()), &[2], &update].concat();
+    let total = u32::try_from(message.len()).unwrap().to_be_bytes();
+    message[1..5].copy_from_slice(&total);
+    message
+}
+
+/// The library asserts that what it made of an attribute is what the attribute's number says, and
+/// keeps as raw bytes what it cannot read: neither is left to it.
+#[test]
+fn attributes_of_no_use_are_not_read_and_others_must_be_right() {
+    let up = messages(FRR).into_iter().filter(|m| m[5] == 3 || m[5] == 4);
+    let up: Vec<u8> = up.flatten().copied().collect();
+    let heard = |attributes: &[u8]| {
+        let mut station = Station::new("127.0.9.2");
+        station.hear(&up, Duration::ZERO).unwrap();
+        station.hear(&with_attributes(attributes), Duration::ZERO).unwrap();
+        let ways = station.bgp.report(station.now).ways;
+        (station.malformed, ways.first().map(|way| way.as_path.clone()).unwrap_or_default())
+    };
+    let good: &[u8] = &[0x40, 2, 10, 2, 2, 0, 0, 0xfd, 0xea, 0, 0, 0xfb, 0xf4];
+    assert_eq!(heard(good), (0, vec![65_002, 64_500]));
+    let mut random = Random(0x1234_5678_9abc_def1);
+    for code in 0..=255_u8 {
+        // MP_REACH and MP_UNREACH name routes: they are read, here.
+        if [2, 3, 8, 14, 15, 17, 32].contains(&code) {
+            continue;
+        }
+        for _ in 0..40 {
+            let value = (0..random.below(40)).map(|_| u8::try_from(random.below(256)).unwrap());
+            let value: Vec<u8> = value.collect();
+            let length = u8::try_from(value.len()).unwrap();
+            let junk = [good, &[0xc0, code, length], &value].concat();
+            assert_eq!(heard(&junk), (0, vec![65_002, 64_500]), "{junk:?}");
+        }
+    }
+    // An AS path of an unknown kind, one that is cut, a next hop of three bytes, halves of communities.
+    for bad in [
+        &[0x40, 2, 6, 9, 1, 0, 0, 0xfd, 0xea][..],
+        &[0x40, 2, 5, 2, 1, 0, 0, 0xfd],
+        &[&good[..], &[0x40, 3, 3, 1, 2, 3]].concat(),
+        &[&good[..], &[0xc0, 8, 2, 0xff, 0xff]].concat(),
+        &[&good[..], &[0xc0, 32, 5, 0, 0, 0, 0, 1]].concat(),
+    ] {
+        assert_eq!(heard(bad).0, 1, "{bad:?}");
+    }
+}
+
+/// A Peer-Up whose "OPEN" is another message.
+#[test]
+fn only_an_open_opens() {
+    let up = messages(FRR).into_iter().find(|m| m[5] == 3).unwrap();
+    for kind in 0..=255 {
+        let mut bytes = up.to_vec();
+        bytes[48 + 20 + 18] = kind;
+        let mut station = Station::new("127.0.9.2");
+        station.hear(messages(FRR)[0], Duration::ZERO).unwrap();
+        station.hear(&bytes, Duration::ZERO).unwrap();
+        assert_eq!(station.malformed, u64::from(kind != 1), "{kind}");
+    }
 }
 
 /// Xorshift.

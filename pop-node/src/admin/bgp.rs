@@ -1,6 +1,6 @@
 //! `/bgp`: routers, their neighbors, and the way to each address of interest.
 
-use pop_core::bgp::{FeedState, Report, RouterReport, WayReport};
+use pop_core::bgp::{Drain, FeedState, Report, RouterReport, WayReport};
 use proto::time::Instant;
 use serde_json::{Value, json};
 
@@ -29,6 +29,10 @@ fn router(router: &RouterReport, now: Instant) -> Value {
             "everything_told": neighbor.settled,
             "downs": neighbor.downs,
             "made_up": neighbor.made_up,
+            "distrusted": neighbor.distrust.map(|(why, since)| json!({
+                "why": why.sentence(),
+                "since_seconds": seconds(now - since),
+            })),
         })
     });
     json!({
@@ -54,7 +58,8 @@ fn way(way: &WayReport, now: Instant) -> Value {
         "next_hop": way.next_hop.map(|hop| hop.to_string()),
         "communities": way.communities.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "risk": way.hint.risk,
-        "drained": way.hint.drained,
+        "drained": way.hint.drain > Drain::No,
+        "withdrawn": way.hint.drain == Drain::Withdrawn,
         "copies": way.hint.shaky,
         "against": way.hint.reasons.iter().map(|why| why.sentence(now)).collect::<Vec<_>>(),
     })
@@ -76,6 +81,10 @@ pub(super) fn metrics(report: &Report, counters: &Counters) {
         for (why, total) in &router.ignored {
             let labels = [("router", address.as_str()), ("reason", why.name())];
             t::BMP_IGNORED.total_with(&labels, *total);
+        }
+        for (why, total) in &router.distrusts {
+            let labels = [("router", address.as_str()), ("reason", why.name())];
+            t::BGP_DISTRUSTS.total_with(&labels, *total);
         }
         for neighbor in &router.neighbors {
             let name = neighbor.address.to_string();

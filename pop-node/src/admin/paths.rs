@@ -1,5 +1,6 @@
 //! `/paths`: the paths to other POPs, for programs; `/paths/POP`: one of them, in words.
 
+use pop_core::bgp::Drain;
 use pop_core::overlay::{Change, Hop, Moment, PathReport, PeerReport, Route, Seen};
 use proto::time::Instant;
 use serde_json::{Value, json};
@@ -59,7 +60,8 @@ fn seen(path: &Seen) -> Value {
         "state": path.state,
         "rtt_ms": (path.rtt_us > 0).then(|| f64::from(path.rtt_us) / 1_000.0),
         "loss": f64::from(path.loss) / 10_000.0,
-        "r_factor": f64::from(path.r) / 10.0,
+        "r_factor": f64::from(path.r) / 2.0,
+        "bgp": path.against,
     })
 }
 
@@ -70,13 +72,17 @@ pub(super) fn moment_words(peer: &str, moment: &Moment, now: Instant) -> String 
         Some(used) => format!("{ago:.0} s ago media for {peer} went by {}.\n", route(used)),
         None => format!("{ago:.0} s ago no path to {peer} was up.\n"),
     };
-    for Seen { path, state, rtt_us, loss, r } in &moment.paths {
+    for Seen { path, state, rtt_us, loss, r, against } in &moment.paths {
         let rtt = match rtt_us {
             0 => "no round trip yet".to_owned(),
             us => format!("round trip {:.1} ms", f64::from(*us) / 1_000.0),
         };
-        let (loss, r) = (f64::from(*loss) / 100.0, f64::from(*r) / 10.0);
-        text += &format!("Path {path}: {state}, {rtt}, loss {loss:.2} %, R {r:.1}.\n");
+        let (loss, r) = (f64::from(*loss) / 100.0, f64::from(*r) / 2.0);
+        let against = match against.join(", ") {
+            none if none.is_empty() => none,
+            some => format!(", BGP: {some}"),
+        };
+        text += &format!("Path {path}: {state}, {rtt}, loss {loss:.2} %, R {r:.1}{against}.\n");
     }
     text
 }
@@ -124,7 +130,8 @@ fn path(report: &PathReport, now: Instant) -> Value {
         "bursts": sending.bursts,
         "r_factor": sending.r_factor(),
         "against": sending.risk,
-        "drained": sending.drained,
+        "drained": sending.drain > Drain::No,
+        "withdrawn": sending.drain == Drain::Withdrawn,
         "bgp": against.iter().map(|why| why.sentence(now)).collect::<Vec<_>>(),
         "transit": *sending.transit,
         "used_by_peer": used_by_peer,
@@ -157,7 +164,7 @@ pub(super) fn metrics(reports: &[PeerReport]) {
             t::PATH_GOOD.set_with(&labels, f64::from(u8::from(good)));
             t::PATH_R.set_with(&labels, path.sending.r_factor());
             t::PATH_RISK.set_with(&labels, path.sending.risk);
-            t::PATH_DRAINED.set_with(&labels, f64::from(u8::from(path.sending.drained)));
+            t::PATH_DRAINED.set_with(&labels, f64::from(u8::from(path.sending.drain > Drain::No)));
             t::PATH_LOSS.set_with(&labels, path.sending.loss);
             if let Some(rtt) = path.sending.rtt {
                 t::PATH_RTT.set_with(&labels, seconds(rtt));

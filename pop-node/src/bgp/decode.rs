@@ -7,27 +7,27 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bgpkit_parser::bgp::parse_bgp_message;
-use bgpkit_parser::bmp::messages::{
-    InitiationTlvType, parse_initiation_message, parse_peer_up_notification,
-};
 use bgpkit_parser::models::capabilities::{AddPathSendReceive, BgpCapabilityType};
 use bgpkit_parser::models::{
-    Afi, AsPathSegment, AsnLength, Attributes as Parsed, BgpMessage, BgpOpenMessage,
-    BgpUpdateMessage, CapabilityValue, Community as ParsedCommunity, MetaCommunity, ParamValue,
-    Safi,
+    Afi, AsPathSegment, AsnLength, AttributeValue, Attributes as Parsed, BgpMessage,
+    BgpOpenMessage, CapabilityValue, Community as ParsedCommunity, MetaCommunity, ParamValue, Safi,
 };
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use pop_core::bgp::{
     Attributes, Community, Frame, Kind, Message, Nlri, PeerHeader, PeerKey, Prefix, Update,
 };
 
-use super::nlri::Sections;
+use super::nlri::{HEADER_BYTES, OPEN, Sections, message};
 
 /// Neighbors of a router whose ADD-PATH is remembered.
 const NEIGHBORS_MAX: usize = 1_024;
 /// ASes of a path, and marks of a route.
 const ASES_MAX: usize = 256;
 const COMMUNITIES_MAX: usize = 256;
+/// RFC 7854 §4.10: a local address and two ports.
+const PEER_UP_BYTES: usize = 20;
+/// RFC 7854 §4.4.
+const SYS_NAME: u16 = 2;
 /// Characters of a router's name.
 const NAME_MAX: usize = 64;
 
@@ -50,15 +50,21 @@ pub struct Decoder {
 pub struct Malformed;
 
 impl Decoder {
-    /// What a frame says. Routes that nobody `wants` are counted only.
-    pub fn decode(
+    /// What a frame says. Routes that nobody `wants` are counted only, and what is said of them
+    /// is not read.
+    pub fn decode(&mut self, frame: Frame, wants: impl Fn(&Prefix) -> bool) -> Message {
+        let peer = frame.peer;
+        self.read(frame, wants).unwrap_or(Message::Malformed { peer })
+    }
+
+    fn read(
         &mut self,
         frame: Frame,
         wants: impl Fn(&Prefix) -> bool,
     ) -> Result<Message, Malformed> {
         let Frame { kind, peer, body } = frame;
         match (kind, peer) {
-            (Kind::Initiation, _) => Ok(Message::Initiation { name: name(body) }),
+            (Kind::Initiation, _) => Ok(Message::Initiation { name: name(&body) }),
             (Kind::Termination, _) => Ok(Message::Termination),
             (Kind::PeerUp, Some(peer)) => self.peer_up(peer, body),
             // Whatever the reason is.
@@ -69,13 +75,12 @@ impl Decoder {
     }
 
     fn peer_up(&mut self, peer: PeerHeader, mut body: Bytes) -> Result<Message, Malformed> {
-        let afi = if peer.key.address.is_ipv6() { Afi::Ipv6 } else { Afi::Ipv4 };
-        let up = parse_peer_up_notification(&mut body, &afi, &width(&peer), None);
-        let up = up.map_err(|_| Malformed)?;
-        let (BgpMessage::Open(sent), BgpMessage::Open(received)) = (up.sent_open, up.received_open)
-        else {
+        // Local address and ports (RFC 7854 §4.10), then the OPENs.
+        if body.len() < PEER_UP_BYTES {
             return Err(Malformed);
-        };
+        }
+        body.advance(PEER_UP_BYTES);
+        let (sent, received) = (open(&mut body)?, open(&mut body)?);
         if self.add_path.len() >= NEIGHBORS_MAX {
             self.add_path.clear();
         }
@@ -90,7 +95,6 @@ impl Decoder {
         wants: impl Fn(&Prefix) -> bool,
     ) -> Result<Message, Malformed> {
         let add_path = self.add_path.get(&peer.key).copied().unwrap_or_default();
-        let parsed = parse(body, &width(&peer))?;
         let sections = Sections::of(body)?;
         let mut update = Update::default();
         for section in &sections.all {
@@ -106,18 +110,33 @@ impl Decoder {
             };
             *total = total.saturating_add(section.each(ids, keep)?);
         }
-        let next_hop = sections.next_hop.or_else(|| parsed.attributes.next_hop());
         if !update.announced.is_empty() {
-            update.attributes = attributes(&parsed.attributes, next_hop);
+            let parsed = parse(&sections.minimal(), &width(&peer))?;
+            let next_hop = sections.next_hop.or_else(|| parsed.next_hop());
+            update.attributes = attributes(&parsed, next_hop);
         }
         Ok(Message::Routes { peer, update })
     }
 }
 
-/// For the attributes; its routes are not looked at.
-fn parse(body: &Bytes, width: &AsnLength) -> Result<BgpUpdateMessage, Malformed> {
-    match parse_bgp_message(&mut body.clone(), false, width) {
-        Ok(BgpMessage::Update(update)) => Ok(update),
+/// The attributes of an UPDATE that has only those we use: the library knows many others, and
+/// asserts what it thinks of them. It keeps what it cannot read as raw bytes.
+fn parse(update: &[u8], width: &AsnLength) -> Result<Parsed, Malformed> {
+    match parse_bgp_message(&mut Bytes::copy_from_slice(update), false, width) {
+        Ok(BgpMessage::Update(update)) => {
+            let raw = |value: &AttributeValue| matches!(value, AttributeValue::Raw(_));
+            let raw = update.attributes.iter().any(raw);
+            if raw { Err(Malformed) } else { Ok(update.attributes) }
+        }
+        Ok(_) | Err(_) => Err(Malformed),
+    }
+}
+
+/// The next message, which must be an OPEN.
+fn open(body: &mut Bytes) -> Result<BgpOpenMessage, Malformed> {
+    let length = HEADER_BYTES + message(body, OPEN)?.len();
+    match parse_bgp_message(&mut body.split_to(length), false, &AsnLength::Bits16) {
+        Ok(BgpMessage::Open(open)) => Ok(open),
         Ok(_) | Err(_) => Err(Malformed),
     }
 }
@@ -126,12 +145,17 @@ const fn width(peer: &PeerHeader) -> AsnLength {
     if peer.short_asns { AsnLength::Bits16 } else { AsnLength::Bits32 }
 }
 
-fn name(mut body: Bytes) -> Option<String> {
-    let initiation = parse_initiation_message(&mut body).ok()?;
-    let names =
-        initiation.tlvs.into_iter().filter(|tlv| tlv.info_type == InitiationTlvType::SysName);
-    let shown = |text: String| text.chars().filter(|c| !c.is_control()).take(NAME_MAX).collect();
-    names.map(|tlv| tlv.info).next().map(shown)
+/// RFC 7854 §4.4: sysName among the information TLVs.
+fn name(mut tlvs: &[u8]) -> Option<String> {
+    loop {
+        let (&[a, b, c, d], rest) = tlvs.split_first_chunk()?;
+        let (value, rest) = rest.split_at_checked(u16::from_be_bytes([c, d]).into())?;
+        if u16::from_be_bytes([a, b]) == SYS_NAME {
+            let text = String::from_utf8_lossy(value);
+            return Some(text.chars().filter(|c| !c.is_control()).take(NAME_MAX).collect());
+        }
+        tlvs = rest;
+    }
 }
 
 fn capabilities(open: &BgpOpenMessage) -> impl Iterator<Item = &CapabilityValue> {

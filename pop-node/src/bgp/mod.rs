@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pop_core::bgp::{Bgp, BgpConfig, Event, Hangup, Ignored, Message, Report, Session};
+use pop_core::bgp::{Bgp, BgpConfig, Event, Hangup, Message, Report, Session};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -38,7 +38,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// What readers tell.
 enum Input {
-    Heard { session: Session, messages: Vec<Message>, malformed: u64 },
+    Heard { session: Session, messages: Vec<Message> },
     Ended(Session, Hangup),
     Report(oneshot::Sender<Report>),
 }
@@ -157,6 +157,13 @@ impl Station {
             while let Some(event) = self.bgp.poll_event() {
                 match event {
                     Event::Close(session, why) => self.close(session, why),
+                    Event::Distrusted { router, neighbor, why } => {
+                        let why = why.sentence();
+                        tracing::warn!(
+                            %router, %neighbor, why,
+                            "what BGP says is not believed: paths are chosen by measurement"
+                        );
+                    }
                     Event::Hint { upstream, address, hint } => {
                         hints.push((upstream, address, hint));
                     }
@@ -213,12 +220,9 @@ impl Station {
     fn take(&mut self, input: Input) {
         let now = self.clock.now();
         match input {
-            Input::Heard { session, messages, malformed } => {
-                (0..malformed).for_each(|_| self.bgp.ignore(session, Ignored::Malformed));
-                for message in messages {
-                    if let Err(why) = self.bgp.handle_message(session, message, now) {
-                        return self.close(session, why);
-                    }
+            Input::Heard { session, messages } => {
+                if let Err(why) = self.bgp.handle_messages(session, messages, now) {
+                    self.close(session, why);
                 }
             }
             Input::Ended(session, why) => {

@@ -1,5 +1,6 @@
 //! Which routes an UPDATE names. Read here and not by the library: that takes a default route
-//! (whose first byte is 0) for one with a path id, and knows one ADD-PATH for all families.
+//! (whose first byte is 0) for one with a path id, and knows one ADD-PATH for all families. And most
+//! UPDATEs of a full table are about nothing of interest: of them nothing else is read.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -8,7 +9,12 @@ use pop_core::bgp::{Nlri, Prefix};
 use super::decode::Malformed;
 
 /// Marker, length and type (RFC 4271 §4.1).
-const HEADER_BYTES: usize = 19;
+pub(super) const HEADER_BYTES: usize = 19;
+/// Their types.
+pub(super) const OPEN: u8 = 1;
+const UPDATE: u8 = 2;
+/// Attributes that are of use: AS_PATH, NEXT_HOP, COMMUNITIES, AS4_PATH, LARGE_COMMUNITIES.
+const OF_USE: [u8; 5] = [2, 3, 8, 17, 32];
 /// RFC 4760 §3, §4.
 const MP_REACH: u8 = 14;
 const MP_UNREACH: u8 = 15;
@@ -30,17 +36,20 @@ pub(super) struct Sections<'a> {
     pub(super) all: Vec<Section<'a>>,
     /// That of MP_REACH_NLRI (RFC 4760 §3), of IPv6 the global one (RFC 2545 §3).
     pub(super) next_hop: Option<IpAddr>,
+    /// Attributes [`OF_USE`], each with its header.
+    of_use: Vec<&'a [u8]>,
 }
 
 impl<'a> Sections<'a> {
     /// Of a BGP message that is an UPDATE (RFC 4271 §4.3).
     pub(super) fn of(message: &'a [u8]) -> Result<Self, Malformed> {
-        let mut rest = message.get(HEADER_BYTES..).ok_or(Malformed)?;
+        let mut rest = self::message(message, UPDATE)?;
         let mut sections = Self::default();
         let withdrawn = length_16(&mut rest)?;
         let mut attributes = length_16(&mut rest)?;
         sections.add(false, false, withdrawn);
         while !attributes.is_empty() {
+            let all = attributes;
             let [flags, code] = *array::<2>(&mut attributes)?;
             let value = match flags & 0x10 {
                 0 => {
@@ -50,9 +59,22 @@ impl<'a> Sections<'a> {
                 _ => length_16(&mut attributes)?,
             };
             sections.attribute(code, value)?;
+            if OF_USE.contains(&code) {
+                sections.of_use.extend(all.get(..all.len() - attributes.len()));
+            }
         }
         sections.add(true, false, rest);
         Ok(sections)
+    }
+
+    /// An UPDATE with nothing but the attributes of use.
+    pub(super) fn minimal(&self) -> Vec<u8> {
+        let attributes = self.of_use.concat();
+        // They were in a message with the same two lengths, so they fit.
+        let length = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX).to_be_bytes();
+        let total = length(HEADER_BYTES + 4 + attributes.len());
+        let header = [&[0xff; 16][..], &total, &[UPDATE], &[0, 0]].concat();
+        [&header[..], &length(attributes.len()), &attributes].concat()
     }
 
     fn attribute(&mut self, code: u8, mut value: &'a [u8]) -> Result<(), Malformed> {
@@ -112,6 +134,17 @@ impl Section<'_> {
     }
 }
 
+/// What follows the header of a BGP message of this type (RFC 4271 §4.1), as long as it says it is.
+pub(super) fn message(bytes: &[u8], kind: u8) -> Result<&[u8], Malformed> {
+    let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or(Malformed)?;
+    let [.., a, b, found] = *header;
+    let length = usize::from(u16::from_be_bytes([a, b]));
+    if found != kind {
+        return Err(Malformed);
+    }
+    length.checked_sub(HEADER_BYTES).and_then(|length| rest.get(..length)).ok_or(Malformed)
+}
+
 fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Result<&'a [u8], Malformed> {
     let (taken, rest) = bytes.split_at_checked(count).ok_or(Malformed)?;
     *bytes = rest;
@@ -137,7 +170,8 @@ mod tests {
     fn update(withdrawn: &[u8], attributes: &[u8], announced: &[u8]) -> Vec<u8> {
         let length = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap().to_be_bytes();
         let (gone, about) = (length(withdrawn), length(attributes));
-        let header = [0xff; HEADER_BYTES];
+        let total = length(&[&[0; 23][..], withdrawn, attributes, announced].concat());
+        let header = [&[0xff; 16][..], &total, &[UPDATE]].concat();
         [&header[..], &gone, withdrawn, &about, attributes, announced].concat()
     }
 
@@ -181,10 +215,29 @@ mod tests {
             assert_eq!(told(&update(&[], &[], announced), [false; 2]), Err(Malformed));
         }
         let message = update(&[8, 10], &[0x40, 1, 1, 0], &[8, 10]);
+        assert_eq!(told(&message, [false; 2]).unwrap(), ["-10.0.0.0/8", "+10.0.0.0/8"]);
         for length in 0..message.len() {
-            // Cut anywhere: read, or refused.
-            let cut = told(message.get(..length).unwrap(), [false; 2]);
-            assert!(cut.is_err() || length == message.len() - 2, "{length}: {cut:?}");
+            let mut cut = message.get(..length).unwrap().to_vec();
+            assert_eq!(told(&cut, [false; 2]), Err(Malformed), "shorter than it says");
+            // Cut anywhere, and saying so: read, or refused.
+            if let Some(says) = cut.get_mut(16..18) {
+                says.copy_from_slice(&u16::try_from(length).unwrap().to_be_bytes());
+            }
+            let read = told(&cut, [false; 2]);
+            assert!(read.is_err() || length == message.len() - 2, "{length}: {read:?}");
         }
+        let other = [&message[..18], &[OPEN], &message[19..]].concat();
+        assert_eq!(told(&other, [false; 2]), Err(Malformed));
+    }
+
+    #[test]
+    fn only_attributes_of_use_are_passed_on() {
+        let path = [0x40, 2, 6, 2, 1, 0, 0, 0xfd, 0xe8];
+        // LINK_STATE (29), twice as long as it says; its end is an unknown attribute.
+        let link_state = [0x80, 29, 2, 1, 2, 0x80, 0xff, 0];
+        let long = [0x50, 8, 0, 4, 0xff, 0xff, 0, 0];
+        let message = update(&[], &[&path[..], &link_state, &long].concat(), &[8, 10]);
+        let minimal = Sections::of(&message).unwrap().minimal();
+        assert_eq!(minimal, update(&[], &[&path[..], &long].concat(), &[]));
     }
 }

@@ -27,10 +27,7 @@ pub(super) struct Reader {
 
 /// What was in the bytes of one read.
 #[derive(Default)]
-struct Batch {
-    messages: Vec<Message>,
-    malformed: u64,
-}
+struct Batch(Vec<Message>);
 
 impl Reader {
     pub(super) fn new(
@@ -58,8 +55,7 @@ impl Reader {
             }
             let mut batch = Batch::default();
             let framed = self.drain(&mut batch);
-            let Batch { messages, malformed } = batch;
-            let heard = Input::Heard { session: self.session, messages, malformed };
+            let heard = Input::Heard { session: self.session, messages: batch.0 };
             if self.inputs.send(heard).await.is_err() {
                 return Hangup::Closed;
             }
@@ -74,10 +70,7 @@ impl Reader {
         let wants = |prefix: &Prefix| interest.range(prefix.range()).next().is_some();
         while let Some(frame) = self.stream.next_frame()? {
             self.counters.messages.fetch_add(1, Ordering::Relaxed);
-            match self.decoder.decode(frame, wants) {
-                Ok(message) => batch.add(message),
-                Err(_) => batch.malformed += 1,
-            }
+            batch.add(self.decoder.decode(frame, wants));
         }
         Ok(())
     }
@@ -89,7 +82,7 @@ impl Batch {
         if let (
             Some(Message::Routes { peer: before, update: sum }),
             Message::Routes { peer, update },
-        ) = (self.messages.last_mut(), &message)
+        ) = (self.0.last_mut(), &message)
             && before == peer
             && update.announced.is_empty()
             && update.withdrawn.is_empty()
@@ -99,6 +92,6 @@ impl Batch {
             sum.withdrawn_total = sum.withdrawn_total.saturating_add(*withdrawn_total);
             return;
         }
-        self.messages.push(message);
+        self.0.push(message);
     }
 }

@@ -256,7 +256,7 @@ impl Keeper {
     fn hint(&mut self, way: (u8, IpAddr), hint: Hint) {
         let now = self.clock.now();
         for ((peer, path), _) in self.ways.iter().filter(|(_, at)| **at == way) {
-            tracing::debug!(%peer, path = path.0, risk = hint.risk, drained = hint.drained, "BGP");
+            tracing::debug!(%peer, path = path.0, risk = hint.risk, drain = ?hint.drain, "BGP");
             self.paths.handle_hint(peer, *path, hint.clone(), now);
         }
         if hint == Hint::default() {

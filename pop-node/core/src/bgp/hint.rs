@@ -12,12 +12,24 @@ const CHANGED: f64 = 5.0;
 const CHANGED_HALF_LIFE: Duration = Duration::from_secs(150);
 /// For so long copies are worth it.
 const SHAKY: Duration = Duration::from_secs(60);
-/// So many withdrawals in so long cost so much R.
+/// So many withdrawals of a way's route in so long cost so much R.
 const FLAPS: usize = 2;
 pub(super) const FLAP_WINDOW: Duration = Duration::from_secs(600);
 const FLAPPING: f64 = 4.0;
 /// Less R than this is nothing.
 const NOTHING: f64 = 0.25;
+
+/// How urgently a way is to be left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Drain {
+    /// Not at all.
+    #[default]
+    No,
+    /// Somebody asks for it: it still carries.
+    Asked,
+    /// Its route is gone: what is sent there may go nowhere.
+    Withdrawn,
+}
 
 /// Something BGP holds against a way.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +49,16 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All, by their labels.
+    pub const NAMES: &'static [&'static str] = &[
+        "withdrawn",
+        "graceful_shutdown",
+        "drain_community",
+        "cost_community",
+        "changed",
+        "flapping",
+    ];
+
     /// As a label of metrics.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -65,7 +87,10 @@ impl Reason {
                 format!("its route carries {community}, which costs {cost} of R")
             }
             Self::Changed(at) => {
-                format!("BGP changed its route {} s ago", (now - *at).as_secs())
+                format!(
+                    "BGP changed its route {} s ago, what was measured before does not count",
+                    (now - *at).as_secs()
+                )
             }
             Self::Flapping(times) => {
                 format!("BGP withdrew its route {times} times in 10 min")
@@ -92,7 +117,9 @@ pub struct Hint {
     /// Copies are worth it.
     pub shaky: bool,
     /// To be left while there is something else.
-    pub drained: bool,
+    pub drain: Drain,
+    /// When the route became another one: what was measured before was measured elsewhere.
+    pub changed: Option<Instant>,
     /// ASes between the upstream and the destination's own, both not counted; sorted.
     pub transit: Arc<[u32]>,
     /// Why.
@@ -102,15 +129,16 @@ pub struct Hint {
 impl Hint {
     /// Is it worth telling, after `before`?
     pub(super) fn differs(&self, before: &Self) -> bool {
-        let flags = (self.shaky, self.drained) != (before.shaky, before.drained);
+        let flags =
+            (self.shaky, self.drain, self.changed) != (before.shaky, before.drain, before.changed);
         let reasons = self.reasons.len() != before.reasons.len()
             || !self.reasons.iter().zip(&before.reasons).all(|(a, b)| a.is_like(b));
         let risk = (self.risk - before.risk).abs() >= NOTHING;
         flags || reasons || risk || self.transit != before.transit
     }
 
-    pub(super) fn drain(&mut self, reason: Reason) {
-        self.drained = true;
+    pub(super) fn drain(&mut self, drain: Drain, reason: Reason) {
+        self.drain = self.drain.max(drain);
         self.reasons.push(reason);
     }
 
@@ -120,6 +148,7 @@ impl Hint {
     }
 
     pub(super) fn changed(&mut self, at: Instant, now: Instant) {
+        self.changed = Some(at);
         let lives = (now - at).as_secs_f64() / CHANGED_HALF_LIFE.as_secs_f64();
         let risk = CHANGED * 0.5_f64.powf(lives);
         if risk >= NOTHING {

@@ -112,6 +112,11 @@ pub enum Message {
         /// Which.
         update: Update,
     },
+    /// It cannot be read: what it says is unknown.
+    Malformed {
+        /// Of which session, if it is of one.
+        peer: Option<PeerHeader>,
+    },
     /// Statistics, mirrored messages, and what nobody knows.
     Other,
 }

@@ -4,7 +4,7 @@
 //! messages in them parsed, and [`Bgp`] keeps what covers an address of interest. Out come
 //! [`Hint`]s for each (upstream, address): risk in R, copies, drain, transit ASes. BGP is a hint
 //! beside measurement (43 % of path failures are not seen in it), so what is not known speaks
-//! against nothing, and a feed that is lost or makes no sense is forgotten.
+//! against nothing, and a feed that is lost or makes no sense ([`Distrust`]) is forgotten.
 //!
 //! Only routes that cover an address of interest are kept. When an address is new, what was not
 //! kept before is missing: the station closes its sessions, the routers come back and send all.
@@ -18,15 +18,18 @@ mod message;
 mod prefix;
 mod report;
 mod router;
+mod sense;
 mod station;
 mod table;
 #[cfg(test)]
 mod tests;
+mod way;
 
 pub use frame::{Frame, FrameError, Kind, MESSAGE_BYTES_MAX, PeerHeader, PeerKey, Reassembly, Rib};
-pub use hint::{Hint, Reason};
+pub use hint::{Drain, Hint, Reason};
 pub use message::{Attributes, Community, Message, Nlri, Update};
 pub use prefix::Prefix;
 pub use report::{FeedState, NeighborReport, Report, RouterReport, WayReport};
 pub use router::Ignored;
+pub use sense::Distrust;
 pub use station::{Bgp, BgpConfig, Event, Hangup, Neighbor, Policy, Session};

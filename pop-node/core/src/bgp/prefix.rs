@@ -51,12 +51,6 @@ impl Prefix {
         };
         self.first..=last
     }
-
-    /// Every prefix that covers `address`, longest first.
-    pub(super) fn covering(address: IpAddr) -> impl Iterator<Item = Self> {
-        let bits = if address.is_ipv6() { 128 } else { 32 };
-        (0..=bits).rev().filter_map(move |length| Self::new(address, length))
-    }
 }
 
 impl fmt::Display for Prefix {
@@ -110,14 +104,5 @@ mod tests {
         for bad in ["192.0.2.1/24", "192.0.2.0/33", "192.0.2.0", "x/8", "::/129", "::/-1"] {
             assert!(bad.parse::<Prefix>().is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn covering_goes_from_long_to_short() {
-        let all: Vec<String> = Prefix::covering(ip("192.0.2.1")).map(|p| p.to_string()).collect();
-        assert_eq!(all.len(), 33);
-        assert_eq!((all[0].as_str(), all[8].as_str()), ("192.0.2.1/32", "192.0.2.0/24"));
-        assert_eq!(all[32], "0.0.0.0/0");
-        assert_eq!(Prefix::covering(ip("2001:db8::1")).count(), 129);
     }
 }

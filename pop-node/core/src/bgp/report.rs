@@ -9,6 +9,7 @@ use super::hint::Hint;
 use super::message::Community;
 use super::prefix::Prefix;
 use super::router::Ignored;
+use super::sense::Distrust;
 
 /// Is what a router tells of use?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum FeedState {
     Lost,
     /// Of a neighbor it tells withdrawals only, which mean nothing.
     MadeUp,
+    /// What it told of a neighbor is not believed; it is asked to tell all again.
+    Distrusted,
 }
 
 impl FeedState {
@@ -28,6 +31,7 @@ impl FeedState {
             Self::Up => "up",
             Self::Lost => "lost",
             Self::MadeUp => "made_up",
+            Self::Distrusted => "distrusted",
         }
     }
 }
@@ -53,6 +57,8 @@ pub struct NeighborReport {
     pub downs: u64,
     /// Withdrawals only, which mean nothing.
     pub made_up: bool,
+    /// Why nothing it tells is believed, since when.
+    pub distrust: Option<(Distrust, Instant)>,
 }
 
 /// One router.
@@ -68,6 +74,8 @@ pub struct RouterReport {
     pub since: Instant,
     /// BMP messages.
     pub messages: u64,
+    /// How often what it told of a neighbor was no longer believed, by reason.
+    pub distrusts: BTreeMap<Distrust, u64>,
     /// Messages of no use, by reason.
     pub ignored: BTreeMap<Ignored, u64>,
     /// Its neighbors that are no upstream's.

@@ -9,13 +9,17 @@ use proto::time::{Duration, Instant};
 use super::frame::{PeerHeader, PeerKey, Rib};
 use super::message::{Message, Update};
 use super::prefix::Prefix;
+use super::sense::Distrust;
 use super::station::{Hangup, Neighbor, Session};
-use super::table::{RoutePath, Table};
+use super::table::{Learned, RoutePath, Table};
 
 /// Neighbors kept of one router, of those that are an upstream's.
 const NEIGHBORS_MAX: usize = 64;
 /// What a lost session told is held for so long: routers reconnect, and send all again.
 const HELD: Duration = Duration::from_secs(60);
+/// Between two times that a router is made to send all again. New addresses wait for company so long:
+const ASK_AGAIN_EVERY: Duration = Duration::from_secs(300);
+pub(super) const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// A neighbor that was not spoken of for so long in a new session is none any more.
 const RETOLD: Duration = Duration::from_secs(300);
 
@@ -44,9 +48,11 @@ ignored! {
     AdjRibOut = "adj_rib_out",
     /// Routes of a neighbor that is not up: its AS is not known.
     BeforePeerUp = "before_peer_up",
+    /// Routes of a table that is not believed, until it is told anew.
+    Distrusted = "distrusted",
     /// RFC 9069: the router's choice among all neighbors.
     LocRib = "loc_rib",
-    /// An UPDATE that cannot be read: what it says is unknown (the shell counts them here).
+    /// A message that cannot be read: what it says is unknown.
     Malformed = "malformed",
     /// A route to an address of interest, and no room for it.
     NoRoom = "no_room",
@@ -70,18 +76,55 @@ pub(super) struct NeighborState {
     /// Since when what is known of it waits to be told again by a session that lasts.
     unconfirmed: Option<Instant>,
     pub(super) downs: u64,
+    /// Nothing it says is believed until all is told anew.
+    pub(super) distrust: Option<(Distrust, Instant)>,
     pre: Table,
     post: Table,
 }
 
 impl NeighborState {
+    fn new(upstream: u8, asn: u32, now: Instant) -> Self {
+        Self {
+            upstream,
+            asn,
+            own_asn: None,
+            told: false,
+            since: now,
+            unconfirmed: None,
+            downs: 0,
+            distrust: None,
+            pre: Table::default(),
+            post: Table::default(),
+        }
+    }
+
     fn tables_mut(&mut self) -> [&mut Table; 2] {
         [&mut self.pre, &mut self.post]
     }
 
     /// What the router accepted, if it tells, for that is what it sends by; else what it received.
     pub(super) fn table(&self) -> &Table {
-        if self.post.is_empty() { &self.pre } else { &self.post }
+        if self.is_post() { &self.post } else { &self.pre }
+    }
+
+    /// Is [`Self::table`] what the router accepted?
+    pub(super) fn is_post(&self) -> bool {
+        !self.post.is_empty()
+    }
+
+    /// One of its tables, after the router's policy or before.
+    pub(super) const fn table_of(&self, post: bool) -> &Table {
+        if post { &self.post } else { &self.pre }
+    }
+
+    /// Nothing it told counts any more.
+    fn distrust(&mut self, why: Distrust, dirty: &mut Dirty, now: Instant) {
+        self.distrust = Some((why, now));
+        let upstream = self.upstream;
+        for table in self.tables_mut() {
+            dirty.forget(table.prefixes(), upstream);
+            *table = Table::default();
+        }
     }
 
     pub(super) fn is_made_up(&self) -> bool {
@@ -101,32 +144,53 @@ impl NeighborState {
 /// Addresses of interest, and since when.
 pub(super) type Interest = BTreeMap<IpAddr, Instant>;
 
-/// What is to be judged anew.
+/// What is to be judged anew: prefixes, because wide ones cover all addresses each time they are told.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
-    pub(super) addresses: BTreeSet<IpAddr>,
-    /// Ways of which nothing is known any more: what comes next is no change.
-    pub(super) forgotten: BTreeSet<(IpAddr, u8)>,
+    touched: BTreeSet<Prefix>,
+    /// By upstream: of these nothing is known any more, what comes next is no change.
+    forgotten: BTreeMap<u8, BTreeSet<Prefix>>,
 }
 
 impl Dirty {
-    fn touch<'a>(&mut self, interest: &Interest, prefixes: impl Iterator<Item = &'a Prefix>) {
-        for prefix in prefixes {
-            self.addresses.extend(interest.range(prefix.range()).map(|(address, _)| *address));
+    fn touch<'a>(&mut self, prefixes: impl IntoIterator<Item = &'a Prefix>) {
+        self.touched.extend(prefixes);
+    }
+
+    fn forget<'a>(&mut self, prefixes: impl IntoIterator<Item = &'a Prefix>, upstream: u8) {
+        let mut prefixes = prefixes.into_iter().peekable();
+        if prefixes.peek().is_some() {
+            self.forgotten.entry(upstream).or_default().extend(prefixes);
         }
     }
 
-    fn forget<'a>(
-        &mut self,
-        interest: &Interest,
-        prefixes: impl Iterator<Item = &'a Prefix>,
-        upstream: u8,
-    ) {
-        let mut touched = Self::default();
-        touched.touch(interest, prefixes);
-        self.forgotten.extend(touched.addresses.iter().map(|address| (*address, upstream)));
-        self.addresses.append(&mut touched.addresses);
+    /// Ways of which nothing is known any more.
+    pub(super) fn forgotten(&self, interest: &Interest) -> Vec<(IpAddr, u8)> {
+        let of = |(upstream, prefixes): (&u8, &BTreeSet<Prefix>)| {
+            let upstream = *upstream;
+            covered(prefixes, interest).into_iter().map(move |address| (address, upstream))
+        };
+        self.forgotten.iter().flat_map(of).collect()
     }
+
+    /// All that is to be looked at.
+    pub(super) fn addresses(&self, interest: &Interest) -> Vec<IpAddr> {
+        let forgotten = self.forgotten.values().flat_map(|prefixes| covered(prefixes, interest));
+        covered(&self.touched, interest).into_iter().chain(forgotten).collect()
+    }
+}
+
+/// Addresses that are covered, each once: wide prefixes come before those within them.
+fn covered(prefixes: &BTreeSet<Prefix>, interest: &Interest) -> Vec<IpAddr> {
+    let mut all = Vec::new();
+    let mut done = None;
+    for range in prefixes.iter().map(Prefix::range) {
+        if done.is_none_or(|done| *range.end() > done) {
+            done = Some(*range.end());
+            all.extend(interest.range(range).map(|(address, _)| *address));
+        }
+    }
+    all
 }
 
 #[derive(Debug)]
@@ -141,6 +205,12 @@ pub(super) struct Router {
     pub(super) neighbors: BTreeMap<PeerKey, NeighborState>,
     pub(super) messages: u64,
     pub(super) ignored: BTreeMap<Ignored, u64>,
+    pub(super) distrusts: BTreeMap<Distrust, u64>,
+    /// Not told yet: of which neighbor, why.
+    alarms: Vec<(IpAddr, Distrust)>,
+    /// To be made to send all again then, and why.
+    ask: Option<(Instant, Hangup)>,
+    asked: Option<Instant>,
     /// Neighbors that are no upstream's: for who wonders why nothing comes of them.
     pub(super) unmapped: BTreeSet<IpAddr>,
 }
@@ -156,13 +226,17 @@ impl Router {
             neighbors: BTreeMap::new(),
             messages: 0,
             ignored: BTreeMap::new(),
+            distrusts: BTreeMap::new(),
+            alarms: Vec::new(),
+            ask: None,
+            asked: None,
             unmapped: BTreeSet::new(),
         }
     }
 
     pub(super) fn connect(&mut self, session: Session, now: Instant) {
         (self.session, self.since, self.began) = (Some(session), now, now);
-        self.introduced = false;
+        (self.introduced, self.ask) = (false, None);
         for neighbor in self.neighbors.values_mut() {
             (neighbor.told, neighbor.own_asn) = (false, None);
             neighbor.unconfirmed.get_or_insert(now);
@@ -178,7 +252,30 @@ impl Router {
         }
     }
 
-    pub(super) fn ignore(&mut self, why: Ignored) {
+    /// Neighbors that are not believed since the last time.
+    pub(super) fn take_alarms(&mut self) -> Vec<(IpAddr, Distrust)> {
+        std::mem::take(&mut self.alarms)
+    }
+
+    /// Wants all to be sent again, some time.
+    pub(super) fn ask(&mut self, why: Hangup, after: Duration, now: Instant) {
+        if self.session.is_some() {
+            let earliest = self.asked.map_or(now, |at| at + ASK_AGAIN_EVERY);
+            let ask = (earliest.max(now + after), why);
+            self.ask = Some(self.ask.filter(|sooner| sooner.0 <= ask.0).unwrap_or(ask));
+        }
+    }
+
+    /// The session to be closed, if it is time.
+    pub(super) fn ask_again(&mut self, now: Instant) -> Option<(Session, Hangup)> {
+        let (_, why) = self.ask.take_if(|(at, _)| *at <= now)?;
+        let session = self.session?;
+        self.asked = Some(now);
+        self.disconnect(now);
+        Some((session, why))
+    }
+
+    fn ignore(&mut self, why: Ignored) {
         *self.ignored.entry(why).or_default() += 1;
     }
 
@@ -203,6 +300,11 @@ impl Router {
                 self.ignore(Ignored::Other);
                 return Ok(());
             }
+            Message::Malformed { peer } => {
+                self.ignore(Ignored::Malformed);
+                let Some(peer) = peer else { return Ok(()) };
+                (peer, What::Malformed)
+            }
             Message::PeerUp { peer, own_asn } => (peer, What::Up(own_asn)),
             Message::PeerDown { peer } => (peer, What::Down),
             Message::Routes { peer, update } => (peer, What::Routes(update)),
@@ -213,7 +315,7 @@ impl Router {
             Rib::Unknown => self.ignore(Ignored::UnknownPeerType),
             Rib::AdjInPre | Rib::AdjInPost => {
                 if let Some(upstream) = self.upstream(router, &peer, upstreams) {
-                    self.hear(upstream, peer, what, interest, now, dirty);
+                    self.hear(upstream, peer, what, (interest, now), dirty);
                 }
             }
         }
@@ -245,53 +347,61 @@ impl Router {
         upstream
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the pieces of one message and its surroundings")]
     fn hear(
         &mut self,
         upstream: u8,
         peer: PeerHeader,
         what: What,
-        interest: &Interest,
-        now: Instant,
+        (interest, now): (&Interest, Instant),
         dirty: &mut Dirty,
     ) {
-        let neighbor = self.neighbors.entry(peer.key).or_insert_with(|| NeighborState {
-            upstream,
-            asn: peer.asn,
-            own_asn: None,
-            told: false,
-            since: now,
-            unconfirmed: None,
-            downs: 0,
-            pre: Table::default(),
-            post: Table::default(),
-        });
+        let new = || NeighborState::new(upstream, peer.asn, now);
+        let neighbor = self.neighbors.entry(peer.key).or_insert_with(new);
+        let distrusted = neighbor.distrust;
         match what {
             What::Up(own_asn) => {
                 // Also twice in a row: everything comes anew.
                 neighbor.tables_mut().into_iter().for_each(Table::begin);
-                neighbor.since = now;
+                (neighbor.since, neighbor.distrust) = (now, None);
                 (neighbor.own_asn, neighbor.told, neighbor.asn) = (Some(own_asn), true, peer.asn);
             }
             // Also of a neighbor that never was up, again and again: then nothing is new.
             What::Down => {
                 neighbor.down(now);
-                dirty.touch(interest, neighbor.pre.prefixes().chain(neighbor.post.prefixes()));
+                dirty.touch(neighbor.pre.prefixes().chain(neighbor.post.prefixes()));
+            }
+            What::Malformed => {
+                neighbor.told = true;
+                neighbor.distrust(Distrust::Malformed, dirty, now);
             }
             What::Routes(update) => match neighbor.own_asn {
+                _ if distrusted.is_some() => self.ignore(Ignored::Distrusted),
                 None => self.ignore(Ignored::BeforePeerUp),
                 Some(own) => {
                     let post = peer.rib == Rib::AdjInPost;
                     let table = if post { &mut neighbor.post } else { &mut neighbor.pre };
                     let refused = learn(table, update, own, interest, now, dirty);
+                    if let Some(why) = table.distrust(now) {
+                        neighbor.distrust(why, dirty, now);
+                    }
                     (0..refused).for_each(|_| self.ignore(Ignored::NoRoom));
                 }
             },
         }
+        let distrust = self.neighbors.get(&peer.key).and_then(|neighbor| neighbor.distrust);
+        if let Some((why, _)) = distrust.filter(|_| distrusted.is_none()) {
+            *self.distrusts.entry(why).or_default() += 1;
+            if self.alarms.len() < NEIGHBORS_MAX {
+                self.alarms.push((peer.key.address, why));
+            }
+        }
+        if distrust.is_some() {
+            self.ask(Hangup::Distrusted, Duration::ZERO, now);
+        }
     }
 
     /// What time changes.
-    pub(super) fn settle(&mut self, interest: &Interest, now: Instant, dirty: &mut Dirty) {
+    pub(super) fn settle(&mut self, now: Instant, dirty: &mut Dirty) {
         let connected = self.session.is_some();
         for neighbor in self.neighbors.values_mut() {
             // Not since the session began: one that comes and goes would confirm nothing for ever.
@@ -303,15 +413,15 @@ impl Router {
             for table in neighbor.tables_mut() {
                 if let Some(forgotten) = table.settle(now) {
                     confirmed = true;
-                    dirty.forget(interest, forgotten.iter(), upstream);
-                    dirty.touch(interest, table.prefixes());
+                    dirty.forget(&forgotten, upstream);
+                    dirty.touch(table.prefixes());
                 }
                 if (lost || retold && table.is_awaited()) && table.has_stale() {
-                    dirty.forget(interest, table.prefixes(), upstream);
+                    dirty.forget(table.prefixes(), upstream);
                     table.forget_stale();
                 }
                 if lost && !table.is_empty() {
-                    dirty.forget(interest, table.prefixes(), upstream);
+                    dirty.forget(table.prefixes(), upstream);
                     *table = Table::default();
                 }
             }
@@ -332,7 +442,7 @@ impl Router {
             let upstream = neighbor.upstream;
             for table in neighbor.tables_mut() {
                 let gone: Vec<Prefix> = table.clean(wanted, now);
-                dirty.forget(interest, gone.iter(), upstream);
+                dirty.forget(&gone, upstream);
             }
         }
     }
@@ -341,6 +451,7 @@ impl Router {
 enum What {
     Up(u32),
     Down,
+    Malformed,
     Routes(Update),
 }
 
@@ -357,8 +468,9 @@ fn learn(
     table.count(announced_total, withdrawn_total, now);
     let wanted = |prefix: &Prefix| interest.range(prefix.range()).next().is_some();
     for nlri in withdrawn.iter().filter(|nlri| wanted(&nlri.prefix)) {
-        table.withdraw(nlri, now);
-        dirty.touch(interest, std::iter::once(&nlri.prefix));
+        if table.withdraw(nlri, now) {
+            dirty.touch([&nlri.prefix]);
+        }
     }
     let announced: Vec<_> = announced.iter().filter(|nlri| wanted(&nlri.prefix)).collect();
     if announced.is_empty() {
@@ -367,10 +479,10 @@ fn learn(
     let path = Arc::new(RoutePath::new(attributes, own));
     let mut refused = 0;
     for nlri in announced {
-        if table.announce(*nlri, &path, now) {
-            dirty.touch(interest, std::iter::once(&nlri.prefix));
-        } else {
-            refused += 1;
+        match table.announce(*nlri, &path, now) {
+            Learned::Same => {}
+            Learned::Changed => dirty.touch([&nlri.prefix]),
+            Learned::NoRoom => refused += 1,
         }
     }
     refused

@@ -2,30 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::ops::Bound;
 
 use proto::time::{Duration, Instant};
 
 use super::frame::FrameError;
-use super::hint::{FLAP_WINDOW, Hint, Reason};
+use super::hint::Hint;
 use super::message::{Community, Message};
 use super::prefix::Prefix;
-use super::report::{FeedState, NeighborReport, Report, RouterReport, WayReport};
-use super::router::{Dirty, Ignored, Interest, Router};
-use super::table::RoutePath;
+use super::report::{FeedState, NeighborReport, Report, RouterReport};
+use super::router::{ASK_AGAIN_AFTER, Dirty, Interest, Router};
+use super::sense::Distrust;
+use super::way::{Outlook, Way};
 
 /// Addresses of interest; more are not looked at.
 const INTEREST_MAX: usize = 8_192;
 /// Time goes on at least so often.
 const TICK: Duration = Duration::from_secs(1);
-/// New addresses wait for company so long before routers are made to send all again,
-const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// and at least so long since the last time.
-const ASK_AGAIN_EVERY: Duration = Duration::from_secs(300);
+/// Addresses judged in one turn; more wait for the next one, which is due at once.
+const JUDGED_MAX: usize = 128;
 /// Between looks for what is of no use any more.
 const CLEAN_EVERY: Duration = Duration::from_secs(60);
-/// ASes of a path that standbys are compared by.
-const TRANSIT_MAX: usize = 16;
 
 /// A BGP neighbor of a router that is an upstream of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +66,9 @@ pub enum Hangup {
     /// There are new addresses of interest: the router is to send all again.
     #[error("new addresses of interest: everything is wanted again")]
     AskedAgain,
+    /// What it told makes no sense: the router is to send all again.
+    #[error("what it told of a neighbor is not believed: everything is wanted again")]
+    Distrusted,
     /// The other end closed it, or it broke.
     #[error("closed by the router, or broken")]
     Closed,
@@ -91,6 +91,7 @@ impl Hangup {
     pub const NAMES: &'static [&'static str] = &[
         "asked_again",
         "closed",
+        "distrusted",
         "not_bmp",
         "not_introduced",
         "replaced",
@@ -103,6 +104,7 @@ impl Hangup {
         match self {
             Self::AskedAgain => "asked_again",
             Self::Closed => "closed",
+            Self::Distrusted => "distrusted",
             Self::Frame(_) => "not_bmp",
             Self::NotIntroduced => "not_introduced",
             Self::Replaced => "replaced",
@@ -117,6 +119,15 @@ impl Hangup {
 pub enum Event {
     /// Close this session; it is over for the station already.
     Close(Session, Hangup),
+    /// An alarm: what this router tells of this neighbor is not believed until it told all again.
+    Distrusted {
+        /// Which router.
+        router: IpAddr,
+        /// Its neighbor.
+        neighbor: IpAddr,
+        /// Why.
+        why: Distrust,
+    },
     /// What speaks against sending to `address` by `upstream` is this now.
     Hint {
         /// Counted from zero.
@@ -126,26 +137,6 @@ pub enum Event {
         /// All of it.
         hint: Hint,
     },
-}
-
-/// What is known of sending to one address by one upstream.
-#[derive(Debug, Default)]
-struct Way {
-    /// Hash of the route, when it was last judged.
-    hash: Option<u64>,
-    changed: Option<Instant>,
-    /// Withdrawn since, until everything is told again.
-    gone: Option<Instant>,
-    prefix: Option<Prefix>,
-    path: Option<Arc<RoutePath>>,
-    hint: Hint,
-}
-
-/// What the tables say of it.
-enum Outlook {
-    Unknown,
-    Withdrawn { since: Instant, flaps: usize },
-    Routed { prefix: Prefix, path: Arc<RoutePath>, settled: bool, flaps: usize },
 }
 
 /// The machine.
@@ -158,9 +149,11 @@ pub struct Bgp {
     /// Ways whose hint is to be told.
     news: BTreeSet<(IpAddr, u8)>,
     closing: Vec<(Session, Hangup)>,
+    alarms: Vec<Event>,
+    /// Addresses to be judged, and which was the last.
+    pending: BTreeSet<IpAddr>,
+    judged: Option<IpAddr>,
     sessions: u64,
-    ask_again: Option<Instant>,
-    asked_again: Option<Instant>,
     cleaned: Instant,
     tick: Instant,
     route_changes: u64,
@@ -178,9 +171,10 @@ impl Bgp {
             ways: BTreeMap::new(),
             news: BTreeSet::new(),
             closing: Vec::new(),
+            alarms: Vec::new(),
+            pending: BTreeSet::new(),
+            judged: None,
             sessions: 0,
-            ask_again: None,
-            asked_again: None,
             cleaned: now,
             tick: now + TICK,
             route_changes: 0,
@@ -198,10 +192,9 @@ impl Bgp {
                 self.interest.entry(*address).or_insert(now);
             }
         }
-        let told = self.routers.values().any(|router| router.session.is_some());
-        if self.interest.len() > kept && told {
-            let earliest = self.asked_again.map_or(now, |at| at + ASK_AGAIN_EVERY);
-            self.ask_again.get_or_insert(earliest.max(now + ASK_AGAIN_AFTER));
+        if self.interest.len() > kept {
+            let routers = self.routers.values_mut();
+            routers.for_each(|router| router.ask(Hangup::AskedAgain, ASK_AGAIN_AFTER, now));
         }
         if kept < before {
             let interest = &self.interest;
@@ -244,46 +237,51 @@ impl Bgp {
         message: Message,
         now: Instant,
     ) -> Result<(), Hangup> {
+        self.handle_messages(session, [message], now)
+    }
+
+    /// The router said all this at once: it is judged by what is so at its end.
+    pub fn handle_messages(
+        &mut self,
+        session: Session,
+        messages: impl IntoIterator<Item = Message>,
+        now: Instant,
+    ) -> Result<(), Hangup> {
         let mut routers = self.routers.iter_mut();
         let found = routers.find(|(_, router)| router.session == Some(session));
         let Some((address, router)) = found else { return Err(Hangup::Replaced) };
         let mut dirty = Dirty::default();
         let context = (self.config.upstreams.as_slice(), &self.interest);
-        let heard = router.handle(message, context, (*address, now), &mut dirty);
+        let mut messages = messages.into_iter();
+        let heard = messages
+            .try_for_each(|message| router.handle(message, context, (*address, now), &mut dirty));
         if heard.is_err() {
             router.disconnect(now);
         }
+        let alarms = router.take_alarms().into_iter();
+        let alarm = |(neighbor, why)| Event::Distrusted { router: *address, neighbor, why };
+        self.alarms.extend(alarms.map(alarm));
         self.judge_all(&dirty, now);
         heard
-    }
-
-    /// Something of the router's could not be used.
-    pub fn ignore(&mut self, session: Session, why: Ignored) {
-        let mut routers = self.routers.values_mut();
-        if let Some(router) = routers.find(|router| router.session == Some(session)) {
-            router.ignore(why);
-        }
     }
 
     /// Time has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         if now < self.tick {
-            return;
+            return self.judge_some(now);
         }
         self.tick = now + TICK;
         let mut dirty = Dirty::default();
         for router in self.routers.values_mut() {
-            router.settle(&self.interest, now, &mut dirty);
+            router.settle(now, &mut dirty);
         }
         let restless = self.ways.iter().filter(|(_, way)| way.hint.is_restless());
-        dirty.addresses.extend(restless.map(|((address, _), _)| *address));
+        self.pending.extend(restless.map(|((address, _), _)| *address));
         self.judge_all(&dirty, now);
         if now - self.cleaned >= CLEAN_EVERY {
             self.clean(now);
         }
-        if self.ask_again.is_some_and(|at| at <= now) {
-            self.ask_again(now);
-        }
+        self.closing.extend(self.routers.values_mut().filter_map(|router| router.ask_again(now)));
     }
 
     fn clean(&mut self, now: Instant) {
@@ -295,19 +293,10 @@ impl Bgp {
         self.judge_all(&dirty, now);
     }
 
-    fn ask_again(&mut self, now: Instant) {
-        (self.ask_again, self.asked_again) = (None, Some(now));
-        for router in self.routers.values_mut() {
-            if let Some(session) = router.session {
-                router.disconnect(now);
-                self.closing.push((session, Hangup::AskedAgain));
-            }
-        }
-    }
-
     /// When to call [`Self::handle_timeout`].
-    pub const fn poll_timeout(&self) -> Instant {
-        self.tick
+    pub fn poll_timeout(&self) -> Instant {
+        // What waits is due already.
+        if self.pending.is_empty() { self.tick } else { self.cleaned }
     }
 
     /// What to do next.
@@ -315,31 +304,46 @@ impl Bgp {
         if let Some((session, why)) = self.closing.pop() {
             return Some(Event::Close(session, why));
         }
+        if let Some(alarm) = self.alarms.pop() {
+            return Some(alarm);
+        }
         let (address, upstream) = self.news.pop_first()?;
         let hint = self.ways.get(&(address, upstream)).map(|way| way.hint.clone());
         Some(Event::Hint { upstream, address, hint: hint.unwrap_or_default() })
     }
 
     fn judge_all(&mut self, dirty: &Dirty, now: Instant) {
-        for way in &dirty.forgotten {
-            if let Some(way) = self.ways.get_mut(way) {
-                (way.hash, way.gone) = (None, None);
+        for way in dirty.forgotten(&self.interest) {
+            if let Some(way) = self.ways.get_mut(&way) {
+                way.forget();
             }
         }
-        for address in &dirty.addresses {
-            self.judge(*address, now);
+        self.pending.extend(dirty.addresses(&self.interest));
+        self.judge_some(now);
+    }
+
+    /// Going round, so that who always has something new does not keep the others waiting.
+    fn judge_some(&mut self, now: Instant) {
+        for _ in 0..JUDGED_MAX {
+            let after = self.judged.map_or(Bound::Unbounded, Bound::Excluded);
+            let next = self.pending.range((after, Bound::Unbounded)).next();
+            let Some(next) = next.or_else(|| self.pending.first()).copied() else { return };
+            self.pending.remove(&next);
+            self.judged = Some(next);
+            self.judge(next, now);
         }
     }
 
     fn judge(&mut self, address: IpAddr, now: Instant) {
         let Some(&wanted) = self.interest.get(&address) else { return };
         let upstreams = 0..u8::try_from(self.config.upstreams.len()).unwrap_or(u8::MAX);
-        let outlooks: Vec<Outlook> =
-            upstreams.map(|upstream| self.outlook(upstream, address, wanted, now)).collect();
+        let outlooks: Vec<Outlook> = upstreams
+            .map(|upstream| Outlook::of(&self.routers, upstream, address, wanted))
+            .collect();
         for (upstream, outlook) in (0..).zip(&outlooks) {
             let way = self.ways.entry((address, upstream)).or_default();
             let (changed, gone) = (way.changed, way.gone);
-            way.follow(outlook, now);
+            way.follow(outlook, &self.routers, now);
             self.route_changes += u64::from(way.changed != changed);
             self.withdrawals += u64::from(way.gone.is_some() && gone.is_none());
         }
@@ -356,42 +360,6 @@ impl Bgp {
         }
     }
 
-    fn outlook(&self, upstream: u8, address: IpAddr, wanted: Instant, now: Instant) -> Outlook {
-        let routers = self.routers.values().filter(|router| router.began >= wanted);
-        let neighbors = routers.flat_map(|router| router.neighbors.values());
-        let tables: Vec<_> = neighbors
-            .filter(|neighbor| neighbor.upstream == upstream)
-            .map(super::router::NeighborState::table)
-            .collect();
-        let settled = tables.iter().all(|table| table.is_settled());
-        let mut best: Option<(Prefix, &super::table::Route)> = None;
-        let mut gone = None;
-        let mut flaps = 0;
-        for prefix in Prefix::covering(address) {
-            for route in tables.iter().flat_map(|table| table.to(prefix)) {
-                flaps = flaps.max(route.withdrawals(FLAP_WINDOW, now));
-                if !route.present {
-                    gone = gone.max(Some(route.since));
-                    continue;
-                }
-                let shorter = |(_, than): (Prefix, &super::table::Route)| {
-                    route.path.as_path.len() < than.path.as_path.len()
-                };
-                let longest = best.is_none_or(|best| best.0 == prefix && shorter(best));
-                if longest {
-                    best = Some((prefix, route));
-                }
-            }
-        }
-        match (best, gone) {
-            (Some((prefix, route)), _) => {
-                Outlook::Routed { prefix, path: route.path.clone(), settled, flaps }
-            }
-            (None, Some(since)) => Outlook::Withdrawn { since, flaps },
-            (None, None) => Outlook::Unknown,
-        }
-    }
-
     /// Everything that is known, as of now.
     pub fn report(&self, now: Instant) -> Report {
         Report {
@@ -405,82 +373,6 @@ impl Bgp {
     }
 }
 
-impl Way {
-    fn follow(&mut self, outlook: &Outlook, now: Instant) {
-        match outlook {
-            Outlook::Unknown => {
-                (self.hash, self.gone, self.path, self.prefix) = (None, None, None, None);
-            }
-            Outlook::Withdrawn { since, .. } => self.gone = Some(*since),
-            // Until all is told, what is there may be half of it.
-            Outlook::Routed { settled: false, path, prefix, .. } => {
-                if self.path.is_none() {
-                    (self.path, self.prefix) = (Some(path.clone()), Some(*prefix));
-                }
-            }
-            Outlook::Routed { path, prefix, .. } => {
-                if self.hash.is_some_and(|hash| hash != path.hash) {
-                    self.changed = Some(now);
-                }
-                (self.hash, self.gone) = (Some(path.hash), None);
-                (self.path, self.prefix) = (Some(path.clone()), Some(*prefix));
-            }
-        }
-    }
-
-    /// `elsewhere`: by another upstream there is a way, or nothing is known against one.
-    fn hint(&self, outlook: &Outlook, elsewhere: bool, policy: &Policy, now: Instant) -> Hint {
-        let mut hint = Hint::default();
-        match outlook {
-            Outlook::Unknown => return hint,
-            Outlook::Withdrawn { flaps, .. } | Outlook::Routed { flaps, .. } => {
-                hint.flapped(*flaps);
-            }
-        }
-        match self.gone {
-            Some(since) if elsewhere => hint.drain(Reason::Withdrawn(since)),
-            Some(since) => hint.withdrawn_everywhere(since, now),
-            None => {}
-        }
-        if let Outlook::Routed { path, .. } = outlook {
-            for community in &path.communities {
-                if *community == Community::GRACEFUL_SHUTDOWN {
-                    hint.drain(Reason::GracefulShutdown);
-                } else if policy.drain.contains(community) {
-                    hint.drain(Reason::Drain(*community));
-                }
-                for (_, cost) in policy.cost.iter().filter(|(priced, _)| priced == community) {
-                    hint.cost(*community, *cost);
-                }
-            }
-            hint.transit = transit(&path.as_path);
-        }
-        if let Some(at) = self.changed {
-            hint.changed(at, now);
-        }
-        hint
-    }
-
-    fn report(&self, (address, upstream): (IpAddr, u8)) -> WayReport {
-        WayReport {
-            address,
-            upstream,
-            prefix: self.prefix,
-            as_path: self.path.as_ref().map(|path| path.as_path.clone()).unwrap_or_default(),
-            next_hop: self.path.as_ref().and_then(|path| path.next_hop),
-            communities: self.path.as_ref().map(|p| p.communities.clone()).unwrap_or_default(),
-            hint: self.hint.clone(),
-        }
-    }
-}
-
-/// All but the destination's own, which all ways share.
-fn transit(as_path: &[u32]) -> Arc<[u32]> {
-    let Some((origin, between)) = as_path.split_last() else { return Arc::default() };
-    let between: BTreeSet<u32> = between.iter().copied().filter(|asn| asn != origin).collect();
-    between.into_iter().take(TRANSIT_MAX).collect()
-}
-
 fn router_report(address: IpAddr, router: &Router) -> RouterReport {
     let neighbors = router.neighbors.iter().map(|(key, neighbor)| NeighborReport {
         address: key.address,
@@ -492,13 +384,16 @@ fn router_report(address: IpAddr, router: &Router) -> RouterReport {
         settled: neighbor.table().is_settled(),
         downs: neighbor.downs,
         made_up: neighbor.is_made_up(),
+        distrust: neighbor.distrust,
     });
     let neighbors: Vec<_> = neighbors.collect();
     let made_up = neighbors.iter().any(|neighbor| neighbor.made_up);
-    let state = match (router.session.is_some(), made_up) {
-        (false, _) => FeedState::Lost,
-        (true, true) => FeedState::MadeUp,
-        (true, false) => FeedState::Up,
+    let distrusted = neighbors.iter().any(|neighbor| neighbor.distrust.is_some());
+    let state = match router.session {
+        None => FeedState::Lost,
+        Some(_) if distrusted => FeedState::Distrusted,
+        Some(_) if made_up => FeedState::MadeUp,
+        Some(_) => FeedState::Up,
     };
     RouterReport {
         address,
@@ -506,6 +401,7 @@ fn router_report(address: IpAddr, router: &Router) -> RouterReport {
         state,
         since: router.since,
         messages: router.messages,
+        distrusts: router.distrusts.clone(),
         ignored: router.ignored.clone(),
         unmapped: router.unmapped.iter().copied().collect(),
         neighbors,

@@ -5,7 +5,7 @@
 //! when routes become few ([`FEW`] in [`WINDOW`]). What was known before is held meanwhile; what
 //! the dump did not bring is withdrawn then.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,21 +13,19 @@ use proto::time::{Duration, Instant};
 
 use super::message::{Attributes, Community, Nlri};
 use super::prefix::Prefix;
+use super::sense::{Distrust, Sense, Trait};
 
 /// Routes kept of one table: a few for each address of interest.
 const ROUTES_MAX: usize = 16_384;
+/// And of those to one prefix (RFC 7911).
+const PATHS_MAX: usize = 64;
 /// A dump comes in thousands of routes a second, afterwards a full table changes in tens.
 const WINDOW: Duration = Duration::from_secs(5);
 const FEW: u32 = 500;
 /// However many come, it is over then.
 const DUMP_MAX: Duration = Duration::from_secs(300);
-/// Withdrawals remembered for each route, to count flaps.
-const WITHDRAWALS_MAX: usize = 8;
 /// A route gone for so long is nobody's any more.
 const GONE_KEPT: Duration = Duration::from_secs(24 * 3_600);
-/// So many withdrawals without one announcement are made up: FRR sends a withdrawal for each
-/// update of its pre-policy table if it does not keep one (`soft-reconfiguration inbound`).
-const MADE_UP: u64 = 100;
 
 /// How a route goes, and a hash of that.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,25 +90,34 @@ pub(super) struct Route {
     stale: bool,
     /// When it became as it is.
     pub(super) since: Instant,
-    withdrawals: VecDeque<Instant>,
+    /// How often it went away; wraps.
+    pub(super) withdrawals: u32,
+    /// As it was a while ago.
+    before: Trait,
 }
 
 impl Route {
-    fn withdraw(&mut self, now: Instant) {
-        if self.present {
+    /// True if it was there.
+    fn withdraw(&mut self, now: Instant) -> bool {
+        let there = self.present;
+        if there {
             (self.present, self.since) = (false, now);
-            if self.withdrawals.len() >= WITHDRAWALS_MAX {
-                self.withdrawals.pop_front();
-            }
-            self.withdrawals.push_back(now);
+            self.withdrawals = self.withdrawals.wrapping_add(1);
         }
         self.stale = false;
+        there
     }
+}
 
-    /// How often it went away within `window`.
-    pub(super) fn withdrawals(&self, window: Duration, now: Instant) -> usize {
-        self.withdrawals.iter().filter(|at| now - **at < window).count()
-    }
+/// What became of a route that was announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Learned {
+    /// As it was: routers repeat themselves.
+    Same,
+    /// New, back, or another one.
+    Changed,
+    /// Not kept.
+    NoRoom,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,15 +136,23 @@ enum Dump {
 #[derive(Debug)]
 pub(super) struct Table {
     routes: BTreeMap<Nlri, Route>,
+    /// How many of them have a prefix of this family (IPv6?) and length.
+    lengths: BTreeMap<(bool, u8), usize>,
+    /// How many of them are stale.
+    stale: usize,
     dump: Dump,
-    /// In this session, of any prefix.
-    announced: u64,
-    withdrawn: u64,
+    sense: Sense,
 }
 
 impl Default for Table {
     fn default() -> Self {
-        Self { routes: BTreeMap::new(), dump: Dump::Awaited, announced: 0, withdrawn: 0 }
+        Self {
+            routes: BTreeMap::new(),
+            lengths: BTreeMap::new(),
+            stale: 0,
+            dump: Dump::Awaited,
+            sense: Sense::default(),
+        }
     }
 }
 
@@ -145,13 +160,21 @@ impl Table {
     /// Everything comes anew: what is known is held until it did.
     pub(super) fn begin(&mut self) {
         self.routes.values_mut().for_each(|route| route.stale = route.present);
-        (self.dump, self.announced, self.withdrawn) = (Dump::Awaited, 0, 0);
+        (self.dump, self.sense) = (Dump::Awaited, Sense::default());
+        self.recount();
+    }
+
+    fn recount(&mut self) {
+        self.stale = self.routes.values().filter(|route| route.stale).count();
+        self.lengths.clear();
+        for Nlri { prefix, .. } in self.routes.keys() {
+            *self.lengths.entry((prefix.is_ipv6(), prefix.length())).or_default() += 1;
+        }
     }
 
     /// UPDATEs came, with so many routes for anywhere.
     pub(super) fn count(&mut self, announced: u32, withdrawn: u32, now: Instant) {
-        self.announced += u64::from(announced);
-        self.withdrawn += u64::from(withdrawn);
+        self.sense.count(announced, withdrawn, now);
         let routes = announced.saturating_add(withdrawn);
         match &mut self.dump {
             Dump::Awaited => self.dump = Dump::Running { begun: now, window: now, routes },
@@ -160,40 +183,78 @@ impl Table {
         }
     }
 
-    /// False if there is no room. What is as it was stays as it is: routers repeat themselves.
-    pub(super) fn announce(&mut self, nlri: Nlri, path: &Arc<RoutePath>, now: Instant) -> bool {
+    /// A route came.
+    pub(super) fn announce(&mut self, nlri: Nlri, path: &Arc<RoutePath>, now: Instant) -> Learned {
         if let Some(route) = self.routes.get_mut(&nlri) {
-            if !route.present || route.path.hash != path.hash {
+            let moved = route.path.hash != path.hash;
+            let same = route.present && !moved;
+            if !same {
                 (route.path, route.present, route.since) = (path.clone(), true, now);
             }
-            route.stale = false;
-            return true;
+            if std::mem::take(&mut route.stale) {
+                self.stale -= 1;
+            }
+            if moved && self.dump == Dump::Over {
+                self.sense.changed();
+            }
+            return if same { Learned::Same } else { Learned::Changed };
         }
-        if self.routes.len() >= ROUTES_MAX {
-            return false;
+        if self.routes.len() >= ROUTES_MAX || self.to(nlri.prefix).count() >= PATHS_MAX {
+            return Learned::NoRoom;
         }
-        let (path, withdrawals) = (path.clone(), VecDeque::new());
-        let route = Route { path, present: true, stale: false, since: now, withdrawals };
+        let before = Trait::of(&path.as_path);
+        let path = path.clone();
+        let route = Route { path, present: true, stale: false, since: now, withdrawals: 0, before };
         self.routes.insert(nlri, route);
-        true
+        *self.lengths.entry((nlri.prefix.is_ipv6(), nlri.prefix.length())).or_default() += 1;
+        Learned::Changed
     }
 
-    /// A route that was never announced cannot go, nor can any from a session that announced nothing.
-    pub(super) fn withdraw(&mut self, nlri: &Nlri, now: Instant) {
-        if self.announced > 0
-            && let Some(route) = self.routes.get_mut(nlri)
-        {
-            route.withdraw(now);
+    /// True if there was such a route. One that was never announced cannot go, nor can any from a
+    /// session that announced nothing.
+    pub(super) fn withdraw(&mut self, nlri: &Nlri, now: Instant) -> bool {
+        if self.sense.announced() == 0 {
+            return false;
         }
+        let Some(route) = self.routes.get_mut(nlri) else { return false };
+        self.stale -= usize::from(route.stale);
+        route.withdraw(now)
     }
 
     /// The neighbor is gone, and all it told (RFC 7854 §4.9).
     pub(super) fn withdraw_all(&mut self, now: Instant) {
-        self.routes.values_mut().for_each(|route| route.withdraw(now));
+        self.routes.values_mut().for_each(|route| _ = route.withdraw(now));
+        self.stale = 0;
+    }
+
+    /// Why it is not to be believed any more, though the session goes on.
+    pub(super) fn distrust(&mut self, now: Instant) -> Option<Distrust> {
+        // What a session begins with has nothing to be compared with.
+        if self.dump != Dump::Over {
+            return None;
+        }
+        if self.sense.only_withdraws(now) {
+            return Some(Distrust::OnlyWithdraws);
+        }
+        if !self.sense.is_worth_a_look(self.routes.len()) {
+            return None;
+        }
+        let there = self.routes.values().filter(|route| route.present);
+        self.sense.look(there.map(|route| (route.before, Trait::of(&route.path.as_path))))
+    }
+
+    fn roll(&mut self, now: Instant) {
+        if self.sense.roll(now) {
+            let all = self.routes.values_mut();
+            all.for_each(|route| route.before = Trait::of(&route.path.as_path));
+        }
     }
 
     /// Ends the dump if it is over: then what is forgotten, for the router told nothing true.
     pub(super) fn settle(&mut self, now: Instant) -> Option<Vec<Prefix>> {
+        if self.dump == Dump::Over {
+            self.roll(now);
+        }
         let Dump::Running { begun, window, routes } = self.dump else { return None };
         if now - window < WINDOW {
             return None;
@@ -203,9 +264,11 @@ impl Table {
             return None;
         }
         self.dump = Dump::Over;
-        let forgotten = if self.announced == 0 { self.forget_stale() } else { Vec::new() };
+        let forgotten = if self.sense.announced() == 0 { self.forget_stale() } else { Vec::new() };
         let missing = self.routes.values_mut().filter(|route| route.stale);
-        missing.for_each(|route| route.withdraw(now));
+        missing.for_each(|route| _ = route.withdraw(now));
+        self.stale = 0;
+        self.roll(now);
         Some(forgotten)
     }
 
@@ -221,7 +284,9 @@ impl Table {
     /// What a session before told and this one did not.
     pub(super) fn forget_stale(&mut self) -> Vec<Prefix> {
         let stale = self.routes.extract_if(.., |_, route| route.stale);
-        stale.map(|(nlri, _)| nlri.prefix).collect()
+        let gone = stale.map(|(nlri, _)| nlri.prefix).collect();
+        self.recount();
+        gone
     }
 
     /// Removes what is gone for long, and what is not wanted any more; tells what.
@@ -230,16 +295,18 @@ impl Table {
             (route.present || now - route.since < GONE_KEPT) && wanted(&nlri.prefix)
         };
         let gone = self.routes.extract_if(.., |nlri, route| !kept(nlri, route));
-        gone.map(|(nlri, _)| nlri.prefix).collect()
+        let gone = gone.map(|(nlri, _)| nlri.prefix).collect();
+        self.recount();
+        gone
     }
 
-    pub(super) fn has_stale(&self) -> bool {
-        self.routes.values().any(|route| route.stale)
+    pub(super) const fn has_stale(&self) -> bool {
+        self.stale > 0
     }
 
-    /// Does it make sense?
+    /// Does it make no sense from its beginning?
     pub(super) const fn is_made_up(&self) -> bool {
-        self.announced == 0 && self.withdrawn >= MADE_UP
+        self.sense.is_made_up()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -255,8 +322,19 @@ impl Table {
     }
 
     /// The routes to exactly this prefix, also those that are gone.
-    pub(super) fn to(&self, prefix: Prefix) -> impl Iterator<Item = &Route> {
+    pub(super) fn to(&self, prefix: Prefix) -> impl Iterator<Item = (&Nlri, &Route)> {
         let all = Nlri { prefix, path_id: 0 }..=Nlri { prefix, path_id: u32::MAX };
-        self.routes.range(all).map(|(_, route)| route)
+        self.routes.range(all)
+    }
+
+    /// Those to any prefix that covers `address`.
+    pub(super) fn covering(&self, address: IpAddr) -> impl Iterator<Item = (&Nlri, &Route)> {
+        let lengths = self.lengths.range((address.is_ipv6(), 0)..=(address.is_ipv6(), u8::MAX));
+        let prefixes = lengths.filter_map(move |((_, bits), _)| Prefix::new(address, *bits));
+        prefixes.flat_map(|prefix| self.to(prefix))
+    }
+
+    pub(super) fn route(&self, nlri: &Nlri) -> Option<&Route> {
+        self.routes.get(nlri)
     }
 }

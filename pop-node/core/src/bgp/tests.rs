@@ -39,6 +39,7 @@ struct World {
     now: Instant,
     session: Option<Session>,
     closed: Vec<Hangup>,
+    alarms: Vec<Distrust>,
     hints: std::collections::BTreeMap<(u8, IpAddr), Hint>,
     events: usize,
 }
@@ -60,6 +61,7 @@ impl World {
             now,
             session: None,
             closed: Vec::new(),
+            alarms: Vec::new(),
             hints: std::collections::BTreeMap::new(),
             events: 0,
         };
@@ -105,6 +107,7 @@ impl World {
                     assert_eq!(Some(session), self.session);
                     self.closed.push(why);
                 }
+                Event::Distrusted { why, .. } => self.alarms.push(why),
                 Event::Hint { upstream, address, hint } => {
                     self.events += 1;
                     self.hints.insert((upstream, address), hint);
@@ -166,7 +169,7 @@ impl World {
     fn against(&self, upstream: u8) -> String {
         let hint = self.hint(upstream);
         let reasons: Vec<&str> = hint.reasons.iter().map(Reason::name).collect();
-        let flags = [(hint.drained, " drained"), (hint.shaky, " shaky")];
+        let flags = [(hint.drain > Drain::No, " drained"), (hint.shaky, " shaky")];
         let flags: String = flags.iter().filter(|(on, _)| *on).map(|(_, text)| *text).collect();
         format!("{:.1}{flags} {}", hint.risk, reasons.join(",")).trim().to_owned()
     }
@@ -199,6 +202,7 @@ fn a_withdrawn_route_is_left_at_once_and_taken_again_when_it_is_back() {
     let mut world = World::settled();
     world.withdraw(FIRST, Rib::AdjInPre, "233.252.0.0/24");
     assert_eq!(world.against(0), "0.0 drained withdrawn");
+    assert_eq!(world.hint(0).drain, Drain::Withdrawn);
     assert_eq!(world.against(1), "0.0");
     world.wait(60);
     world.announce(FIRST, "233.252.0.0/24", &[OWN, 65_002, 64_500, 64_999]);
@@ -272,6 +276,7 @@ fn communities_drain_and_cost() {
         let path: &[u32] = &[65_002, 64_500, 64_999];
         world.announce_with(FIRST, Rib::AdjInPre, ("233.252.0.0/24", path, &[mark]));
         assert_eq!(world.against(0), expected);
+        assert_ne!(world.hint(0).drain, Drain::Withdrawn, "it still carries");
         world.wait(700);
         world.announce_with(FIRST, Rib::AdjInPre, ("233.252.0.0/24", path, &[]));
         assert_eq!(world.against(0), "5.0 shaky changed", "the mark is gone");
@@ -573,14 +578,255 @@ fn a_table_is_bounded() {
     let mut world = World::new();
     world.connect();
     world.up(FIRST);
-    for path_id in 0..20_000 {
-        let announced = vec![Nlri { path_id, ..nlri("233.252.0.0/24") }];
+    let all = (0..400).flat_map(|at| (0..100).map(move |path_id| (at, path_id)));
+    world.interest(&["10.0.0.1"]);
+    let lengths: Vec<String> =
+        (1..=32).map(|bits| Prefix::new(ip("10.0.0.1"), bits).unwrap().to_string()).collect();
+    for (at, path_id) in all {
+        let Some(prefix) = lengths.get(at) else { break };
+        let announced = vec![Nlri { path_id, ..nlri(prefix) }];
         let update = Update { announced, announced_total: 1, ..Update::default() };
         world.routes(FIRST, Rib::AdjInPre, update);
     }
     let report = world.router();
-    assert_eq!(report.neighbors[0].routes, 16_384);
-    assert_eq!(report.ignored[&Ignored::NoRoom], 20_000 - 16_384);
+    assert_eq!(report.neighbors[0].routes, 32 * 64);
+    assert_eq!(report.ignored[&Ignored::NoRoom], 32 * 36);
+}
+
+#[test]
+fn what_cannot_be_read_makes_a_table_worthless_until_it_is_told_anew() {
+    let mut world = World::settled();
+    world.withdraw(FIRST, Rib::AdjInPre, "233.252.0.0/24");
+    assert_eq!(world.against(0), "0.0 drained withdrawn");
+    // Of whom nobody cares, or nobody can tell.
+    world.say(Message::Malformed { peer: None });
+    world.say(Message::Malformed { peer: Some(peer("198.51.100.77", Rib::AdjInPre)) });
+    world.say(Message::Malformed { peer: Some(peer(FIRST, Rib::AdjOut)) });
+    assert_eq!((world.router().state, world.alarms.len()), (FeedState::Up, 0));
+    let malformed = Message::Malformed { peer: Some(peer(FIRST, Rib::AdjInPre)) };
+    world.say(malformed.clone());
+    world.say(malformed.clone());
+    assert_eq!(
+        (world.against(0).as_str(), world.alarms.as_slice()),
+        ("0.0", &[Distrust::Malformed][..])
+    );
+    assert_eq!(world.router().state, FeedState::Distrusted);
+    let (why, since) = world.router().neighbors[0].distrust.unwrap();
+    assert_eq!((why, since), (Distrust::Malformed, world.now));
+    assert_eq!(
+        (world.router().ignored[&Ignored::Malformed], world.router().distrusts[&why]),
+        (5, 1)
+    );
+    // What comes after it is no table.
+    world.announce(FIRST, "233.252.0.0/24", &[65_002, 1, 64_999]);
+    assert_eq!(world.router().ignored[&Ignored::Distrusted], 1);
+    assert!(world.hint(0).transit.is_empty());
+    world.wait(2);
+    assert_eq!(world.closed, [Hangup::Distrusted], "the router is to send all again");
+    world.connect();
+    assert_eq!(world.router().state, FeedState::Distrusted, "not yet");
+    for neighbor in [FIRST, SECOND] {
+        world.up(neighbor);
+        world.announce(neighbor, "233.252.0.0/24", &[65_002, 64_500, 64_999]);
+    }
+    world.wait(20);
+    assert_eq!((world.router().state, world.hint(0).transit.len()), (FeedState::Up, 2));
+    assert_eq!(world.against(0), "0.0", "nothing to compare it with");
+    // Once in five minutes at most, and forgiven if the BGP session begins anew before.
+    world.say(malformed);
+    world.wait(200);
+    assert_eq!(world.closed.len(), 1);
+    world.wait(100);
+    assert_eq!(world.closed.len(), 2);
+}
+
+#[test]
+fn a_peer_up_that_cannot_be_read_is_no_neighbor_without_routes() {
+    let mut world = World::new();
+    world.connect();
+    world.say(Message::Malformed { peer: Some(peer(FIRST, Rib::AdjInPre)) });
+    world.announce(FIRST, "233.252.0.0/24", &[65_002]);
+    assert_eq!(world.router().state, FeedState::Distrusted);
+    world.up(FIRST);
+    assert_eq!(world.router().state, FeedState::Up);
+}
+
+/// Addresses of interest `233.252.0.0` and up, and a default route to all of them.
+fn wide(addresses: u8) -> World {
+    let mut world = World::settled();
+    let all: Vec<String> = (0..addresses).map(|n| format!("233.252.0.{n}")).collect();
+    world.interest(&all.iter().map(String::as_str).collect::<Vec<_>>());
+    world.wait(11);
+    world.connect();
+    for neighbor in [FIRST, SECOND] {
+        world.up(neighbor);
+        world.announce(neighbor, "0.0.0.0/0", &[65_002]);
+    }
+    world.wait(20);
+    world
+}
+
+#[test]
+fn wide_prefixes_are_judged_in_turns_and_only_if_they_changed() {
+    let mut world = wide(250);
+    let now = world.now;
+    let default = |hop| {
+        let attributes = Attributes { as_path: vec![65_002, hop], ..Attributes::default() };
+        let announced = vec![nlri("0.0.0.0/0")];
+        let update = Update { announced, attributes, announced_total: 1, ..Update::default() };
+        Message::Routes { peer: peer(FIRST, Rib::AdjInPre), update }
+    };
+    let session = world.session.unwrap();
+    let changes = world.bgp.report(now).route_changes;
+    // A thousand changes at once are one, and not all addresses are looked at in one turn.
+    world.bgp.handle_messages(session, (0..1_000).map(default), now).unwrap();
+    let told = |world: &mut World| {
+        let before = world.events;
+        world.listen();
+        world.events - before
+    };
+    assert_eq!(told(&mut world), 128);
+    assert!(world.bgp.poll_timeout() <= now, "the rest is due at once");
+    world.bgp.handle_timeout(now);
+    assert_eq!(told(&mut world), 122);
+    assert!(world.bgp.poll_timeout() > now);
+    assert_eq!(world.bgp.report(now).route_changes - changes, 250);
+    // Said again, it is nothing.
+    world.bgp.handle_messages(session, (0..1_000).map(|_| default(999)), now).unwrap();
+    assert!(world.bgp.poll_timeout() > now);
+    assert_eq!(told(&mut world), 0);
+    // Who changes it all the time does not keep the last address from being looked at.
+    for hop in 0..2 {
+        world.bgp.handle_messages(session, [default(hop)], now).unwrap();
+    }
+    world.listen();
+    let last = world.hints[&(0, ip("233.252.0.249"))].clone();
+    assert_eq!(last.changed, Some(now));
+}
+
+#[test]
+fn flaps_are_those_of_the_way_in_use() {
+    let mut world = World::settled();
+    // Behind the route in use another one comes and goes.
+    for _ in 0..5 {
+        world.announce(FIRST, "233.252.0.0/16", &[65_002]);
+        world.withdraw(FIRST, Rib::AdjInPre, "233.252.0.0/16");
+        world.wait(1);
+    }
+    assert_eq!(world.against(0), "0.0");
+    // That in use does, twice within one batch: seen by its count.
+    let path: &[u32] = &[OWN, 65_002, 64_500, 64_999];
+    let messages = [false, true, false, true].map(|announce| {
+        let attributes = Attributes {
+            as_path: path.to_vec(),
+            next_hop: Some(ip(FIRST)),
+            ..Attributes::default()
+        };
+        let list = vec![nlri("233.252.0.0/24")];
+        let update = if announce {
+            Update { announced: list, attributes, announced_total: 1, ..Update::default() }
+        } else {
+            Update { withdrawn: list, withdrawn_total: 1, ..Update::default() }
+        };
+        Message::Routes { peer: peer(FIRST, Rib::AdjInPre), update }
+    });
+    world.bgp.handle_messages(world.session.unwrap(), messages, world.now).unwrap();
+    world.listen();
+    assert_eq!((world.against(0).as_str(), world.against(1).as_str()), ("4.0 flapping", "0.0"));
+}
+
+/// Twenty addresses, a /32 to each by both neighbors, everything told.
+fn many(path: &[u32]) -> World {
+    let mut world = wide(20);
+    for n in 0..20 {
+        for neighbor in [FIRST, SECOND] {
+            world.announce(neighbor, &format!("233.252.0.{n}/32"), path);
+        }
+    }
+    // No window that this is a change in.
+    world.wait(700);
+    assert_eq!(world.router().state, FeedState::Up);
+    world
+}
+
+#[test]
+fn routes_that_all_change_at_once_are_not_believed() {
+    let path = [65_002, 64_500, 64_999];
+    for (then, many_of, expected) in [
+        ([65_002, 64_500, 666].as_slice(), 20, Some(Distrust::OriginsChanged)),
+        (&[65_002, 64_500, 7, 8, 64_999], 20, Some(Distrust::LengthsChanged)),
+        // Another way of the same length, or some of them: that happens.
+        (&[65_002, 64_501, 64_999], 20, None),
+        (&[65_002, 64_500, 666], 12, None),
+    ] {
+        let mut world = many(&path);
+        for n in 0..many_of {
+            world.announce(FIRST, &format!("233.252.0.{n}/32"), then);
+        }
+        assert_eq!(world.alarms.first().copied(), expected, "{then:?}");
+        let state = expected.map_or(FeedState::Up, |_| FeedState::Distrusted);
+        assert_eq!(world.router().state, state);
+        let against: Vec<_> = world.hints.values().filter(|hint| hint.risk > 0.0).collect();
+        assert_eq!(against.is_empty(), expected.is_some(), "{against:?}");
+        if expected.is_some() {
+            world.wait(2);
+            assert_eq!(world.closed.last(), Some(&Hangup::Distrusted));
+        }
+    }
+    // One by one, in an hour: the network changes.
+    let mut world = many(&path);
+    for n in 0..20 {
+        world.announce(FIRST, &format!("233.252.0.{n}/32"), &[65_002, 64_500, 666]);
+        world.wait(180);
+    }
+    assert!(world.alarms.is_empty());
+}
+
+#[test]
+fn a_table_that_begins_to_do_nothing_but_withdraw_is_not_believed() {
+    let other = Update { withdrawn_total: 1, ..Update::default() };
+    // More than it ever announced.
+    let mut world = World::settled();
+    world.withdraw(FIRST, Rib::AdjInPre, "233.252.0.0/24");
+    for _ in 0..98 {
+        world.routes(FIRST, Rib::AdjInPre, other.clone());
+    }
+    assert_eq!((world.alarms.len(), world.against(0).as_str()), (0, "0.0 drained withdrawn"));
+    world.routes(FIRST, Rib::AdjInPre, other.clone());
+    assert_eq!(world.alarms, [Distrust::OnlyWithdraws]);
+    assert_eq!(world.against(0), "0.0", "left to measurement");
+    // A large table that loses its upstreams withdraws each route once: that is to be left.
+    let full = Update { announced_total: 10_000, ..Update::default() };
+    let large = || {
+        let mut world = World::new();
+        world.connect();
+        for neighbor in [FIRST, SECOND] {
+            world.up(neighbor);
+            world.announce(neighbor, "233.252.0.0/24", &[65_002]);
+            world.routes(neighbor, Rib::AdjInPre, full.clone());
+        }
+        world.wait(20);
+        world
+    };
+    let mut world = large();
+    world.withdraw(FIRST, Rib::AdjInPre, "233.252.0.0/24");
+    let most = Update { withdrawn_total: 10_000, ..Update::default() };
+    world.routes(FIRST, Rib::AdjInPre, most);
+    world.wait(120);
+    assert_eq!((world.alarms.len(), world.against(0).as_str()), (0, "0.0 drained withdrawn"));
+    // One that does so for ever is configured wrongly; an announcement between is as usual.
+    for (announced, expected) in [(0, 1), (1, 0)] {
+        let mut world = large();
+        for second in 0..300 {
+            world.routes(FIRST, Rib::AdjInPre, other.clone());
+            if second % 30 == 0 {
+                let one = Update { announced_total: announced, ..Update::default() };
+                world.routes(FIRST, Rib::AdjInPre, one);
+            }
+            world.wait(1);
+        }
+        assert_eq!(world.alarms.len(), expected, "{announced}");
+    }
 }
 
 #[test]
@@ -648,7 +894,8 @@ proptest! {
         for (message, wait) in messages {
             world.say(message);
             world.wait(wait);
-            prop_assert!(!(world.hint(0).drained && world.hint(1).drained));
+            let withdrawn = |upstream| world.hint(upstream).drain == Drain::Withdrawn;
+            prop_assert!(!(withdrawn(0) && withdrawn(1)));
         }
         if again {
             world.connect();

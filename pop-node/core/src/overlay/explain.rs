@@ -5,7 +5,7 @@ use proto::time::{Duration, Instant};
 
 use super::choice::Candidate;
 use super::route::{Hop, Route};
-use crate::bgp::Reason;
+use crate::bgp::{Drain, Reason};
 
 /// Why a route is as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -159,7 +159,7 @@ impl PeerReport {
 }
 
 fn describe(path: &PathReport, route: &Route, now: Instant) -> String {
-    let Candidate { hop, health, rtt, jitter, loss, risk, drained, .. } = &path.sending;
+    let Candidate { hop, health, rtt, jitter, loss, risk, drain, .. } = &path.sending;
     let role = if *hop == route.primary {
         " carries media,"
     } else if route.copy.as_ref() == Some(hop) {
@@ -172,9 +172,11 @@ fn describe(path: &PathReport, route: &Route, now: Instant) -> String {
     });
     let mut against =
         if *risk > 0.0 { format!(", {risk:.1} of R against it") } else { String::new() };
-    if *drained {
-        against += ", to be left while there is another";
-    }
+    against += match drain {
+        Drain::No => "",
+        Drain::Asked => ", to be left while there is another",
+        Drain::Withdrawn => ", without a route, to be left while there is any other",
+    };
     let reasons: Vec<String> = path.against.iter().map(|why| why.sentence(now)).collect();
     if !reasons.is_empty() {
         against += &format!(" ({})", reasons.join("; "));

@@ -46,7 +46,7 @@ const OVERTAKEN_MAX_US: u32 = 5_000_000;
 const RELAYS_MAX: usize = 3;
 /// One that the peer chose is kept for so long after its last probe.
 const RELAY_FORGOTTEN: Duration = Duration::from_secs(10);
-const PATHS_MAX: usize = 32;
+pub(super) const PATHS_MAX: usize = 32;
 /// Changes remembered for each peer.
 const CHANGES_MAX: usize = 64;
 const COMMANDS_MAX: usize = 4_096;
@@ -260,7 +260,9 @@ impl Paths {
     pub fn handle_hint(&mut self, peer: &PopId, path: PathId, hint: Hint, now: Instant) {
         let Some(state) = self.peers.get_mut(peer) else { return };
         if let Some(known) = state.paths.get_mut(&path) {
-            known.against = hint;
+            if known.hold_against(hint) {
+                state.choice.forget(&known.hop);
+            }
             state.decide = now;
         }
     }
@@ -346,7 +348,9 @@ impl Paths {
         let candidates: Vec<_> = state.paths.values().map(|path| path.candidate(now)).collect();
         let decided = state.choice.decide(&candidates, now);
         set_intervals(state, &candidates, busy, now);
-        state.history.observe(&candidates, state.choice.route(), now);
+        let reasons = state.paths.values().map(|path| path.against.reasons.as_slice());
+        let seen = candidates.iter().zip(reasons);
+        state.history.observe(seen, state.choice.route(), now);
         let Some(why) = decided else { return };
         let Some(route) = state.choice.route().cloned() else { return };
         state.why = Some((why, now));
@@ -515,7 +519,7 @@ impl Paths {
     /// The paths to a POP as they were at `at`; `None` if nothing is known from then.
     pub fn past(&self, peer: &str, at: Instant) -> Option<Moment> {
         let (_, peer) = self.peers.iter().find(|(id, _)| id.as_str() == peer)?;
-        peer.history.at(at).cloned()
+        peer.history.at(at)
     }
 
     /// Everything about the paths to one POP, or to all.

@@ -100,6 +100,20 @@ impl Path {
         *self = Self { against, media_before: media, media, health, ..Self::new(hop, now) };
     }
 
+    /// What BGP says of it. True if its route is another one: then what was measured of our
+    /// direction was measured elsewhere. That it is there, and what comes from the peer, stays.
+    pub(super) fn hold_against(&mut self, hint: Hint) -> bool {
+        let another = hint.changed > self.against.changed;
+        self.against = hint;
+        if another {
+            self.rtt = None;
+            self.sent.clear();
+            // The last report is what the next ones are compared with.
+            self.told.drain(..self.told.len().saturating_sub(1));
+        }
+        another
+    }
+
     // Receiving.
 
     pub(super) fn hear(&mut self, sequence: u16, sent_us: u32, probe: &Probe, now: Instant) {
@@ -257,7 +271,7 @@ impl Path {
             bursts,
             risk: self.against.risk,
             shaky: self.against.shaky,
-            drained: self.against.drained,
+            drain: self.against.drain,
             transit: self.against.transit.clone(),
         }
     }

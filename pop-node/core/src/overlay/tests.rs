@@ -431,7 +431,7 @@ fn hints_that_come_together_are_decided_on_together() {
     let mut world = World::new(16, &wires);
     assert_eq!(world.primary(0), "0-0");
     let (peer, now) = (world.ids[1].clone(), world.now);
-    let drained = crate::bgp::Hint { drained: true, ..Default::default() };
+    let drained = crate::bgp::Hint { drain: crate::bgp::Drain::Asked, ..Default::default() };
     // Both ways of the upstream; between them media would go from one to the other.
     for path in [id(0, 0), id(0, 1)] {
         world.pops[0].handle_hint(&peer, path, drained.clone(), now);
@@ -442,8 +442,41 @@ fn hints_that_come_together_are_decided_on_together() {
 }
 
 #[test]
+fn what_was_measured_on_a_route_says_nothing_about_the_next_one() {
+    let mut world = World::new(17, &two_disjoint());
+    world.wires.get_mut(&id(0, 0)).unwrap().loss = 400;
+    world.run(Duration::from_secs(20));
+    let path = |world: &World| world.pops[0].report(world.now).remove(0).paths[0].sending.clone();
+    assert!(path(&world).loss > 0.01 && path(&world).rtt.is_some(), "{:?}", path(&world));
+    let (peer, before) = (world.ids[1].clone(), world.primary(0));
+    // What BGP says beside that changes nothing.
+    let mut hint = crate::bgp::Hint { risk: 1.0, ..Default::default() };
+    world.pops[0].handle_hint(&peer, id(0, 0), hint.clone(), world.now);
+    assert!(path(&world).rtt.is_some());
+    hint.changed = Some(world.now);
+    let wire = world.wires.get_mut(&id(0, 0)).unwrap();
+    (wire.loss, wire.delay) = (0, wire.delay + Duration::from_millis(8));
+    world.pops[0].handle_hint(&peer, id(0, 0), hint.clone(), world.now);
+    let seen = path(&world);
+    assert_eq!((seen.rtt, seen.loss, seen.bursts, seen.health), (None, 0.0, 0, Health::Good));
+    world.reset();
+    world.run(Duration::from_secs(2));
+    let seen = path(&world);
+    // Not the mean of both ways: 16 ms more at once.
+    assert!(seen.rtt.is_some_and(|rtt| rtt >= Duration::from_millis(55)), "{seen:?}");
+    assert!(seen.loss < 0.005, "{seen:?}");
+    assert_eq!((world.primary(0), world.ends[0].switches), (before, 0), "no switch by itself");
+    // The same change told again is no other one.
+    world.pops[0].handle_hint(&peer, id(0, 0), hint, world.now);
+    assert!(path(&world).rtt.is_some());
+}
+
+#[test]
 fn the_view_of_any_moment_of_the_last_hour_is_kept() {
     let mut world = World::new(15, &two_disjoint());
+    let reasons = vec![crate::bgp::Reason::Changed(world.now), crate::bgp::Reason::Flapping(2)];
+    let (peer, hint) = (world.ids[1].clone(), crate::bgp::Hint { reasons, ..Default::default() });
+    world.pops[0].handle_hint(&peer, id(0, 0), hint, world.now);
     world.run(Duration::from_secs(60));
     let cut = world.now;
     world.wires.get_mut(&id(0, 0)).unwrap().dead = [true; 2];
@@ -454,6 +487,7 @@ fn the_view_of_any_moment_of_the_last_hour_is_kept() {
     assert_eq!(states(&then), ["good", "good"]);
     assert_eq!(then.route.as_ref().unwrap().primary.to_string(), "0-0");
     assert!((40_000..45_000).contains(&then.paths[0].rtt_us), "{then:?}");
+    assert_eq!(then.paths[0].against, ["changed", "flapping"]);
     let now = world.pops[0].past("sin1", world.now).unwrap();
     assert_eq!(states(&now), ["down", "good"]);
     assert_eq!(now.route.unwrap().primary.to_string(), "1-1");

@@ -40,6 +40,11 @@ impl Better {
         Some((hop, *since + BETTER_FOR))
     }
 
+    /// One is another than before, or `all` are compared with it.
+    pub(super) fn forget(&mut self, hop: &Hop, all: bool) {
+        self.0.retain(|other, _| !all && other != hop);
+    }
+
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }

@@ -23,6 +23,7 @@ use proto::time::{Duration, Instant};
 use super::explain::Why;
 use super::health::Health;
 use super::route::{Hop, Route};
+use crate::bgp::Drain;
 use crate::codec::Codec;
 use crate::media::quality::PathQuality;
 use damping::Damping;
@@ -65,8 +66,8 @@ pub struct Candidate {
     pub risk: f64,
     /// Something happened to its route lately: worth a copy.
     pub shaky: bool,
-    /// The operator or the upstream wants it empty.
-    pub drained: bool,
+    /// The operator or the upstream wants it empty, or its route is gone.
+    pub drain: Drain,
     /// ASes between, as BGP tells; sorted.
     pub transit: Arc<[u32]>,
 }
@@ -86,7 +87,7 @@ impl Candidate {
     }
 
     const fn carries(&self) -> bool {
-        matches!(self.health, Health::Good) && !self.drained
+        matches!((self.health, self.drain), (Health::Good, Drain::No))
     }
 
     /// How much it is to be preferred when none carries: heard, and the less doubtful the more.
@@ -142,6 +143,15 @@ impl Choice {
         Some((hop, ripe.max(self.damping.free_at())))
     }
 
+    /// The path's route is another one: for how long it was better, or lossy, says nothing.
+    pub(super) fn forget(&mut self, hop: &Hop) {
+        let primary = self.route.as_ref().is_some_and(|route| route.primary == *hop);
+        if primary {
+            self.repair = Repair::default();
+        }
+        self.better.forget(hop, primary);
+    }
+
     /// Decides anew. `Some` if the route changed, with the reason.
     pub fn decide(&mut self, candidates: &[Candidate], now: Instant) -> Option<Why> {
         let switched = self.primary(candidates, now);
@@ -173,10 +183,10 @@ impl Choice {
                 (best(others()).or_else(any)?, Why::Down)
             }
             Some(current) if current.health == Health::Unmeasured => (best(others())?, Why::First),
-            Some(current) if current.drained => {
-                (best(others().filter(|other| !current.is_refuge_from(other)))?, Why::Drained)
-            }
-            Some(current) => self.improvement(current, others(), now)?,
+            Some(current) => match refuge(current, others()) {
+                Some(refuge) => (refuge, Why::Drained),
+                None => self.improvement(current, others(), now)?,
+            },
         };
         let to = to.hop.clone();
         self.switch(to, why, now);
@@ -270,12 +280,26 @@ fn best<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Option<&'a Candi
     carrying.max_by(|a, b| a.score().total_cmp(&b.score()).then(b.hop.cmp(&a.hop)))
 }
 
+/// Where to go from one that is to be left: of those that work the one that is least to be left,
+/// unless it loses far more.
+fn refuge<'a>(
+    current: &Candidate,
+    others: impl Iterator<Item = &'a Candidate>,
+) -> Option<&'a Candidate> {
+    let better = |other: &&Candidate| other.health == Health::Good && other.drain < current.drain;
+    let others = others.filter(better).filter(|other| !current.is_refuge_from(other));
+    others.max_by(|a, b| {
+        let by_drain = b.drain.cmp(&a.drain);
+        by_drain.then(a.score().total_cmp(&b.score())).then(b.hop.cmp(&a.hop))
+    })
+}
+
 /// The best of those that do not carry: any that is heard, else any.
 fn makeshift<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Option<&'a Candidate> {
-    let worth = |c: &Candidate| (c.makeshift(), c.score());
+    let worth = |c: &Candidate| (c.makeshift(), std::cmp::Reverse(c.drain));
     candidates.max_by(|a, b| {
-        let ((a_rank, a_score), (b_rank, b_score)) = (worth(a), worth(b));
-        a_rank.cmp(&b_rank).then(a_score.total_cmp(&b_score)).then(b.hop.cmp(&a.hop))
+        let by_worth = worth(a).cmp(&worth(b));
+        by_worth.then(a.score().total_cmp(&b.score())).then(b.hop.cmp(&a.hop))
     })
 }
 

@@ -18,7 +18,7 @@ fn path(lower: u8, higher: u8, rtt_ms: u64) -> Candidate {
         bursts: 0,
         risk: 0.0,
         shaky: false,
-        drained: false,
+        drain: Drain::No,
         transit: Arc::default(),
     }
 }
@@ -171,12 +171,12 @@ fn a_path_that_is_down_is_left_for_any_that_is_heard() {
     down(&mut paths[1], 2_000, true);
     assert_eq!(run(&mut choice, &paths, (3_000, 4_000)), ["3000 0-0 + 0-1 suspect"]);
     // Also one that is to be left.
-    paths[1].drained = true;
+    paths[1].drain = Drain::Asked;
     paths[1].health = Health::Good;
     assert_eq!(run(&mut choice, &paths, (4_000, 5_000)), ["4000 0-1 down"]);
-    paths[1].drained = false;
+    paths[1].drain = Drain::No;
     // Drained is less bad than dead.
-    paths[0].drained = true;
+    paths[0].drain = Drain::Asked;
     paths[0].health = Health::Good;
     down(&mut paths[1], 5_000, false);
     assert_eq!(run(&mut choice, &paths, (5_000, 6_000)), ["5000 0-0 down"]);
@@ -191,7 +191,7 @@ fn what_is_lost_counts_more_than_what_is_said() {
     let (mut choice, mut paths) = (Choice::default(), four());
     paths.truncate(2);
     run(&mut choice, &paths, (0, 16_000));
-    paths[0].drained = true;
+    paths[0].drain = Drain::Asked;
     paths[1].loss = 0.15;
     assert!(run(&mut choice, &paths, (16_000, 20_000)).is_empty(), "the other loses too much");
     paths[1].loss = 0.04;
@@ -212,11 +212,11 @@ fn what_the_operator_or_bgp_holds_against_a_path_counts() {
     paths[0].shaky = true;
     paths[0].risk = 3.0;
     assert_eq!(run(&mut choice, &paths, (16_000, 17_000)), ["16000 0-0 + 1-1 shaky"]);
-    paths[0].drained = true;
+    paths[0].drain = Drain::Asked;
     let changes = run(&mut choice, &paths, (17_000, 18_000));
     assert_eq!(changes, ["17000 0-1 + 0-0 drained", "17300 0-1 clean"]);
     // The last one is used whatever is said against it.
-    paths.iter_mut().for_each(|path| path.drained = true);
+    paths.iter_mut().for_each(|path| path.drain = Drain::Asked);
     assert!(run(&mut choice, &paths, (18_000, 40_000)).is_empty());
 }
 
@@ -249,8 +249,8 @@ fn a_standby_shares_no_transit_with_the_primary_if_it_can() {
 fn what_bgp_withdraws_is_left_at_once_with_copies_until_the_new_path_has_proven_itself() {
     let (mut choice, mut paths) = (Choice::default(), four());
     assert_eq!(run(&mut choice, &paths, (0, 1_000)), ["0 0-0 first"]);
-    paths[0].drained = true;
-    paths[1].drained = true;
+    paths[0].drain = Drain::Asked;
+    paths[1].drain = Drain::Asked;
     assert_eq!(
         run(&mut choice, &paths, (1_000, 9_000)),
         ["1000 1-0 + 0-0 drained", "1300 1-0 clean"]
@@ -272,4 +272,22 @@ fn a_path_whose_route_changed_gets_copies_and_is_left_if_it_stays_worse() {
     let story = run(&mut choice, &paths, (16_000, 30_000));
     assert_eq!(story[0], "16000 0-0 + 1-1 shaky");
     assert_eq!(story[1], "21000 0-1 + 0-0 better");
+}
+
+#[test]
+fn a_path_without_a_route_is_left_for_one_that_is_merely_drained() {
+    let (mut choice, mut paths) = (Choice::default(), four());
+    paths.truncate(3);
+    run(&mut choice, &paths, (0, 1_000));
+    paths.iter_mut().for_each(|path| path.drain = Drain::Withdrawn);
+    assert!(run(&mut choice, &paths, (1_000, 2_000)).is_empty(), "none is better");
+    // The slowest, but it still carries.
+    paths[2].drain = Drain::Asked;
+    assert_eq!(
+        run(&mut choice, &paths, (2_000, 3_000)),
+        ["2000 1-0 + 0-0 drained", "2300 1-0 clean"]
+    );
+    paths[2].health = Health::Down(at(3_000));
+    paths[1].drain = Drain::Asked;
+    assert_eq!(run(&mut choice, &paths, (3_000, 4_000)), ["3000 0-1 down"]);
 }
