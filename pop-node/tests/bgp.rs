@@ -199,9 +199,9 @@ fn attributes_of_no_use_are_not_read_and_others_must_be_right() {
     for bad in [
         &[0x40, 2, 6, 9, 1, 0, 0, 0xfd, 0xea][..],
         &[0x40, 2, 5, 2, 1, 0, 0, 0xfd],
-        &[&good[..], &[0x40, 3, 3, 1, 2, 3]].concat(),
-        &[&good[..], &[0xc0, 8, 2, 0xff, 0xff]].concat(),
-        &[&good[..], &[0xc0, 32, 5, 0, 0, 0, 0, 1]].concat(),
+        &[good, &[0x40, 3, 3, 1, 2, 3]].concat(),
+        &[good, &[0xc0, 8, 2, 0xff, 0xff]].concat(),
+        &[good, &[0xc0, 32, 5, 0, 0, 0, 0, 1]].concat(),
     ] {
         assert_eq!(heard(bad).0, 1, "{bad:?}");
     }
