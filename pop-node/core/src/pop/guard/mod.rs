@@ -71,11 +71,25 @@ impl Ward {
     }
 }
 
+/// One half, by who has it, or had it and is lost. A map would keep room for eleven.
+#[derive(Debug, Default)]
+pub(crate) struct Wards(Vec<((PopId, Epoch), Ward)>);
+
+impl Wards {
+    fn retain(&mut self, mut keep: impl FnMut(&(PopId, Epoch), &mut Ward) -> bool) {
+        self.0.retain_mut(|(owner, ward)| keep(owner, ward));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// What is done about halves that outlive their POP.
 #[derive(Debug, Default)]
 pub(crate) struct Guard {
     /// By half; of several owners all but one are lost, or a half is being handed over.
-    held: BTreeMap<Name, BTreeMap<(PopId, Epoch), Ward>>,
+    held: BTreeMap<Name, Wards>,
     incoming: BTreeMap<CallStream, Incoming>,
     feeds: BTreeMap<PopId, Feed>,
     /// All answered halves here, those that still call their peer over, too.
@@ -123,11 +137,19 @@ impl Guard {
     }
 
     fn ward(&self, owner: &Owner) -> Option<&Ward> {
-        self.held.get(&owner.name)?.get(&(owner.pop.clone(), owner.epoch))
+        let wards = &self.held.get(&owner.name)?.0;
+        wards
+            .iter()
+            .find(|(of, _)| (&of.0, of.1) == (&owner.pop, owner.epoch))
+            .map(|(_, ward)| ward)
     }
 
     fn put(&mut self, owner: Owner, ward: Ward) {
-        self.held.entry(owner.name).or_default().insert((owner.pop, owner.epoch), ward);
+        let wards = &mut self.held.entry(owner.name).or_default().0;
+        wards.retain(|((pop, epoch), _)| (pop, *epoch) != (&owner.pop, owner.epoch));
+        // Nearly always the only one.
+        wards.reserve_exact(1);
+        wards.push(((owner.pop, owner.epoch), ward));
     }
 
     fn retain(&mut self, mut keep: impl FnMut(&Owner, &mut Ward) -> bool) {
@@ -141,7 +163,7 @@ impl Guard {
 
     /// The other half ended here; this one may never hear of it.
     pub(crate) fn note_end(&mut self, name: Name, cause: EndCause) {
-        for ward in self.held.get_mut(&name).into_iter().flat_map(BTreeMap::values_mut) {
+        for (_, ward) in self.held.get_mut(&name).into_iter().flat_map(|wards| &mut wards.0) {
             ward.over.get_or_insert(cause);
         }
     }
@@ -170,8 +192,8 @@ impl Guard {
 
     /// Halves of others kept here, and their bytes.
     pub(crate) fn wards(&self) -> (usize, usize) {
-        let wards = || self.held.values().flat_map(BTreeMap::values);
-        (wards().count(), wards().map(|ward| ward.bytes.len()).sum())
+        let wards = || self.held.values().flat_map(|wards| &wards.0);
+        (wards().count(), wards().map(|(_, ward)| ward.bytes.len()).sum())
     }
 
     /// Nothing is under way; wards of others may be here.
