@@ -4,6 +4,18 @@
 use std::process::ExitCode;
 
 use tests::bench::{BENCHES, process, run};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Returns at Ctrl-C or SIGTERM.
+async fn told_to_stop() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -16,7 +28,16 @@ async fn main() -> ExitCode {
     if let Some(ended) = process(&name, &arguments) {
         return ended.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
-    match run(&name, &arguments).await {
+    let measured = tokio::select! {
+        measured = run(&name, &arguments) => measured,
+        () = told_to_stop() => {
+            // What is measured runs in processes of its own.
+            chaos::lab::process::kill_all();
+            eprintln!("{name}: stopped");
+            return ExitCode::from(130);
+        }
+    };
+    match measured {
         None => {
             let names: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
             eprintln!("no benchmark '{name}'; there are: {}", names.join(", "));
