@@ -176,12 +176,12 @@ pub(super) fn records(
     let book = records::read(data, pops)?;
     let mut answered = Vec::new();
     for (call, flow) in (0..).zip(flows) {
-        answered.push(seen.cast.numbers(flow, call)?.0);
+        answered.push((seen.cast.numbers(flow, call)?.0, 1));
     }
     for placed in briefs.iter().filter(|placed| placed.answered.is_some()) {
-        answered.push(seen.cast.numbers(&placed.flow, placed.call)?.0);
+        answered.push((seen.cast.numbers(&placed.flow, placed.call)?.0, placed.tries.len()));
     }
-    Ok(records::complaints(&book, answered.iter().map(String::as_str)))
+    Ok(records::complaints(&book, answered.iter().map(|(from, tries)| (from.as_str(), *tries))))
 }
 
 /// Puts what happened, and re-INVITEs, on the clock of the fault.

@@ -47,12 +47,18 @@ async fn held(scene: &Scene, table: &mut Table) -> Result<()> {
     let (began, cpu) = (Instant::now(), process.cpu_time()?);
     let caller = caller.start(dir.path())?;
     let halves = f64::from(2 * CALLS);
-    eventually("the guardian has both halves of all calls", HELD * 2, async || {
-        Ok((scene.metric(&guardian, "pop_guarded_halves").await? >= halves).then_some(()))
+    // Of another POP: to be asked costs, too.
+    let (calls, fra) = (f64::from(CALLS), Node::pop("fra1"));
+    eventually("all calls are up", HELD * 2, async || {
+        Ok((scene.metric(&fra, "pop_calls_active").await? >= calls).then_some(()))
     })
     .await?;
     let ramp = (process.cpu_time()? - cpu).as_secs_f64() * 1e6 / f64::from(CALLS);
     let placed = began.elapsed();
+    eventually("the guardian has both halves of all calls", SOON, async || {
+        Ok((scene.metric(&guardian, "pop_guarded_halves").await? >= halves).then_some(()))
+    })
+    .await?;
     let busy = busy(process).await?;
     let grown = process.rss_bytes()?.saturating_sub(before) as f64 / 1024.0 / f64::from(CALLS);
     let bytes = scene.metric(&guardian, "pop_guarded_bytes").await?;
