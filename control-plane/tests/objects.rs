@@ -10,7 +10,7 @@
 mod cluster;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use cluster::tools::{control, restore};
