@@ -81,14 +81,16 @@ pub(super) fn course(seconds: &[Second], calls: usize, marks: &[(i64, String)]) 
     let every = ((end - begin) / 12.0).ceil().max(1.0);
     let mut tick = (begin / every).ceil() * every;
     while tick <= end {
-        text(&mut svg, x(tick), FLOOR + 18.0, "middle", "", &format!("{tick:.0} s"));
+        text(&mut svg, x(tick), FLOOR + 18.0, "middle", "", &format!("{:.0} s", tick + 0.0));
         tick += every;
     }
-    for (ms, what) in marks.iter().filter(|(ms, _)| (*ms as f64) < end * 1e3) {
+    let shown = marks.iter().filter(|(ms, _)| (*ms as f64) < end * 1e3);
+    for (above, (ms, what)) in [0.0, 12.0].into_iter().cycle().zip(shown) {
         let at = x(*ms as f64 / 1e3);
         line(&mut svg, (at, TOP - 8.0), (at, FLOOR), "mark");
         let (anchor, dx) = if at > WIDTH * 0.7 { ("end", -5.0) } else { ("start", 5.0) };
-        text(&mut svg, at + dx, TOP - 10.0, anchor, "mark", &escape(what));
+        // Two in a row stand in two lines.
+        text(&mut svg, at + dx, TOP - 4.0 - above, anchor, "mark", &escape(what));
     }
     let alive = |s: &Second| s.alive as f64 / calls.max(1) as f64;
     curve(&mut svg, seconds, "alive", |s| (x(s.at as f64 + 0.5), y(alive(s))));
