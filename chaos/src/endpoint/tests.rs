@@ -24,6 +24,16 @@ fn dial(to: &Agent, codec: Codec) -> Dial {
     }
 }
 
+/// Looks again and again until it is so; fails rather than wait for ever.
+#[track_caller]
+fn until(mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(45);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it did not come about");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Waits for that many reports of an agent.
 fn reports(agent: &Agent, count: usize) -> Vec<Report> {
     let deadline = Instant::now() + Duration::from_secs(45);
@@ -82,9 +92,7 @@ fn refusals_busy_codecs_and_silence_end_calls() {
     assert_eq!(reports(&caller, 1)[0].end, End::Refused(488));
 
     let number = caller.dial(ringing);
-    while callee.live().is_empty() {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until(|| !callee.live().is_empty());
     caller.hang_up(number);
     let report = &reports(&caller, 1)[0];
     assert_eq!((&report.end, report.number), (&End::Refused(487), number));
@@ -97,9 +105,7 @@ fn the_called_side_may_hang_up_too() {
     let callee = agent("127.0.216.2", |_| {});
     let caller = agent("127.0.215.2", |_| {});
     caller.dial(Dial { talk: None, ..dial(&callee, Codec::Pcma) });
-    while !callee.live().iter().any(|l| l.received > 20) {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until(|| callee.live().iter().any(|l| l.received > 20));
     callee.hang_up_all();
     assert_eq!(reports(&caller, 1)[0].end, End::Completed);
     assert_eq!(reports(&callee, 1)[0].end, End::Completed);
@@ -112,19 +118,14 @@ fn encrypted_calls_are_held_and_taken_back() {
     let number = caller.dial(Dial { talk: None, srtp: true, ..dial(&callee, Codec::Pcmu) });
     let packets = |agent: &Agent| agent.live().first().map_or(0, |live| live.received);
     let hears = |agent: &Agent| {
-        let (before, deadline) = (packets(agent), Instant::now() + Duration::from_secs(30));
-        while packets(agent) < before + 50 {
-            assert!(Instant::now() < deadline, "{:?}", agent.live());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let before = packets(agent);
+        until(|| packets(agent) >= before + 50);
     };
     // Beyond the end of its sequence numbers.
     (0..3).for_each(|_| hears(&callee));
     hears(&caller);
     caller.hold(number, true);
-    while !caller.live().iter().any(|live| live.holding) {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until(|| caller.live().iter().any(|live| live.holding));
     let before = packets(&caller);
     hears(&callee);
     assert!(packets(&caller) < before + 15, "who holds hears");
