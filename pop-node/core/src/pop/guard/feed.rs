@@ -379,6 +379,8 @@ impl super::Guard {
         let feeds = std::mem::take(&mut self.feeds);
         for own in self.own.values_mut() {
             own.guardians.clear();
+            // They are to be chosen anew, though the POPs are the same.
+            own.chosen = (0, None);
         }
         self.dirty.extend(self.own.values().map(Own::key));
         feeds.into_values().filter_map(|feed| feed.stream).collect()

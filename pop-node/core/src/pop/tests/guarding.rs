@@ -178,6 +178,16 @@ fn without_a_lease_nothing_is_taken() {
     assert_eq!(world.pop(&sin1).counters().halves_taken, 1);
 }
 
+/// Nobody but us may know of it yet: the view is the same.
+#[test]
+fn another_epoch_is_guarded_anew() {
+    let mut world = talking();
+    let (fra1, now) = (PopId::new("fra1").unwrap(), world.now);
+    world.pop(&fra1).set_epoch(proto::id::Epoch(9), now);
+    let guardians = |world: &World| world.pops[&fra1].calls()[0].guard.guardians.len();
+    assert_eq!(guardians(&world), 2);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
