@@ -12,7 +12,7 @@ use proto::id::PopId;
 use proto::overlay::{Datagram, Header, PathId, PopTag, Probe, Relayed};
 use proto::time::{Duration, Instant, earlier};
 
-use super::choice::{Candidate, Choice, standby_of};
+use super::choice::{Candidate, Choice, watched};
 use super::explain::{Change, PathReport, PeerReport, Why};
 use super::health::Health;
 use super::history::{History, Moment};
@@ -555,14 +555,14 @@ fn set_intervals(peer: &mut Peer, candidates: &[Candidate], busy: u32, now: Inst
     let calls = peer.has_calls(now);
     let crowd = (busy / FAST_PEERS).max(1);
     let route = peer.choice.route();
-    let standby = route.and_then(|route| standby_of(candidates, &route.primary));
+    let watched = route.map(|route| watched(candidates, &route.primary)).unwrap_or_default();
     for path in peer.paths.values_mut() {
         let used = route.is_some_and(|route| route.primary == path.hop)
             || route.is_some_and(|route| route.copy.as_ref() == Some(&path.hop))
             || path.used_by_peer;
         path.interval = match (calls, path.is_usable()) {
             (true, true) if used => FAST * crowd,
-            (true, true) if standby.as_ref() == Some(&path.hop) => STANDBY * crowd,
+            (true, true) if watched.iter().flatten().any(|hop| *hop == path.hop) => STANDBY * crowd,
             (_, false) if matches!(path.health.health(), Health::Suspect(_)) => SUSPECT,
             (true, false) => IDLE,
             (false, true) if used => IDLE,

@@ -243,6 +243,28 @@ fn two_disjoint() -> Vec<(PathId, Wire)> {
     vec![(id(0, 0), wire(20)), (id(1, 1), wire(25))]
 }
 
+/// The better standby shares an upstream with the primary, and that upstream dies: what shares none is
+/// watched as closely, and is where copies go.
+#[test]
+fn an_upstream_that_takes_the_standby_with_it_is_noticed_as_fast() {
+    for seed in 1..=24_u64 {
+        let lossy = Wire { loss: 1_000, ..wire(25) };
+        let upstreams =
+            [((0, 0), wire(20)), ((0, 1), wire(20)), ((1, 0), lossy.clone()), ((1, 1), lossy)];
+        let all: Vec<_> = upstreams.map(|((a, b), wire)| (id(a, b), wire)).into();
+        let mut world = World::new(seed, &all);
+        world.run(Duration::from_millis(2_000 + seed * 37));
+        assert_eq!(world.primary(0), "0-0");
+        world.reset();
+        for theirs in 0..2 {
+            world.wires.get_mut(&id(0, theirs)).unwrap().dead = [true; 2];
+        }
+        world.run(Duration::from_secs(1));
+        let gap = world.ends[0].gap.max(world.ends[1].gap);
+        assert!(gap < Duration::from_millis(180), "seed {seed}: {gap:?}");
+    }
+}
+
 #[test]
 fn a_clean_link_carries_nothing_twice_and_stays_for_an_hour_of_noise() {
     let mut world = World::new(7, &two_disjoint());

@@ -259,9 +259,10 @@ impl Choice {
         let copy = || standby.map(|standby| standby.hop.clone());
         if !matches!(current.health, Health::Good) {
             let others = || candidates.iter().filter(|c| c.hop != current.hop && c.heard);
-            let copy = || copy().or_else(|| Some(makeshift(others())?.hop.clone()));
+            // Whatever silences the primary may silence what shares something with it.
+            let copy = witness(candidates, primary).or_else(|| makeshift(others()));
             let why = if current.health == Health::Unmeasured { Why::First } else { Why::Suspect };
-            return (copy(), None, why);
+            return (copy.map(|copy| copy.hop.clone()), None, why);
         }
         match self.repair.step(current, now) {
             Step::Nothing => (None, None, Why::Clean),
@@ -312,7 +313,20 @@ fn standby<'a>(candidates: &'a [Candidate], primary: &Hop) -> Option<&'a Candida
     others.max_by(|a, b| worth(a).total_cmp(&worth(b)).then(b.hop.cmp(&a.hop)))
 }
 
-/// The standby of `primary`, for who schedules probes.
-pub(super) fn standby_of(candidates: &[Candidate], primary: &Hop) -> Option<Hop> {
-    standby(candidates, primary).map(|candidate| candidate.hop.clone())
+/// What shares least with the primary, however good it is otherwise: it is heard when the primary is not.
+fn witness<'a>(candidates: &'a [Candidate], primary: &Hop) -> Option<&'a Candidate> {
+    let current = candidates.iter().find(|candidate| candidate.hop == *primary);
+    let transit = current.map_or(&[][..], |current| &current.transit);
+    let others = candidates.iter().filter(|c| c.hop != *primary && c.carries());
+    others.max_by(|a, b| {
+        let apart = |c: &Candidate| -c.shared_with(primary, transit);
+        let by_score = a.score().total_cmp(&b.score());
+        apart(a).total_cmp(&apart(b)).then(by_score).then(b.hop.cmp(&a.hop))
+    })
+}
+
+/// The standby and the witness of `primary`, mostly one, for who schedules probes.
+pub(super) fn watched(candidates: &[Candidate], primary: &Hop) -> [Option<Hop>; 2] {
+    [standby(candidates, primary), witness(candidates, primary)]
+        .map(|found| found.map(|candidate| candidate.hop.clone()))
 }

@@ -238,11 +238,11 @@ fn a_standby_shares_no_transit_with_the_primary_if_it_can() {
     let (mut choice, mut paths) = (Choice::default(), four());
     paths[0].transit = [64_500, 64_501].into();
     assert_eq!(run(&mut choice, &paths, (0, 100)), ["0 0-0 first"]);
-    assert_eq!(standby_of(&paths, &paths[0].hop), Some(paths[3].hop.clone()));
+    assert_eq!(watched(&paths, &paths[0].hop)[0], Some(paths[3].hop.clone()));
     // 1-1 shares no upstream, but four ASes between; each counts 2 of R, an upstream 6.
     paths[0].transit = [1, 2, 3, 4].into();
     paths[3].transit = [1, 2, 3, 4].into();
-    assert_eq!(standby_of(&paths, &paths[0].hop), Some(paths[1].hop.clone()));
+    assert_eq!(watched(&paths, &paths[0].hop)[0], Some(paths[1].hop.clone()));
 }
 
 #[test]
