@@ -83,6 +83,7 @@ impl Page {
 
     fn metrics(&self) -> String {
         telemetry::pops_alive(self.liveness.alive(Instant::now()));
+        telemetry::log_lost();
         self.prometheus.run_upkeep();
         self.prometheus.render()
     }

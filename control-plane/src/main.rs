@@ -107,7 +107,7 @@ fn run_file(file: &File) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    telemetry::log();
+    let _log = telemetry::log();
     // The allocator asks for huge pages, and the kernel moves pages about to make them: an eighth of
     // all CPU under load, in the middle of requests. An older kernel that refuses only costs that.
     let _ = nix::sys::prctl::set_thp_disable(true);

@@ -3,11 +3,14 @@
 //! Names: `control_…`, base units (Prometheus). Reasons are labels with a bounded set of values.
 //! Never personal data in a label: no numbers, no names of callers.
 
+use std::io::BufWriter;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use proto::control::NumberState;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 
 use crate::wal::Health;
 
@@ -61,6 +64,8 @@ table! {
     FSYNC_SECONDS = "control_fsync_seconds", Histogram, "Time of one write and sync of the log";
     HEARTBEATS = "control_heartbeats_total", Counter, "Heartbeats of POPs";
     LOG_BYTES = "control_log_bytes", Gauge, "Bytes of the log on disk";
+    LOG_LOST = "control_log_lines_lost_total", Counter,
+        "Lines for standard error that found no room: who reads them, or its disk, is too slow";
     NUMBERS = "control_numbers", Gauge, "Numbers of the inventory by state";
     POOL_NUMBERS = "control_pool_numbers", Gauge, "Numbers by pool and state, of the first 100 pools";
     PEER_FRAMES = "control_peer_frames_total", Counter, "Raft messages by direction";
@@ -481,11 +486,27 @@ pub fn watcher_cut(reason: &'static str) {
     counter!(WATCHERS_CUT, "reason" => reason).increment(1);
 }
 
-/// Sends the log to standard error; `RUST_LOG` chooses, `info` without it.
-pub fn log() {
+/// Lines of the log that may wait; about 2 MB.
+const LOG_LINES_MAX: usize = 8_192;
+static LOG_QUEUE: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Sends the log to standard error; `RUST_LOG` chooses, `info` without it. Through a bounded queue:
+/// whoever reads it, or the disk behind it, may be slow, and no election waits for that. What still
+/// waits is written when the guard is dropped.
+pub fn log() -> WorkerGuard {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| "info,h2=warn,tonic=warn,hyper=warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LOG_LINES_MAX);
+    let (writer, guard) = queue.thread_name("log").finish(BufWriter::new(std::io::stderr()));
+    LOG_QUEUE.get_or_init(|| writer.error_counter());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).init();
+    guard
+}
+
+/// Counts lines that found no room, as of now.
+pub fn log_lost() {
+    let lost = LOG_QUEUE.get().map_or(0, ErrorCounter::dropped_lines);
+    counter!(LOG_LOST).absolute(u64::try_from(lost).unwrap_or(u64::MAX));
 }
 
 #[cfg(test)]

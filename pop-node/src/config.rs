@@ -646,7 +646,7 @@ mod tests {
 
     /// The example with its `[bgp]`, changed.
     fn with_bgp(from: &str, to: &str) -> Result<Config, ConfigError> {
-        let keys = ["[bgp]", "bmp_", "routers = ", "upstreams = ", "drain_", "cost_"];
+        let keys = ["[bgp]", "bmp_", "routers = ", "upstreams = ", "drain_", "cost_", "rpki_"];
         let line = |line: &str| match line.strip_prefix("# ") {
             Some(key) if keys.iter().any(|k| key.starts_with(k)) => format!("{key}\n"),
             Some(_) | None => format!("{line}\n"),
@@ -663,6 +663,7 @@ mod tests {
         assert_eq!(bgp.station.routers.len(), 1);
         assert_eq!(bgp.station.upstreams[0][0].address.to_string(), "198.51.100.1");
         assert_eq!((bgp.station.policy.drain.len(), bgp.station.policy.cost.len()), (1, 1));
+        assert_eq!(bgp.rpki_caches, ["192.0.2.5:323".parse().unwrap()]);
         assert!(with_bgp("198.51.100.1\"]]", "198.51.100.1@192.0.2.254\"]]").is_ok());
         for (from, to, expected) in [
             ("[[\"198.51.100.1\"]]", "[]", "[bgp] upstreams lists 0, [overlay] listen 1"),
@@ -671,6 +672,7 @@ mod tests {
             ("routers = [\"192.0.2.254\"]", "routers = []", "[bgp] routers lists 0"),
             ("192.0.2.1:11019", "192.0.2.1", "[bgp] bmp_listen is \"192.0.2.1\""),
             ("65010:666", "65010:66666", "[bgp] drain_communities has \"65010:66666\""),
+            ("192.0.2.5:323", "192.0.2.5", "[bgp] rpki_caches has \"192.0.2.5\""),
             ("= 5.0", "= -5.0", "[bgp] cost_communities gives \"65010:70\" -5"),
         ] {
             let text = with_bgp(from, to).unwrap_err().to_string();

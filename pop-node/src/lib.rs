@@ -5,6 +5,7 @@
 //! plane's client. Nothing here decides what a call does.
 
 pub mod admin;
+pub mod announce;
 pub mod backoff;
 pub mod bgp;
 pub mod cdr;
@@ -15,6 +16,7 @@ pub mod control;
 pub mod drops;
 pub mod join;
 pub mod link;
+pub mod log;
 pub mod media;
 pub mod quality;
 pub mod resolve;

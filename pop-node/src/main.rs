@@ -1,14 +1,16 @@
 //! `pop-node`: runs a POP, or checks its configuration.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::{Args, Parser, Subcommand};
+use pop_core::bgp::Prefix;
+use pop_node::announce::{self, Router};
 use pop_node::check;
 use pop_node::config::Config;
-use tracing_subscriber::EnvFilter;
 
 /// A Voxmesh POP: SIP and RTP to carriers, QUIC to other POPs.
 #[derive(Parser)]
@@ -32,6 +34,41 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
+    /// Has ExaBGP or FRR announce the POP's own prefixes while it serves, and take them back in the order a drain needs
+    ///
+    /// A process of its own, beside the POP. It looks at the POP's /standing once a second: while it serves the
+    /// prefixes are announced; when it is cordoned or drained, with the community 65535:0 (RFC 8326), so
+    /// that whoever has another way uses it; when the last call has moved, or the POP has said nothing for 3 s, they
+    /// are withdrawn.
+    Announce(Announce),
+}
+
+#[derive(Args)]
+struct Announce {
+    #[command(flatten)]
+    file: File,
+    /// A prefix of the POP's own, such as 192.0.2.0/24; may be given again
+    #[arg(long = "prefix", value_name = "PREFIX", required = true)]
+    prefixes: Vec<Prefix>,
+    /// Who announces: exabgp, as its process (commands on standard output), or frr, by vtysh
+    #[arg(long, value_name = "WHO")]
+    to: Speaker,
+    /// Where ExaBGP's routes lead, if not to ExaBGP
+    #[arg(long, value_name = "ADDRESS")]
+    next_hop: Option<IpAddr>,
+    /// FRR's AS
+    #[arg(long = "as", value_name = "ASN", required_if_eq("to", "frr"))]
+    asn: Option<u32>,
+    /// How to start vtysh, with its arguments
+    #[arg(long, value_name = "COMMAND", default_value = "vtysh")]
+    vtysh: String,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Speaker {
+    #[value(name = "exabgp")]
+    ExaBgp,
+    Frr,
 }
 
 #[derive(Args)]
@@ -46,6 +83,7 @@ fn main() -> ExitCode {
     match (cli.command, cli.run) {
         (Some(Command::Check(file)), _) => check_file(&file),
         (Some(Command::Join { token, dir }), _) => join(&token, &dir),
+        (Some(Command::Announce(options)), _) => announce(options),
         (None, Some(file)) => run_file(&file),
         (None, None) => ExitCode::FAILURE,
     }
@@ -93,16 +131,30 @@ fn join(token: &str, dir: &Path) -> ExitCode {
     }
 }
 
+fn announce(options: Announce) -> ExitCode {
+    let _log = pop_node::log::start();
+    let Announce { file, prefixes, to, next_hop, asn, vtysh } = options;
+    let vtysh = vtysh.split_whitespace().map(str::to_owned).collect();
+    let router = match to {
+        Speaker::ExaBgp => Router::ExaBgp(next_hop),
+        Speaker::Frr => Router::Frr { asn: asn.unwrap_or_default(), vtysh },
+    };
+    let ended = Config::load(&file.config).map_err(anyhow::Error::from).and_then(|config| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let options = announce::Options { admin: config.admin, prefixes, router };
+        runtime.block_on(announce::run(options))
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(format_args!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn run_file(file: &File) -> ExitCode {
-    // It warns of each odd message of a router; those are counted.
-    let quiet = "bgpkit_parser=off".parse().expect("a directive");
-    let filter = EnvFilter::try_from_env("POP_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let filter = filter.add_directive(quiet);
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    let _log = pop_node::log::start();
     let outcome = Config::load(&file.config).map_err(anyhow::Error::from).and_then(|config| {
         // Calls are one loop and media is its own thread: more threads would only cost memory.
         let runtime = tokio::runtime::Builder::new_multi_thread()

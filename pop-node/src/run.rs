@@ -175,7 +175,7 @@ fn station(
     clock: Clock,
 ) -> std::io::Result<Option<bgp::Handle>> {
     let (Some(listener), Some(settings)) = (listener, &config.bgp) else { return Ok(None) };
-    bgp::start(listener, settings.station.clone(), around, clock).map(Some)
+    bgp::start(listener, settings, around, clock).map(Some)
 }
 
 fn pop(config: &Config, credentials: &Credentials, view: View, clock: Clock) -> Pop {

@@ -203,6 +203,16 @@ table! {
         "What of them was of no use {router, reason}";
     BMP_HANGUPS = Counter "pop_bmp_hangups_total" Count
         "Connections of routers that ended, or were refused {reason}";
+    RPKI_CACHE_UP = Gauge "pop_rpki_cache_up" Count
+        "1 for the RPKI cache that is connected; of several all but one are 0 {cache}";
+    RPKI_CACHE_LEFT = Counter "pop_rpki_cache_left_total" Count
+        "Connections to RPKI caches that ended, or did not come about {reason}";
+    RPKI_RECORDS = Gauge "pop_rpki_records" Count
+        "Records (VRPs) of RPKI kept: those that cover an address of interest";
+    RPKI_INVALID = Gauge "pop_rpki_invalid_ways" Count
+        "Ways to addresses of interest whose route's origin RPKI does not allow";
+    LOG_LOST = Counter "pop_log_lines_lost_total" Count
+        "Lines of the log that found no room: who reads it, or its disk, is too slow";
     LINK_JITTER = Gauge "pop_link_jitter_seconds" Seconds "Interarrival jitter {peer}";
 }
 

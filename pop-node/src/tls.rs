@@ -270,8 +270,7 @@ fn random_bytes<const N: usize>(provider: &CryptoProvider) -> [u8; N] {
     let mut bytes = [0; N];
     // The provider fails only when the system has no entropy source at all: nothing could run.
     if provider.secure_random.fill(&mut bytes).is_err() {
-        tracing::error!("the system gives no random bytes");
-        std::process::abort();
+        crate::log::abort("the system gives no random bytes");
     }
     bytes
 }

@@ -32,6 +32,10 @@ impl Drop for Pop {
 impl Pop {
     /// Starts `fra1` on `ip`, with a view on disk in which callers from `ip` are a trunk.
     fn start(ip: &'static str, with_view: bool) -> Self {
+        Self::start_with(ip, with_view, &[])
+    }
+
+    fn start_with(ip: &'static str, with_view: bool, environment: &[(&str, &str)]) -> Self {
         let mesh = Authority::new("demo");
         mesh.issue("fra1", "fra1", (-1, 30));
         std::fs::write(mesh.path("pop.toml"), mesh.toml("fra1", "fra1", ip)).unwrap();
@@ -43,6 +47,7 @@ impl Pop {
         let child = Command::new(env!("CARGO_BIN_EXE_pop-node"))
             .arg("--config")
             .arg(mesh.path("pop.toml"))
+            .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -149,6 +154,36 @@ fn serves_from_the_copy_without_a_control_plane_and_ends_on_sigterm() {
 
     assert_eq!(pop.terminate().code(), Some(0));
     assert!(pop.mesh.path("data-fra1").join("view").exists());
+}
+
+/// Nobody reads its standard error, which holds 64 KiB: the log has no room any more, calls have.
+#[test]
+fn a_log_that_nobody_takes_keeps_no_call_waiting() {
+    let mut pop = Pop::start_with("127.0.43.5", true, &[("POP_LOG", "trace")]);
+    pop.page("/healthz");
+    let deadline = Instant::now() + PATIENCE;
+    let stranger = UdpSocket::bind((pop.ip, 0)).unwrap();
+    loop {
+        // QUIC of a version nobody knows, too short for an answer: one line each.
+        for _ in 0..500 {
+            stranger.send_to(&[0xc0, 0xba, 0xad, 0xba, 0xad, 0, 0], (pop.ip, 4433)).unwrap();
+        }
+        let (status, metrics) = pop.page("/metrics");
+        assert_eq!(status, "HTTP/1.1 200 OK");
+        let lost = metrics.lines().find_map(|line| line.strip_prefix("pop_log_lines_lost_total "));
+        if lost.unwrap().parse::<u64>().unwrap() > 0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "no line was lost");
+    }
+    let socket = UdpSocket::bind((pop.ip, 0)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let text = options("UDP", socket.local_addr().unwrap(), pop.sip(), "u2");
+    socket.send_to(text.as_bytes(), pop.sip()).unwrap();
+    let mut buffer = [0; 4096];
+    let (length, _) = socket.recv_from(&mut buffer).expect("an answer");
+    assert!(buffer[..length].starts_with(b"SIP/2.0 200 "));
+    assert_eq!(pop.terminate().code(), Some(0), "nor its end");
 }
 
 #[test]

@@ -155,6 +155,7 @@ impl Pop<'_> {
             bmp_listen: SocketAddr,
             routers: &'a [IpAddr],
             upstreams: &'a [Vec<IpAddr>],
+            rpki_caches: &'a [SocketAddr],
         }
         #[derive(Serialize)]
         struct Limits {
@@ -188,6 +189,7 @@ impl Pop<'_> {
                     bmp_listen: (self.sip.ip(), BMP_PORT).into(),
                     routers: &bgp.routers,
                     upstreams: &bgp.upstreams,
+                    rpki_caches: &bgp.rpki_caches,
                 }),
                 limits: Limits { max_calls: self.max_calls },
             },

@@ -96,6 +96,8 @@ pub struct Routers {
     pub routers: Vec<IpAddr>,
     /// BGP neighbors of each of its upstreams.
     pub upstreams: Vec<Vec<IpAddr>>,
+    /// RPKI caches.
+    pub rpki_caches: Vec<SocketAddr>,
 }
 
 /// Where the executables of this build are: beside the running one.

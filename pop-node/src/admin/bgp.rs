@@ -1,19 +1,35 @@
 //! `/bgp`: routers, their neighbors, and the way to each address of interest.
 
-use pop_core::bgp::{Drain, FeedState, Report, RouterReport, WayReport};
+use pop_core::bgp::{Drain, FeedState, Report, RouterReport, Validity, WayReport};
 use proto::time::Instant;
 use serde_json::{Value, json};
 
 use super::{float, seconds};
-use crate::bgp::Counters;
+use crate::bgp::{Caches, Counters, Handle};
 use crate::telemetry as t;
 
 /// All of it.
-pub(super) fn page(report: &Report) -> Value {
+pub(super) fn page(report: &Report, caches: Option<&Caches>) -> Value {
     json!({
+        "rpki": caches.map(|caches| rpki(caches, report.at)),
         "routers": report.routers.iter().map(|r| router(r, report.at)).collect::<Vec<_>>(),
         "ways": report.ways.iter().map(|w| way(w, report.at)).collect::<Vec<_>>(),
         "addresses": report.addresses,
+    })
+}
+
+/// What caches told, and until when it is believed.
+fn rpki(caches: &Caches, now: Instant) -> Value {
+    let report = caches.report.borrow().clone();
+    let cache = report.cache.and_then(|cache| caches.addresses.get(cache));
+    json!({
+        "caches": caches.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "connected_to": cache.map(ToString::to_string),
+        "version": report.version,
+        "serial": report.told.map(|(state, _)| state.serial),
+        "told_seconds": report.told.map(|(_, at)| seconds(now - at)),
+        "expires_in_seconds": report.expires.map(|at| seconds(at - now)),
+        "records": report.records,
     })
 }
 
@@ -57,6 +73,7 @@ fn way(way: &WayReport, now: Instant) -> Value {
         "as_path": way.as_path,
         "next_hop": way.next_hop.map(|hop| hop.to_string()),
         "communities": way.communities.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "rpki": way.validity.name(),
         "risk": way.hint.risk,
         "drained": way.hint.drain > Drain::No,
         "withdrawn": way.hint.drain == Drain::Withdrawn,
@@ -66,7 +83,23 @@ fn way(way: &WayReport, now: Instant) -> Value {
 }
 
 /// What Prometheus sees.
-pub(super) fn metrics(report: &Report, counters: &Counters) {
+pub(super) fn metrics(report: &Report, handle: &Handle) {
+    station(report, &handle.counters);
+    let Some(caches) = &handle.caches else { return };
+    let invalid = report.ways.iter().filter(|way| way.validity == Validity::Invalid).count();
+    t::RPKI_INVALID.set(float(invalid as u64));
+    let rtr = caches.report.borrow().clone();
+    t::RPKI_RECORDS.set(float(rtr.records as u64));
+    for (n, address) in caches.addresses.iter().enumerate() {
+        let up = f64::from(u8::from(rtr.cache == Some(n)));
+        t::RPKI_CACHE_UP.set_of("cache", address.to_string(), up);
+    }
+    for (reason, total) in caches.left() {
+        t::RPKI_CACHE_LEFT.total_of("reason", reason, total);
+    }
+}
+
+fn station(report: &Report, counters: &Counters) {
     t::BGP_ADDRESSES.set(float(report.addresses as u64));
     t::BGP_ROUTE_CHANGES.total(report.route_changes);
     t::BGP_WITHDRAWALS.total(report.withdrawals);

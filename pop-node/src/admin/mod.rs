@@ -1,5 +1,5 @@
 //! The admin page, plain HTTP/1.1: `/metrics` for Prometheus, `/healthz` for whoever starts and
-//! watches the process, `/status`, `/paths` and `/bgp` for people and tools (JSON), `/calls/ID` for
+//! watches the process, `/standing` for whoever sends calls there, `/status`, `/paths` and `/bgp` for people and tools (JSON), `/calls/ID` for
 //! how a call sounds.
 //!
 //! Read-only. Figures are read from the cores at each request, so an idle POP does nothing.
@@ -23,6 +23,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
+use pop_core::bgp::Standing;
 use pop_core::media::{DropReason, Rated, Rating, SilenceCause};
 use pop_core::pop::{CallSummary, Guardian, Phase, Refusal};
 use pop_core::sdp::offer_answer::NegotiationError;
@@ -122,8 +123,9 @@ async fn answer(
     if path == "/bgp" {
         return Ok(page.bgp().await);
     }
-    if !["/metrics", "/healthz", "/status"].contains(&path) {
-        let text = "try /metrics, /healthz, /status, /paths, /paths/POP, /bgp or /calls/ID\n";
+    if !["/metrics", "/healthz", "/standing", "/status"].contains(&path) {
+        let text =
+            "try /metrics, /healthz, /standing, /status, /paths, /paths/POP, /bgp or /calls/ID\n";
         return Ok(plain(StatusCode::NOT_FOUND, text.into()));
     }
     let Some(figures) = page.figures().await else {
@@ -138,10 +140,15 @@ async fn answer(
             if let Some(handle) = &page.bgp
                 && let Some(report) = handle.report().await
             {
-                bgp::metrics(&report, &handle.counters);
+                bgp::metrics(&report, handle);
             }
             page.prometheus.run_upkeep();
             respond(StatusCode::OK, "text/plain; version=0.0.4", page.prometheus.render())
+        }
+        "/standing" => {
+            let standing = page.standing(&figures.status).name();
+            let body = json!({ "standing": standing, "calls": figures.status.active_calls });
+            respond(StatusCode::OK, "application/json", body.to_string())
         }
         "/healthz" if page.control.is_fenced() => {
             let text = "fenced: a newer process registered as this POP; stop this one\n";
@@ -178,6 +185,16 @@ impl Page {
         tokio::time::timeout(ANSWER, asked).await.ok().flatten()
     }
 
+    fn standing(&self, status: &Status) -> Standing {
+        match status.leaving {
+            _ if self.control.is_fenced() => Standing::Fenced,
+            _ if status.cluster_id.is_empty() => Standing::NoView,
+            (_, true) => Standing::Draining,
+            (true, false) => Standing::Cordoned,
+            (false, false) => Standing::Serving,
+        }
+    }
+
     /// The paths to all POPs, or in words to one.
     async fn paths(&self, peer: &str) -> Response<Full<Bytes>> {
         let Some(reports) = self.links.paths().await else {
@@ -200,9 +217,11 @@ impl Page {
             return plain(StatusCode::NOT_FOUND, "no [bgp] in the configuration\n".into());
         };
         match handle.report().await {
-            Some(report) => {
-                respond(StatusCode::OK, "application/json", bgp::page(&report).to_string())
-            }
+            Some(report) => respond(
+                StatusCode::OK,
+                "application/json",
+                bgp::page(&report, handle.caches.as_ref()).to_string(),
+            ),
             None => plain(StatusCode::SERVICE_UNAVAILABLE, "the process is ending\n".into()),
         }
     }
@@ -316,6 +335,7 @@ impl Page {
         for reason in Reason::ALL {
             t::SHELL_DROPPED.total_of("reason", reason.name(), self.drops.get(*reason));
         }
+        t::LOG_LOST.total(crate::log::lost());
         call_metrics(status);
         sip_metrics(status);
         media_metrics(media);

@@ -10,6 +10,8 @@ use crate::config::ConfigError;
 
 /// Routers of one POP.
 const ROUTERS_MAX: usize = 16;
+/// RPKI caches of one POP.
+const CACHES_MAX: usize = 4;
 
 /// As written.
 #[derive(Debug, Deserialize)]
@@ -22,6 +24,8 @@ pub struct BgpFile {
     drain_communities: Vec<String>,
     #[serde(default)]
     cost_communities: BTreeMap<String, f64>,
+    #[serde(default)]
+    rpki_caches: Vec<String>,
 }
 
 /// Checked.
@@ -29,6 +33,8 @@ pub struct BgpFile {
 pub struct Settings {
     /// `[bgp] bmp_listen`
     pub bmp_listen: SocketAddr,
+    /// `[bgp] rpki_caches`
+    pub rpki_caches: Vec<SocketAddr>,
     /// The rest.
     pub station: BgpConfig,
 }
@@ -74,7 +80,19 @@ pub fn settings(file: &BgpFile, upstreams: usize) -> Result<Settings, ConfigErro
     });
     let policy =
         Policy { drain: drain.collect::<Result<_, _>>()?, cost: cost.collect::<Result<_, _>>()? };
-    Ok(Settings { bmp_listen, station: BgpConfig { routers, upstreams, policy } })
+    let rpki_caches = rpki_caches(&file.rpki_caches)?;
+    Ok(Settings { bmp_listen, rpki_caches, station: BgpConfig { routers, upstreams, policy } })
+}
+
+fn rpki_caches(all: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {
+    let fix = "list IP addresses with ports, such as \"192.0.2.5:323\", 4 at most, the best first";
+    if all.len() > CACHES_MAX {
+        return Err(refused("rpki_caches", format!("lists {}", all.len()), fix));
+    }
+    let caches = all
+        .iter()
+        .map(|text| text.parse().map_err(|_| refused("rpki_caches", format!("has {text:?}"), fix)));
+    caches.collect()
 }
 
 fn address(text: &str) -> Option<IpAddr> {

@@ -197,10 +197,14 @@ fn add_path(sent: &BgpOpenMessage, received: &BgpOpenMessage) -> AddPath {
 
 fn attributes(parsed: &Parsed, next_hop: Option<IpAddr>) -> Attributes {
     let path = parsed.effective_as_path();
-    let segments = path.iter().flat_map(|path| path.iter_segments());
+    let segments = || path.iter().flat_map(|path| path.iter_segments());
     // ASes of a confederation are nobody's upstream.
-    let outside = segments.filter(|segment| !AsPathSegment::is_confed(segment));
-    let as_path = outside.flat_map(|segment| segment.iter().map(|asn| asn.to_u32()));
+    let outside = || segments().filter(|segment| !AsPathSegment::is_confed(segment));
+    let origin = match outside().next_back() {
+        Some(AsPathSegment::AsSequence(ases)) => ases.last().map(|asn| asn.to_u32()),
+        Some(_) | None => None,
+    };
+    let as_path = outside().flat_map(|segment| segment.iter().map(|asn| asn.to_u32()));
     let communities = parsed.iter_communities().filter_map(|community| match community {
         MetaCommunity::Plain(plain) => Some(standard(plain)),
         MetaCommunity::Large(large) => {
@@ -211,6 +215,7 @@ fn attributes(parsed: &Parsed, next_hop: Option<IpAddr>) -> Attributes {
     });
     Attributes {
         as_path: as_path.take(ASES_MAX).collect(),
+        origin,
         next_hop,
         communities: communities.take(COMMUNITIES_MAX).collect(),
     }

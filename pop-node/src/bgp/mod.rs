@@ -1,4 +1,5 @@
-//! The BMP station: TCP connections of the POP's own routers around [`pop_core::bgp::Bgp`].
+//! The BMP station: TCP connections of the POP's own routers around [`pop_core::bgp::Bgp`], and
+//! connections to RPKI caches ([`rpki`]).
 //!
 //! A task for each connection reads, frames and decodes; one task owns the machine and passes
 //! hints on to the paths. Bounded: connections (one for each router of the configuration), bytes
@@ -9,6 +10,8 @@ mod config;
 mod decode;
 mod nlri;
 mod reader;
+mod rpki;
+mod rtr;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pop_core::bgp::{Bgp, BgpConfig, Event, Hangup, Message, Report, Session};
+use pop_core::bgp::{Bgp, Event, Hangup, Message, Report, Session, Vrps};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -28,18 +31,21 @@ use crate::link::{Links, Peer};
 
 pub use config::{BgpFile, Settings, settings};
 pub use decode::{Decoder, Malformed};
+pub use rpki::Caches;
+pub use rtr::next_pdu;
 
 /// Between two lines of the log about refused connections.
 const REFUSED_EVERY: Duration = Duration::from_secs(60);
 /// Batches of messages that may wait.
 const INPUTS_MAX: usize = 64;
-/// A router that died without a word is noticed after three of these: BMP has no keep-alives.
+/// Who died without a word is noticed after three of these: BMP and RTR have no keep-alives.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// What readers tell.
 enum Input {
     Heard { session: Session, messages: Vec<Message> },
     Ended(Session, Hangup),
+    Vrps(Arc<Vrps>),
     Report(oneshot::Sender<Report>),
 }
 
@@ -78,6 +84,8 @@ pub struct Handle {
     inputs: mpsc::Sender<Input>,
     /// What was counted.
     pub counters: Arc<Counters>,
+    /// RPKI caches, if there are any.
+    pub caches: Option<Caches>,
 }
 
 impl Handle {
@@ -92,20 +100,23 @@ impl Handle {
 /// Listens for routers, and tells `links` what speaks against their paths.
 pub fn start(
     listener: std::net::TcpListener,
-    config: BgpConfig,
+    settings: &Settings,
     (links, peers): (Links, watch::Receiver<Vec<Peer>>),
     clock: Clock,
 ) -> io::Result<Handle> {
     let listener = TcpListener::from_std(listener)?;
     let (sender, inputs) = mpsc::channel(INPUTS_MAX);
-    let handle = Handle { inputs: sender.clone(), counters: Arc::default() };
+    let interest = watch::Sender::new(Arc::default());
+    let caches = (!settings.rpki_caches.is_empty())
+        .then(|| rpki::start(&settings.rpki_caches, interest.subscribe(), sender.clone(), clock));
+    let handle = Handle { inputs: sender.clone(), counters: Arc::default(), caches };
     let station = Station {
-        bgp: Bgp::new(config, clock.now()),
+        bgp: Bgp::new(settings.station.clone(), clock.now()),
         clock,
         remotes: links.remotes(),
         links,
         peers,
-        interest: watch::Sender::new(Arc::default()),
+        interest,
         readers: BTreeMap::new(),
         sender,
         counters: handle.counters.clone(),
@@ -191,12 +202,7 @@ impl Station {
         match self.bgp.connect(router, self.clock.now()) {
             Ok(session) => {
                 tracing::info!(%router, "a router connected");
-                let keep_alive =
-                    TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE);
-                let keep_alive = keep_alive.with_retries(2);
-                if let Err(error) = SockRef::from(&socket).set_tcp_keepalive(&keep_alive) {
-                    tracing::warn!(%error, "no keep-alives for a router's connection");
-                }
+                keep_alive(&socket);
                 let reader = reader::Reader::new(
                     socket,
                     session,
@@ -229,6 +235,7 @@ impl Station {
                 self.bgp.disconnect(session, now);
                 self.close(session, why);
             }
+            Input::Vrps(vrps) => self.bgp.set_vrps(vrps, now),
             // Nobody waits any more: fine.
             Input::Report(answer) => drop(answer.send(self.bgp.report(now))),
         }
@@ -241,5 +248,12 @@ impl Station {
             self.counters.hung_up(why);
             tracing::info!(session = session.0, %why, "a router's session ended");
         }
+    }
+}
+
+fn keep_alive(socket: &TcpStream) {
+    let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE);
+    if let Err(error) = SockRef::from(socket).set_tcp_keepalive(&keep_alive.with_retries(2)) {
+        tracing::warn!(%error, "no keep-alives for a connection of a router or an RPKI cache");
     }
 }

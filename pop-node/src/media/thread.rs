@@ -118,8 +118,7 @@ impl Thread {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
                     // Without epoll there is no media; the supervisor starts a new process.
-                    tracing::error!(%error, "epoll failed: the media thread cannot go on");
-                    std::process::abort();
+                    crate::log::abort(&format!("epoll failed, no media without it: {error}"));
                 }
             }
             self.turn();

@@ -93,6 +93,8 @@ pub struct Status {
     pub calls: Vec<(CallSummary, Duration)>,
     /// Calls not yet over.
     pub active_calls: usize,
+    /// The operator wants it to take no new calls; wants it empty.
+    pub leaving: (bool, bool),
     /// Totals.
     pub counters: PopCounters,
     /// Totals of SIP.
@@ -477,6 +479,7 @@ impl Signaling {
             resources: (view.trunks().count(), view.routes().count(), view.numbers()),
             calls: calls.into_iter().map(age).collect(),
             active_calls: self.pop.active_calls(),
+            leaving: view.pop(self.pop.id()).map_or((false, false), |p| (p.cordoned, p.draining)),
             counters: self.pop.counters().clone(),
             sip: self.pop.sip_counters().clone(),
             guard: self.pop.guarding(),

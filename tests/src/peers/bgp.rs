@@ -21,6 +21,29 @@ pub enum Kind {
     GoBgp,
 }
 
+/// Which program announces the POP's own prefixes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Announcing {
+    Frr,
+    ExaBgp,
+}
+
+/// What an upstream says of a prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// It does not answer.
+    Nothing,
+    NoRoute,
+    /// One that asks to be left (RFC 8326).
+    Leaving,
+    Route,
+}
+
+/// Where announced routes lead.
+const NEXT_HOP: &str = "192.0.2.1";
+/// 65535:0 as a number.
+const GRACEFUL_SHUTDOWN: &str = "4294901760";
+
 /// A router and the neighbors it has: one for each upstream.
 pub struct Edge {
     dir: PathBuf,
@@ -51,7 +74,15 @@ impl Edge {
         let neighbors: Vec<(IpAddr, u32)> =
             (1..=upstreams).map(|n| (address(n), 65_001 + u32::from(n))).collect();
         let router = match kind {
-            Kind::Frr => edge.frr(&neighbors, station)?,
+            Kind::Frr => edge.frr(
+                &neighbors,
+                &format!(
+                    " bmp targets pop\n  bmp monitor ipv4 unicast post-policy\n  \
+                     bmp connect {} port {} min-retry 100 max-retry 500\n",
+                    station.ip(),
+                    station.port(),
+                ),
+            )?,
             Kind::GoBgp => {
                 let all = neighbors.iter().map(|to| gobgp_neighbor(address(0), *to, false));
                 let bmp = format!(
@@ -80,7 +111,81 @@ impl Edge {
         super::start(&self.dir, &name, "gobgpd", args.map(str::to_owned).into())
     }
 
-    fn frr(&self, neighbors: &[(IpAddr, u32)], station: SocketAddr) -> Result<Process> {
+    /// One upstream, and a router that announces what `pop-node announce` says, which is started
+    /// with `pop_node` and these arguments, and those for the router.
+    pub fn announcing(dir: &Path, who: Announcing, pop_node: &Path, args: &str) -> Result<Self> {
+        let mut edge = Self { dir: dir.join("bgp"), router: None, upstreams: Vec::new() };
+        std::fs::create_dir_all(&edge.dir).context("no directory for routers")?;
+        let neighbor = gobgp_neighbor(address(1), (address(0), OWN), true);
+        edge.upstreams.push(edge.gobgp(1, OWN + 1, &neighbor)?);
+        let pop_node = pop_node.display().to_string();
+        match who {
+            Announcing::Frr => {
+                // GoBGP takes no next hop of loopback.
+                let more = format!(
+                    " no bgp network import-check\n address-family ipv4 unicast\n  \
+                     neighbor {} route-map hop out\n exit-address-family\nexit\n\
+                     route-map hop permit 10\n set ip next-hop {NEXT_HOP}\n",
+                    address(1)
+                );
+                edge.router = Some(edge.frr(&[(address(1), OWN + 1)], &more)?);
+                let vtysh = format!("vtysh --vty_socket {}", edge.dir.display());
+                let mut all: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
+                all.extend(["--to", "frr", "--as", &OWN.to_string()].map(str::to_owned));
+                all.extend(["--vtysh".to_owned(), vtysh]);
+                edge.upstreams.push(super::start(&edge.dir, "announce", &pop_node, all)?);
+            }
+            Announcing::ExaBgp => {
+                let run = format!("{pop_node} {args} --to exabgp --next-hop {NEXT_HOP}");
+                edge.router = Some(edge.exabgp(&run)?);
+            }
+        }
+        Ok(edge)
+    }
+
+    /// `announce`, which it runs, and the upstream.
+    fn exabgp(&self, announce: &str) -> Result<Process> {
+        let (own, upstream) = (address(0), address(1));
+        let text = format!(
+            "process announce {{\n  run {announce};\n  encoder text;\n}}\n\
+             neighbor {upstream} {{\n  router-id {own};\n  local-address {own};\n  \
+             local-as {OWN};\n  peer-as {};\n  connect {PORT};\n  \
+             api {{\n    processes [ announce ];\n  }}\n}}\n",
+            OWN + 1
+        );
+        let file = self.dir.join("exabgp.conf");
+        std::fs::write(&file, text).context("cannot write a router's configuration")?;
+        // It would become nobody, who cannot read our files.
+        let user = "exabgp_daemon_user=root";
+        let more = ["exabgp_api_cli=false", "/usr/sbin/exabgp", &file.display().to_string()];
+        super::start(&self.dir, "exabgp", user, more.map(str::to_owned).into())
+    }
+
+    /// What the upstream has of a prefix.
+    pub fn heard(&self, prefix: &str) -> Result<Heard> {
+        let output = std::process::Command::new("gobgp")
+            .args(["-u", &address(1).to_string(), "-p", &API_PORT.to_string()])
+            .args(["global", "rib", "-j"])
+            .output()
+            .context("gobgp does not start")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(match (output.status.success(), text.contains(prefix)) {
+            (false, _) => Heard::Nothing,
+            (true, false) => Heard::NoRoute,
+            (true, true) if text.contains(GRACEFUL_SHUTDOWN) => Heard::Leaving,
+            (true, true) => Heard::Route,
+        })
+    }
+
+    /// The announcer beside FRR is asked to end.
+    pub fn end_announcer(&mut self) -> Result<()> {
+        let mut announcer = self.upstreams.pop().context("no announcer")?;
+        let ended = announcer.stop(Duration::from_secs(10)).context("it does not end")?;
+        ensure!(ended.success(), "{}", announcer.log_tail(3));
+        Ok(())
+    }
+
+    fn frr(&self, neighbors: &[(IpAddr, u32)], more: &str) -> Result<Process> {
         let own = address(0);
         let neighbor = |(address, asn): &(IpAddr, u32)| {
             format!(
@@ -90,12 +195,8 @@ impl Edge {
             )
         };
         let text = format!(
-            "router bgp {OWN}\n bgp router-id {own}\n no bgp ebgp-requires-policy\n{}\
-             bmp targets pop\n  bmp monitor ipv4 unicast post-policy\n  \
-             bmp connect {} port {} min-retry 100 max-retry 500\n",
+            "router bgp {OWN}\n bgp router-id {own}\n no bgp ebgp-requires-policy\n{}{more}",
             neighbors.iter().map(neighbor).collect::<String>(),
-            station.ip(),
-            station.port(),
         );
         let file = self.dir.join("bgpd.conf");
         std::fs::write(&file, text).context("cannot write a router's configuration")?;

@@ -3,6 +3,7 @@
 pub mod baresip;
 pub mod bgp;
 pub mod quality;
+pub mod rpki;
 pub mod sipp;
 
 use std::path::Path;

@@ -7,7 +7,7 @@ use chaos::lab::{BMP_PORT, Node, Routers, admin};
 use chaos::wan::Profile;
 use serde_json::Value;
 use tests::peers::bgp::{Edge, Kind, address, router};
-use tests::peers::eventually;
+use tests::peers::{eventually, rpki};
 use tests::upstreams::{Counts, Upstreams, grown};
 
 use crate::run;
@@ -15,11 +15,14 @@ use crate::run;
 const CALLS: usize = 10;
 /// What covers the addresses of all POPs of the lab.
 const ALL: &str = "127.0.0.0/8";
+/// Who announces it, by upstream.
+const ORIGINS: [u32; 2] = [64_998, 64_999];
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Stage {
     upstreams: Upstreams,
     edge: Edge,
+    cache: rpki::Cache,
 }
 
 impl Stage {
@@ -30,6 +33,7 @@ impl Stage {
                 pop: "fra1".into(),
                 routers: vec![router()],
                 upstreams: vec![vec![address(1)], vec![address(2)]],
+                rpki_caches: vec![rpki::address()],
             });
         };
         let upstreams = Upstreams::with(routers).await?;
@@ -43,7 +47,9 @@ impl Stage {
         let mesh = &upstreams.scene.mesh;
         let station = (mesh.site("fra1")?.sip.ip(), BMP_PORT).into();
         let edge = Edge::start(mesh.dir(), kind, 2, station)?;
-        let stage = Self { upstreams, edge };
+        // Nothing is known of any origin yet.
+        let cache = rpki::Cache::start(mesh.dir(), &[("192.0.2.0/24", 64_500)])?;
+        let stage = Self { upstreams, edge, cache };
         stage
             .until("/bgp", "both upstreams' routers are up", |bgp| {
                 let neighbors = bgp["routers"][0]["neighbors"].as_array();
@@ -51,7 +57,7 @@ impl Stage {
             })
             .await?;
         for upstream in [0, 1] {
-            stage.edge.announce(upstream, ALL, "64500 64999", &[])?;
+            stage.announce(upstream, &[])?;
         }
         stage
             .until("/bgp", "both upstreams have routes, and all is told", |bgp| {
@@ -62,6 +68,12 @@ impl Stage {
             .await?;
         stage.upstreams.call(CALLS).await?;
         Ok(stage)
+    }
+
+    /// The upstream has a route to all POPs.
+    fn announce(&self, upstream: u8, more: &[&str]) -> Result<()> {
+        let origin = ORIGINS.get(usize::from(upstream)).context("two upstreams")?;
+        self.edge.announce(upstream, ALL, &format!("64500 {origin}"), more)
     }
 
     async fn get(&self, page: &str) -> Result<String> {
@@ -108,6 +120,22 @@ impl Stage {
         .await
     }
 
+    /// RPKI allows the origin by the other upstream only, until media has moved; then both.
+    async fn stolen(&self) -> Result<Duration> {
+        let used = self.upstream_in_use().await?;
+        let counts = self.upstreams.counts();
+        let other = ORIGINS.get(usize::from(1 - used)).context("two upstreams")?;
+        self.cache.allow(&[(ALL, *other)])?;
+        let took = self.moved_from(used, &counts).await?;
+        let words = self.get("/paths/sin1").await?;
+        ensure!(words.contains("which RPKI does not allow"), "{words}");
+        ensure!(self.metric("pop_rpki_invalid_ways").await? != "0", "not counted");
+        let up = format!("pop_rpki_cache_up{{cache=\"{}\"}}", rpki::address());
+        ensure!(self.metric(&up).await? == "1", "no cache");
+        self.cache.allow(&ORIGINS.map(|origin| (ALL, origin)))?;
+        Ok(took)
+    }
+
     async fn metric(&self, line: &str) -> Result<String> {
         let page = self.get("/metrics").await?;
         let found = page.lines().find_map(|l| l.strip_prefix(line));
@@ -141,7 +169,7 @@ async fn story(kind: Kind) -> Result<()> {
     ensure!(stage.metric(&drained).await? == "1", "not drained");
     ensure!(stage.metric("pop_bgp_withdrawals_total").await? != "0", "not counted");
 
-    stage.edge.announce(first, ALL, "64500 64999", &[])?;
+    stage.announce(first, &[])?;
     let at_rest = |bgp: &Value| {
         bgp["ways"].as_array().into_iter().flatten().all(|way| way["drained"] == false)
     };
@@ -150,23 +178,27 @@ async fn story(kind: Kind) -> Result<()> {
     let second = stage.upstream_in_use().await?;
     ensure!(second != first, "back in a hurry");
     let counts = stage.upstreams.counts();
-    stage.edge.announce(second, ALL, "64500 64999", &["community", "65535:0"])?;
+    stage.announce(second, &["community", "65535:0"])?;
     let shut_down = stage.moved_from(second, &counts).await?;
     // By the shutdown itself, not for what a changed route costs.
     let last = stage.upstreams.paths("fra1").await?["changes"].as_array().cloned();
     let why = |change: &Value| change["why"].as_str().unwrap_or_default().to_owned();
     let whys: Vec<String> = last.iter().flatten().map(why).collect();
     ensure!(whys.iter().filter(|why| *why == "drained").count() >= 2, "{whys:?}");
-    stage.edge.announce(second, ALL, "64500 64999", &[])?;
+    stage.announce(second, &[])?;
     stage.until("/bgp", "the shutdown is called off", at_rest).await?;
 
+    let stolen = stage.stolen().await?;
+    stage.until("/bgp", "the theft is over", at_rest).await?;
+
+    let last = stage.upstream_in_use().await?;
     let counts = stage.upstreams.counts();
-    stage.edge.kill_upstream(first);
-    let died = stage.moved_from(first, &counts).await?;
+    stage.edge.kill_upstream(last);
+    let died = stage.moved_from(last, &counts).await?;
     let (received, lost) = grown(&before, &stage.upstreams.counts());
     println!(
         "{kind:?}: media moved {withdrawn:?} after a withdrawal, {shut_down:?} after a graceful \
-         shutdown, {died:?} after a peer's death; {lost} of {} packets lost",
+         shutdown, {stolen:?} after RPKI spoke against it, {died:?} after a peer's death; {lost} of {} packets lost",
         received + lost
     );
     ensure!(received > 1_000, "{received}: calls ended");

@@ -3,6 +3,7 @@
 //! `cargo e2e` runs it on release builds; `cargo build --release` first. One scenario a module.
 #![allow(clippy::indexing_slicing, clippy::print_stdout, reason = "a test may panic and speak")]
 
+mod announce;
 mod bgp;
 mod calls;
 mod check;

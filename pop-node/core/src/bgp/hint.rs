@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proto::time::{Duration, Instant};
 
 use super::message::Community;
+use super::prefix::Prefix;
 
 /// R that a new way costs at once, and when half of it is forgotten. Half of all unintelligible
 /// samples lie within 10 minutes of an update (Kushman et al., CCR 2007); then 0.3 is left.
@@ -27,6 +28,8 @@ pub enum Drain {
     No,
     /// Somebody asks for it: it still carries.
     Asked,
+    /// RPKI says that its route is not its origin's to announce: who knows where it ends.
+    Invalid,
     /// Its route is gone: what is sent there may go nowhere.
     Withdrawn,
 }
@@ -46,6 +49,8 @@ pub enum Reason {
     Changed(Instant),
     /// It was withdrawn so often in 10 minutes.
     Flapping(usize),
+    /// RFC 6811: this AS, or a set of them, may not originate this prefix.
+    RpkiInvalid(Option<u32>, Prefix),
 }
 
 impl Reason {
@@ -57,6 +62,7 @@ impl Reason {
         "cost_community",
         "changed",
         "flapping",
+        "rpki_invalid",
     ];
 
     /// As a label of metrics.
@@ -68,6 +74,7 @@ impl Reason {
             Self::Cost(..) => "cost_community",
             Self::Changed(_) => "changed",
             Self::Flapping(_) => "flapping",
+            Self::RpkiInvalid(..) => "rpki_invalid",
         }
     }
 
@@ -94,6 +101,10 @@ impl Reason {
             }
             Self::Flapping(times) => {
                 format!("BGP withdrew its route {times} times in 10 min")
+            }
+            Self::RpkiInvalid(origin, prefix) => {
+                let origin = origin.map_or("a set of ASes".to_owned(), |asn| format!("AS{asn}"));
+                format!("its route to {prefix} is from {origin}, which RPKI does not allow")
             }
         }
     }
@@ -169,6 +180,14 @@ impl Hint {
     pub(super) fn withdrawn_everywhere(&mut self, since: Instant, now: Instant) {
         self.shaky |= now - since < SHAKY;
         self.reasons.push(Reason::Withdrawn(since));
+    }
+
+    /// Not its origin's to announce; to be left only where another way is not so, too.
+    pub(super) fn rpki_invalid(&mut self, origin: Option<u32>, prefix: Prefix, elsewhere: bool) {
+        if elsewhere {
+            self.drain = self.drain.max(Drain::Invalid);
+        }
+        self.reasons.push(Reason::RpkiInvalid(origin, prefix));
     }
 
     /// Does time alone change it?

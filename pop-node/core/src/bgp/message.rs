@@ -62,6 +62,8 @@ pub struct Nlri {
 pub struct Attributes {
     /// AS_PATH, nearest first; sets are part of it.
     pub as_path: Vec<u32>,
+    /// Its last AS; none if a set is last (RFC 6811 §2), or there is no path.
+    pub origin: Option<u32>,
     /// Next hop.
     pub next_hop: Option<IpAddr>,
     /// Communities and large communities.

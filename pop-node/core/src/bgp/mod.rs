@@ -10,14 +10,24 @@
 //! kept before is missing: the station closes its sessions, the routers come back and send all.
 //! Until then the routes known before are held ([`table`]).
 //!
+//! Which AS may originate a prefix comes from RPKI caches ([`Rtr`], RFC 8210): a route that RPKI does
+//! not allow ([`Validity`]) is left while another upstream has one.
+//!
+//! The other direction, [`Announcer`]: whether routers announce the POP's own prefixes.
+//!
 //! Deliberately not here: sockets, the BGP parser (the shell), which path is best (`overlay`).
 
+mod announce;
 mod frame;
 mod hint;
 mod message;
 mod prefix;
 mod report;
 mod router;
+mod rpki;
+mod rtr;
+#[cfg(test)]
+mod rtr_tests;
 mod sense;
 mod station;
 mod table;
@@ -25,11 +35,14 @@ mod table;
 mod tests;
 mod way;
 
+pub use announce::{Announcement, Announcer, Standing};
 pub use frame::{Frame, FrameError, Kind, MESSAGE_BYTES_MAX, PeerHeader, PeerKey, Reassembly, Rib};
 pub use hint::{Drain, Hint, Reason};
 pub use message::{Attributes, Community, Message, Nlri, Update};
 pub use prefix::Prefix;
 pub use report::{FeedState, NeighborReport, Report, RouterReport, WayReport};
 pub use router::Ignored;
+pub use rpki::{Validity, Vrp, Vrps};
+pub use rtr::{Leave, Pdu, Query, Rtr, RtrReport, State, Timing};
 pub use sense::Distrust;
 pub use station::{Bgp, BgpConfig, Event, Hangup, Neighbor, Policy, Session};

@@ -9,6 +9,7 @@ use super::hint::Hint;
 use super::message::Community;
 use super::prefix::Prefix;
 use super::router::Ignored;
+use super::rpki::Validity;
 use super::sense::Distrust;
 
 /// Is what a router tells of use?
@@ -99,6 +100,8 @@ pub struct WayReport {
     pub next_hop: Option<IpAddr>,
     /// Sorted.
     pub communities: Vec<Community>,
+    /// What RPKI says of the route's origin.
+    pub validity: Validity,
     /// What speaks against it.
     pub hint: Hint,
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use proto::time::{Duration, Instant};
 
@@ -12,8 +13,9 @@ use super::message::{Community, Message};
 use super::prefix::Prefix;
 use super::report::{FeedState, NeighborReport, Report, RouterReport};
 use super::router::{ASK_AGAIN_AFTER, Dirty, Interest, Router};
+use super::rpki::{Validity, Vrps};
 use super::sense::Distrust;
-use super::way::{Outlook, Way};
+use super::way::{Elsewhere, Outlook, Way};
 
 /// Addresses of interest; more are not looked at.
 const INTEREST_MAX: usize = 8_192;
@@ -145,6 +147,8 @@ pub struct Bgp {
     config: BgpConfig,
     routers: BTreeMap<IpAddr, Router>,
     interest: Interest,
+    /// Who may originate which prefix.
+    vrps: Arc<Vrps>,
     ways: BTreeMap<(IpAddr, u8), Way>,
     /// Ways whose hint is to be told.
     news: BTreeSet<(IpAddr, u8)>,
@@ -168,6 +172,7 @@ impl Bgp {
             config,
             routers,
             interest: Interest::new(),
+            vrps: Arc::default(),
             ways: BTreeMap::new(),
             news: BTreeSet::new(),
             closing: Vec::new(),
@@ -203,6 +208,13 @@ impl Bgp {
             self.news.extend(gone.map(|(way, _)| way));
             self.clean(now);
         }
+    }
+
+    /// What RPKI says now: all of it, each time.
+    pub fn set_vrps(&mut self, vrps: Arc<Vrps>, now: Instant) {
+        self.vrps = vrps;
+        self.pending.extend(self.interest.keys());
+        self.judge_some(now);
     }
 
     /// Is a route to this prefix worth parsing?
@@ -344,13 +356,12 @@ impl Bgp {
             let way = self.ways.entry((address, upstream)).or_default();
             let (changed, gone) = (way.changed, way.gone);
             way.follow(outlook, &self.routers, now);
+            way.validity = outlook.validity(address, &self.vrps);
             self.route_changes += u64::from(way.changed != changed);
             self.withdrawals += u64::from(way.gone.is_some() && gone.is_none());
         }
         for (upstream, outlook) in (0..).zip(&outlooks) {
-            let is_other = |key: &(IpAddr, u8)| key.1 != upstream;
-            let others = self.ways.range((address, 0)..=(address, u8::MAX));
-            let elsewhere = others.filter(|(key, _)| is_other(key)).any(|(_, w)| w.gone.is_none());
+            let elsewhere = self.elsewhere(address, upstream);
             let Some(way) = self.ways.get_mut(&(address, upstream)) else { continue };
             let hint = way.hint(outlook, elsewhere, &self.config.policy, now);
             if hint.differs(&way.hint) {
@@ -358,6 +369,14 @@ impl Bgp {
                 self.news.insert((address, upstream));
             }
         }
+    }
+
+    fn elsewhere(&self, address: IpAddr, upstream: u8) -> Elsewhere {
+        let all = self.ways.range((address, 0)..=(address, u8::MAX));
+        let others = all.filter(|(key, way)| key.1 != upstream && way.gone.is_none());
+        let others: Vec<Validity> = others.map(|(_, way)| way.validity).collect();
+        let allowed = others.iter().any(|validity| *validity != Validity::Invalid);
+        Elsewhere { reachable: !others.is_empty(), allowed }
     }
 
     /// Everything that is known, as of now.

@@ -32,6 +32,7 @@ const GONE_KEPT: Duration = Duration::from_secs(24 * 3_600);
 pub(super) struct RoutePath {
     pub(super) hash: u64,
     pub(super) as_path: Vec<u32>,
+    pub(super) origin: Option<u32>,
     pub(super) communities: Vec<Community>,
     pub(super) next_hop: Option<IpAddr>,
 }
@@ -39,7 +40,7 @@ pub(super) struct RoutePath {
 impl RoutePath {
     /// `own`: the router's AS, which FRR prepends in BMP to what the neighbor sent.
     pub(super) fn new(attributes: Attributes, own: u32) -> Self {
-        let Attributes { mut as_path, next_hop, mut communities } = attributes;
+        let Attributes { mut as_path, origin, next_hop, mut communities } = attributes;
         let ours = as_path.iter().take_while(|asn| **asn == own).count();
         as_path.drain(..ours);
         communities.sort_unstable();
@@ -60,7 +61,7 @@ impl RoutePath {
             Some(IpAddr::V6(v6)) => hash.add(&v6.octets()),
             None => {}
         }
-        Self { hash: hash.0, as_path, communities, next_hop }
+        Self { hash: hash.0, as_path, origin, communities, next_hop }
     }
 }
 

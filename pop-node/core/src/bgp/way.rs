@@ -12,6 +12,7 @@ use super::message::{Community, Nlri};
 use super::prefix::Prefix;
 use super::report::WayReport;
 use super::router::Router;
+use super::rpki::{Validity, Vrps};
 use super::station::Policy;
 use super::table::{Route, RoutePath};
 
@@ -50,7 +51,17 @@ pub(super) struct Way {
     losses: VecDeque<Instant>,
     prefix: Option<Prefix>,
     path: Option<Arc<RoutePath>>,
+    pub(super) validity: Validity,
     pub(super) hint: Hint,
+}
+
+/// What the ways to the same address by other upstreams are like.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Elsewhere {
+    /// By one of them there is a route, or nothing is known against one.
+    pub(super) reachable: bool,
+    /// And RPKI does not speak against it.
+    pub(super) allowed: bool,
 }
 
 /// What the tables say of it.
@@ -100,6 +111,20 @@ impl Outlook {
             (None, Some(since)) => Self::Withdrawn { since },
             (None, None) => Self::Unknown,
         }
+    }
+}
+
+impl Outlook {
+    /// What RPKI says of the route, if there is one. One without a path is the router's own.
+    pub(super) fn validity(&self, address: IpAddr, vrps: &Vrps) -> Validity {
+        let Some((origin, prefix)) = self.origin() else { return Validity::NotFound };
+        vrps.validity(address, prefix, origin)
+    }
+
+    fn origin(&self) -> Option<(Option<u32>, Prefix)> {
+        let Self::Routed { place, path, .. } = self else { return None };
+        let is_own = path.as_path.is_empty() && path.origin.is_none();
+        (!is_own).then_some((path.origin, place.nlri.prefix))
     }
 }
 
@@ -155,11 +180,11 @@ impl Way {
         }
     }
 
-    /// `elsewhere`: by another upstream there is a way, or nothing is known against one.
+    /// What speaks against it.
     pub(super) fn hint(
         &self,
         outlook: &Outlook,
-        elsewhere: bool,
+        elsewhere: Elsewhere,
         policy: &Policy,
         now: Instant,
     ) -> Hint {
@@ -169,7 +194,9 @@ impl Way {
         }
         hint.flapped(self.losses.iter().filter(|at| now - **at < FLAP_WINDOW).count());
         match self.gone {
-            Some(since) if elsewhere => hint.drain(Drain::Withdrawn, Reason::Withdrawn(since)),
+            Some(since) if elsewhere.reachable => {
+                hint.drain(Drain::Withdrawn, Reason::Withdrawn(since))
+            }
             Some(since) => hint.withdrawn_everywhere(since, now),
             None => {}
         }
@@ -186,6 +213,9 @@ impl Way {
             }
             hint.transit = transit(&path.as_path);
         }
+        if let (Validity::Invalid, Some((origin, prefix))) = (self.validity, outlook.origin()) {
+            hint.rpki_invalid(origin, prefix, elsewhere.allowed);
+        }
         if let Some(at) = self.changed {
             hint.changed(at, now);
         }
@@ -200,6 +230,7 @@ impl Way {
             as_path: self.path.as_ref().map(|path| path.as_path.clone()).unwrap_or_default(),
             next_hop: self.path.as_ref().and_then(|path| path.next_hop),
             communities: self.path.as_ref().map(|p| p.communities.clone()).unwrap_or_default(),
+            validity: self.validity,
             hint: self.hint.clone(),
         }
     }

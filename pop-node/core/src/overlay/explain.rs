@@ -175,6 +175,9 @@ fn describe(path: &PathReport, route: &Route, now: Instant) -> String {
     against += match drain {
         Drain::No => "",
         Drain::Asked => ", to be left while there is another",
+        Drain::Invalid => {
+            ", by a route that may be somebody else's, to be left while there is any other"
+        }
         Drain::Withdrawn => ", without a route, to be left while there is any other",
     };
     let reasons: Vec<String> = path.against.iter().map(|why| why.sentence(now)).collect();
