@@ -137,12 +137,17 @@ impl Upstreams {
 
     /// So many calls from fra1 to sin1 are up and heard on both sides.
     pub async fn call(&self, calls: usize) -> Result<()> {
+        self.call_with(calls, Codec::Pcmu).await
+    }
+
+    /// The same with this codec.
+    pub async fn call_with(&self, calls: usize, codec: Codec) -> Result<()> {
         for n in 0..calls {
             self.caller.dial(Dial {
                 proxy: self.scene.sip("fra1")?,
                 from: format!("+4930111{n:04}"),
                 to: SIN.into(),
-                codecs: vec![Codec::Pcmu],
+                codecs: vec![codec],
                 talk: None,
                 digits: String::new(),
                 srtp: false,
@@ -160,6 +165,12 @@ impl Upstreams {
         [&self.caller, &self.callee].map(|agent| {
             agent.live().iter().map(|call| (call.number, (call.received, call.lost))).collect()
         })
+    }
+
+    /// Packets and bytes of their payloads that both sides received so far.
+    pub fn voice(&self) -> (u64, u64) {
+        let all = [&self.caller, &self.callee].into_iter().flat_map(Agent::live);
+        all.fold((0, 0), |sum, call| (sum.0 + call.received, sum.1 + call.bytes))
     }
 
     /// Hangs up. The reports of both sides, which must be of calls that ended well.

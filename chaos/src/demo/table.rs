@@ -97,7 +97,7 @@ mod tests {
             jitter: Duration::from_millis(3),
             longest_gap: Duration::from_millis(41),
             mos: Some(4.314),
-            wan: Counters { received: 1_000, delivered: 990, lost: 10, overflowed: 0 },
+            wan: Counters { received: 1_000, delivered: 990, lost: 10, ..Counters::default() },
         };
         let picture = Picture {
             elapsed: Duration::from_secs(12),

@@ -311,7 +311,7 @@ mod tests {
                 allocation_back: Some(Duration::from_millis(1_400)),
                 calls_lost: 0,
             }),
-            wan: Counters { received: 1_000, delivered: 998, lost: 2, overflowed: 0 },
+            wan: Counters { received: 1_000, delivered: 998, lost: 2, ..Counters::default() },
             profile: Profile { loss: 0.002, ..Profile::delayed(Duration::from_millis(40)) },
             left_in_pops: Some(0),
         }

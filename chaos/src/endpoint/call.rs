@@ -152,6 +152,7 @@ impl Call {
             to: self.to.clone(),
             codec: self.codec(),
             received: s.received,
+            bytes: s.bytes,
             lost: s.lost,
             jitter: s.jitter,
             longest_gap: s.longest_gap,

@@ -63,6 +63,8 @@ impl<'a> Packet<'a> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Statistics {
     pub(super) received: u64,
+    /// Of their payloads.
+    pub(super) bytes: u64,
     pub(super) duplicates: u64,
     pub(super) lost: u64,
     pub(super) jitter: Duration,
@@ -96,6 +98,7 @@ pub(super) struct Listener {
     /// Sums of sources that came before.
     earlier_lost: u64,
     received: u64,
+    bytes: u64,
     duplicates: u64,
     first: Option<Instant>,
     last: Option<Instant>,
@@ -131,6 +134,7 @@ impl Listener {
             source: None,
             earlier_lost: 0,
             received: 0,
+            bytes: 0,
             duplicates: 0,
             first: None,
             last: None,
@@ -174,6 +178,7 @@ impl Listener {
             return;
         };
         self.received += 1;
+        self.bytes += packet.payload.len() as u64;
         self.first.get_or_insert(now);
         if let Some(last) = self.last.replace(now) {
             self.longest_gap = self.longest_gap.max(now - last);
@@ -203,6 +208,7 @@ impl Listener {
         let jitter = self.source.as_ref().map_or(0, |s| s.jitter / 16);
         Statistics {
             received: self.received,
+            bytes: self.bytes,
             duplicates: self.duplicates,
             lost: self.earlier_lost + self.source.as_ref().map_or(0, Source::lost),
             jitter: Duration::from_micros(jitter * 1_000_000 / u64::from(self.clock_hz.max(1))),

@@ -159,6 +159,8 @@ pub struct Live {
     pub codec: Option<Codec>,
     /// Packets received.
     pub received: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
     /// Packets lost.
     pub lost: u64,
     /// Interarrival jitter.

@@ -66,6 +66,8 @@ pub enum DropReason {
 pub struct Counters {
     /// Packets that came in.
     pub received: u64,
+    /// Their bytes, as far as their sizes are told.
+    pub bytes: u64,
     /// Packets that came out.
     pub delivered: u64,
     /// Packets dropped as [`DropReason::Lost`].
@@ -108,6 +110,7 @@ impl<T> Link<T> {
     /// A packet of this many bytes enters.
     pub fn handle_sized(&mut self, packet: T, bytes: u64, now: Instant) -> Result<(), DropReason> {
         self.counters.received += 1;
+        self.counters.bytes += bytes;
         if self.loses() {
             self.counters.lost += 1;
             return Err(DropReason::Lost);

@@ -35,6 +35,8 @@ const SESSIONS_MAX: usize = 256;
 /// Packets taken from one socket before the others get their turn.
 const BATCH_PACKETS: usize = 256;
 const WAKE: Token = Token(usize::MAX);
+/// IPv4 and UDP, which a rate counts.
+const HEADER_BYTES: u64 = 20 + 8;
 
 /// The running WAN; ends when dropped.
 #[derive(Debug)]
@@ -120,6 +122,7 @@ impl Wan {
         for link in self.shared.lock().links.values() {
             let c = link.counters();
             sum.received += c.received;
+            sum.bytes += c.bytes;
             sum.delivered += c.delivered;
             sum.lost += c.lost;
             sum.overflowed += c.overflowed;
@@ -283,8 +286,9 @@ impl Shell {
                 (from, to, Packet { bytes, out, to: None })
             }
         };
+        let bytes = packet.bytes.len() as u64 + HEADER_BYTES;
         // A drop is counted by the link.
-        let _dropped = self.shared.lock().link(&from, &to).handle_packet(packet, now);
+        let _dropped = self.shared.lock().link(&from, &to).handle_sized(packet, bytes, now);
     }
 
     fn session(&mut self, front: Token, client: SocketAddr, from: &str, to: &str) -> Option<Token> {

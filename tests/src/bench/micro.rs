@@ -27,7 +27,7 @@ const BATCHES: usize = 15;
 const VOICE: [u8; 160] = [0x55; 160];
 
 /// CPU time of this thread so far (`schedstat`: nanoseconds on a CPU).
-fn cpu() -> Result<Duration> {
+pub(super) fn cpu() -> Result<Duration> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").context("schedstat")?;
     let nanos = text.split(' ').next().context("schedstat is empty")?;
     Ok(Duration::from_nanos(nanos.trim().parse()?))

@@ -1,6 +1,7 @@
 //! Benchmarks: measured figures beside a peer's or a bound, in the same run.
 
 mod control;
+mod feed;
 mod guarding;
 mod latency;
 mod load;
@@ -8,6 +9,8 @@ mod media;
 mod memory;
 mod micro;
 mod paths;
+mod poor;
+mod row;
 mod setup;
 mod sip;
 mod survive;
@@ -35,11 +38,11 @@ pub const BENCHES: [(&str, &str); 7] = [
     ),
     (
         "paths",
-        "what calls hear when an upstream falls silent, loses or flaps (about 11 min; [--quick] [silent loss clean flap])",
+        "what calls hear when an upstream falls silent, loses or flaps, how they sound, and what a full BGP table and a mesh of 200 POPs cost (about 12 min; [--quick] [silent loss sound clean overhead flap feed row poor])",
     ),
     (
         "survive",
-        "calls through the loss of POPs, regions and the control plane: the drills (about 3 h; [--quick] about 8 min; [kill silent region leader pause upstream control drain restart cost]); pages in tests/out/survive",
+        "calls through the loss of POPs, regions and the control plane: the drills (about 2 h; [--quick] about 8 min; [kill silent region leader pause upstream control drain restart cost]); pages in tests/out/survive",
     ),
     ("voice", "PESQ of recorded calls with and without loss, cost of transcoding (about 4 min)"),
 ];

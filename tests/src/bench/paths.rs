@@ -4,16 +4,24 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use chaos::endpoint::Side;
+use anyhow::{Context as _, Result, bail};
+use chaos::endpoint::{self, Side};
 use chaos::lab::Node;
+use chaos::speech::{self, Voice};
 use chaos::wan::Profile;
+use pop_core::codec::Codec;
 
-use super::{Figure, Table, percentile};
+use super::{Figure, Table, Target, percentile};
+use crate::peers::quality;
 use crate::upstreams::{Upstreams, WAY, grown};
 
 const CALLS: usize = 60;
-const GROUPS: [&str; 4] = ["silent", "loss", "clean", "flap"];
+const OVERHEAD_CALLS: usize = 50;
+/// Both sides of each are recorded.
+const SCORED: usize = 8;
+const RATE_HZ: u32 = 8_000;
+const GROUPS: [&str; 9] =
+    ["silent", "loss", "sound", "clean", "overhead", "flap", "feed", "row", "poor"];
 
 pub(super) async fn run(arguments: &[String]) -> Result<Table> {
     let quick = arguments.iter().any(|argument| argument == "--quick");
@@ -29,7 +37,12 @@ pub(super) async fn run(arguments: &[String]) -> Result<Table> {
         let done = match group {
             "silent" => silent(&mut table, of(3, 10)).await,
             "loss" => loss(&mut table, Duration::from_secs(of(10, 30))).await,
+            "sound" => sound(&mut table).await,
             "clean" => clean(&mut table, Duration::from_secs(of(10, 60))).await,
+            "overhead" => overhead(&mut table, Duration::from_secs(of(5, 20))).await,
+            "feed" => super::feed::full_table(&mut table).await,
+            "row" => super::row::row(&mut table),
+            "poor" => super::poor::poor(&mut table),
             _ => flap(&mut table, if quick { 12 } else { 60 }).await,
         };
         // What cannot be measured does not hide the rest, and is no success.
@@ -125,6 +138,56 @@ async fn loss(table: &mut Table, span: Duration) -> Result<()> {
     Ok(())
 }
 
+/// How recorded calls sound with 5 % lost on the upstream in use.
+async fn sound(table: &mut Table) -> Result<()> {
+    eprintln!("paths: recording calls with 5 % lost");
+    let stage = Upstreams::start().await?;
+    stage.call(SCORED).await?;
+    let lossy = Profile { loss: 0.05, ..Profile::delayed(WAY) };
+    stage.wan()?.set_both("fra1", "sin1", lossy);
+    for pop in ["fra1", "sin1"] {
+        let answered =
+            |paths: &serde_json::Value| !paths["copy"].is_null() || paths["primary"] != "0-0";
+        stage.until(pop, "loss is answered", answered).await?;
+    }
+    let since = endpoint::now();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let dir = tempfile::tempdir()?;
+    let mut scores = Vec::new();
+    for report in stage.hang_up(SCORED).await? {
+        let voice = match report.side {
+            Side::Callee => Voice::English,
+            Side::Caller => Voice::Spanish,
+        };
+        let cycle = speech::samples(voice, RATE_HZ)?.len();
+        let before = since - report.answered.context("never answered")?;
+        // Speakers begin again and again: the first time that is all behind the start of the losses.
+        let first = usize::try_from(before.as_millis() * u128::from(RATE_HZ) / 1_000)?;
+        let begin = first.div_ceil(cycle) * cycle;
+        let heard =
+            report.heard.sound.get(begin..begin + cycle).context("too short a recording")?;
+        let file = dir.path().join("heard.wav");
+        quality::write_wav(&file, RATE_HZ, heard.to_vec())?;
+        scores.push(quality::pesq(voice, &file)?);
+    }
+    scores.sort_by(f64::total_cmp);
+    #[allow(clippy::cast_precision_loss, reason = "a few recordings")]
+    let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+    let count = scores.len();
+    for (label, ours, target) in
+        [("mean", mean, Target::AtLeast(4.2)), ("worst", percentile(&scores, 0.0), Target::Told)]
+    {
+        table.add(Figure {
+            name: format!("PESQ, PCMU, 5 % lost on the upstream in use, {count} ears, {label}"),
+            peer: None,
+            ours,
+            target,
+            unit: "",
+        });
+    }
+    Ok(())
+}
+
 /// Nothing is wrong: nothing is sent twice.
 async fn clean(table: &mut Table, span: Duration) -> Result<()> {
     let stage = Upstreams::start().await?;
@@ -148,6 +211,37 @@ async fn clean(table: &mut Table, span: Duration) -> Result<()> {
         unit: "",
     });
     stage.hang_up(CALLS).await?;
+    Ok(())
+}
+
+/// Bytes between the POPs (IPv4, UDP, QUIC, all upstreams, probes too) beside those of the voice.
+#[allow(clippy::cast_precision_loss, reason = "bytes of a few seconds")]
+async fn overhead(table: &mut Table, span: Duration) -> Result<()> {
+    /// IPv4, UDP, RTP.
+    const PLAIN_BYTES: u64 = 20 + 8 + 12;
+    for (codec, target) in [(Codec::Pcmu, Some(8.0)), (Codec::Opus, None)] {
+        let stage = Upstreams::start().await?;
+        stage.call_with(OVERHEAD_CALLS, codec).await?;
+        // Past the time in which a new call has every path probed.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let wire = || -> Result<u64> { Ok(stage.wan()?.total().bytes) };
+        let ((packets, voice), bytes) = (stage.voice(), wire()?);
+        tokio::time::sleep(span).await;
+        let ((packets_after, voice_after), bytes) = (stage.voice(), wire()? - bytes);
+        let (packets, voice) = (packets_after - packets, voice_after - voice);
+        let beyond = |bytes: u64| (bytes as f64 / voice as f64 - 1.0) * 100.0;
+        let plain = beyond(voice + packets * PLAIN_BYTES);
+        table.add(Figure {
+            name: format!(
+                "bytes beyond the voice, {OVERHEAD_CALLS} calls, {codec:?} (peer: plain RTP)"
+            ),
+            peer: Some(plain),
+            ours: beyond(bytes),
+            target: target.unwrap_or(plain).into(),
+            unit: "%",
+        });
+        stage.hang_up(OVERHEAD_CALLS).await?;
+    }
     Ok(())
 }
 
