@@ -86,7 +86,7 @@ pub(super) async fn two_pops(table: &mut Table) -> Result<()> {
         direct.push((from, to, target));
     }
     let direct = measure(direct).await?;
-    let mesh = through(&scene).await?;
+    let mesh = through(&scene, 6070).await?;
     for (share, label, target) in [(0.5, "p50", 3.0), (0.99, "p99", 10.0)] {
         let (direct, mesh) = (percentile(&direct, share), percentile(&mesh, share));
         table.add(Figure {
@@ -101,10 +101,11 @@ pub(super) async fn two_pops(table: &mut Table) -> Result<()> {
 }
 
 /// From the carrier of fra1 to that of iad1, on 20 calls that speak for 10 s; ms, sorted.
-pub(super) async fn through(scene: &Scene) -> Result<Vec<f64>> {
+/// `port` is the caller's: calls of the same one have the same names.
+pub(super) async fn through(scene: &Scene, port: u16) -> Result<Vec<f64>> {
     let (here, there) = (scene.carrier("fra1")?, scene.carrier("iad1")?);
     let carriers =
-        Carriers::new((here, 6070).into(), (there, SIP_PORT).into(), scene.sip("fra1")?).await?;
+        Carriers::new((here, port).into(), (there, SIP_PORT).into(), scene.sip("fra1")?).await?;
     let (mut calls, mut pairs) = (Vec::new(), Vec::new());
     for number in 0..CALLS {
         let (from, to) = sockets(here, there).await?;
