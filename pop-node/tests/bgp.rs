@@ -6,9 +6,12 @@
 //! `fixtures/gobgp-3.10.0.bmp`: the same story as GoBGP tells it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code fails loudly")]
 
+mod mutate;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use mutate::Random;
 use pop_core::bgp::{
     Bgp, BgpConfig, Drain, Event, Hangup, Message, Neighbor, Prefix, Reason, Reassembly, Session,
 };
@@ -221,18 +224,6 @@ fn only_an_open_opens() {
     }
 }
 
-/// Xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).unwrap() % n.max(1)
-    }
-}
-
 /// The messages of a recording, each with its header.
 fn messages(mut bytes: &[u8]) -> Vec<&[u8]> {
     let mut found = Vec::new();
@@ -257,19 +248,8 @@ fn mutated_messages_never_end_the_process() {
     let mut station = Station::new("127.0.9.2");
     for _ in 0..300_000 {
         let mut bytes = all[random.below(all.len())].to_vec();
-        for _ in 0..=random.below(4) {
-            let at = random.below(bytes.len());
-            match random.below(5) {
-                0 => bytes[at] ^= 1 << random.below(8),
-                1 => bytes[at] = [0, 0xff, 0x7f, 0x80][random.below(4)],
-                2 => drop(bytes.drain(at..(at + random.below(8)).min(bytes.len()))),
-                3 => bytes.insert(at, u8::try_from(random.below(256)).unwrap()),
-                _ => bytes.extend_from_within(at..),
-            }
-            if bytes.is_empty() {
-                bytes.push(3);
-            }
-        }
+        let times = 1 + random.below(4);
+        random.mutate(&mut bytes, times, 3);
         // Mostly with a length that fits, or little would be read behind it.
         if random.below(8) > 0 && bytes.len() > 6 {
             let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();

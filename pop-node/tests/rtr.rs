@@ -1,10 +1,13 @@
 //! What RPKI caches send, right and wrong.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code fails loudly")]
 
+mod mutate;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use mutate::Random;
 use pop_core::bgp::{Leave, Pdu, Query, Rtr, State, Validity};
 use pop_node::bgp::next_pdu;
 use proto::time::{Duration, Instant};
@@ -117,36 +120,13 @@ fn what_is_no_rtr_is_refused() {
     assert_eq!(asked, Err(Leave::Unexpected));
 }
 
-/// Xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).unwrap() % n.max(1)
-    }
-
-    fn mutate(&mut self, bytes: &mut Vec<u8>) {
-        for _ in 0..self.below(4) {
-            let at = self.below(bytes.len());
-            match self.below(5) {
-                0 => bytes[at] ^= 1 << self.below(8),
-                1 => bytes[at] = [0, 0xff, 0x7f, 0x80][self.below(4)],
-                2 => drop(bytes.drain(at..(at + self.below(8)).min(bytes.len()))),
-                3 => bytes.insert(at, u8::try_from(self.below(256)).unwrap()),
-                _ => bytes.extend_from_within(at..),
-            }
-            if bytes.is_empty() {
-                bytes.push(1);
-            }
-        }
-        // Mostly with a length that fits, or little would be read behind it.
-        if self.below(8) > 0 && bytes.len() >= 8 {
-            let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
-            bytes[4..8].copy_from_slice(&length);
-        }
+/// Mostly with a length that fits, or little would be read behind it.
+fn mutate(random: &mut Random, bytes: &mut Vec<u8>) {
+    let times = random.below(4);
+    random.mutate(bytes, times, 1);
+    if random.below(8) > 0 && bytes.len() >= 8 {
+        let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+        bytes[4..8].copy_from_slice(&length);
     }
 }
 
@@ -166,7 +146,7 @@ fn mutated_pdus_never_end_the_process() {
         next = if random.below(4) == 0 { random.below(pdus.len()) } else { (next + 1) % 9 };
         let mut bytes = pdus[next].clone();
         if random.below(2) == 0 {
-            random.mutate(&mut bytes);
+            mutate(&mut random, &mut bytes);
         }
         now += Duration::from_millis(100);
         let mut buffer = BytesMut::from(&bytes[..]);
