@@ -21,7 +21,7 @@ use super::route::{Hop, Route};
 use super::stats::LinkStats;
 use crate::bgp::Hint;
 
-/// Between probes of the path that carries calls; of its standby; of the next; of a suspect.
+/// Between probes of the path that carries calls; of its standby; of a suspect, and of all beside it.
 const FAST: Duration = Duration::from_millis(25);
 const STANDBY: Duration = Duration::from_millis(50);
 const SUSPECT: Duration = Duration::from_millis(100);
@@ -556,6 +556,9 @@ fn set_intervals(peer: &mut Peer, candidates: &[Candidate], busy: u32, now: Inst
     let crowd = (busy / FAST_PEERS).max(1);
     let route = peer.choice.route();
     let watched = route.map(|route| watched(candidates, &route.primary)).unwrap_or_default();
+    // Before the primary is given up it must be known where to go.
+    let primary = route.and_then(|route| candidates.iter().find(|c| c.hop == route.primary));
+    let doubt = primary.is_some_and(|path| matches!(path.health, Health::Suspect(_)));
     for path in peer.paths.values_mut() {
         let used = route.is_some_and(|route| route.primary == path.hop)
             || route.is_some_and(|route| route.copy.as_ref() == Some(&path.hop))
@@ -564,6 +567,7 @@ fn set_intervals(peer: &mut Peer, candidates: &[Candidate], busy: u32, now: Inst
             (true, true) if used => FAST * crowd,
             (true, true) if watched.iter().flatten().any(|hop| *hop == path.hop) => STANDBY * crowd,
             (_, false) if matches!(path.health.health(), Health::Suspect(_)) => SUSPECT,
+            (true, true) if doubt => SUSPECT,
             (true, false) => IDLE,
             (false, true) if used => IDLE,
             (false, false) | (_, true) => SLOW,

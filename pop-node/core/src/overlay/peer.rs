@@ -29,6 +29,9 @@ const PATIENCE: f64 = 1.4;
 const PATIENCE_MIN: Duration = Duration::from_millis(25);
 /// A report this much younger than our own suspicion refutes it.
 const REFUTES: Duration = Duration::from_millis(150);
+/// Heard so lately a path is there. Beside a suspect all are probed several times as often, and a
+/// suspect is given up after twice as long: what is not fresh then died with it.
+const FRESH: Duration = Duration::from_millis(400);
 
 /// What the far end said of our direction.
 #[derive(Debug, Clone, Copy)]
@@ -264,6 +267,7 @@ impl Path {
             hop: self.hop.clone(),
             health: self.health.health(),
             heard: self.up && self.heard_at.is_some() && self.health.is_clear(),
+            fresh: self.up && self.heard_at.is_some_and(|at| now - at <= FRESH),
             rtt: self.rtt,
             jitter: Duration::from_micros(u64::from(told.jitter_us)),
             queueing: Duration::from_micros(u64::from(told.queueing_us)),

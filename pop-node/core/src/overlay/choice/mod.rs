@@ -1,7 +1,7 @@
 //! Which path carries the media for one POP: cheap, reversible steps at once, expensive ones slowly.
 //!
 //! * silent (suspect): a copy on the most disjoint other path, at once;
-//! * down: switch, at once;
+//! * down: switch at once, to where the copies went, else to what is heard;
 //! * lossy: each datagram again, then a copy on another path ([`repair`]), then switch;
 //! * another path is better: switch after it was so for 5 s, not sooner than 15 s after the last
 //!   switch, with penalties for going back and forth ([`damping`]), and with copies on the old path
@@ -52,6 +52,8 @@ pub struct Candidate {
     pub health: Health,
     /// Both ends hear it at this moment, trusted or not.
     pub heard: bool,
+    /// A probe came by it in the last 0.4 s: nobody has to guess whether it is there.
+    pub fresh: bool,
     /// Round trip; `None`: not measured yet.
     pub rtt: Option<Duration>,
     /// Interarrival jitter at the far end.
@@ -177,10 +179,14 @@ impl Choice {
         let (to, why) = match current {
             None => (best(others()).or_else(|| makeshift(others()))?, Why::Gone),
             Some(current) if matches!(current.health, Health::Down(_)) => {
+                // What was not heard since the primary went silent may have died with it.
+                let heard = || others().filter(|other| other.fresh && other.carries());
+                let copied = heard().find(|other| route.copy.as_ref() == Some(&other.hop));
                 // Any that is less in doubt.
                 let less = |other: &&Candidate| other.makeshift() > current.makeshift();
                 let any = || makeshift(others()).filter(less);
-                (best(others()).or_else(any)?, Why::Down)
+                let to = copied.or_else(|| best(heard())).or_else(|| best(others()));
+                (to.or_else(any)?, Why::Down)
             }
             Some(current) if current.health == Health::Unmeasured => (best(others())?, Why::First),
             Some(current) => match refuge(current, others()) {
@@ -258,9 +264,7 @@ impl Choice {
         let standby = standby(candidates, primary);
         let copy = || standby.map(|standby| standby.hop.clone());
         if !matches!(current.health, Health::Good) {
-            let others = || candidates.iter().filter(|c| c.hop != current.hop && c.heard);
-            // Whatever silences the primary may silence what shares something with it.
-            let copy = witness(candidates, primary).or_else(|| makeshift(others()));
+            let copy = beside_silence(candidates, current);
             let why = if current.health == Health::Unmeasured { Why::First } else { Why::Suspect };
             return (copy.map(|copy| copy.hop.clone()), None, why);
         }
@@ -314,19 +318,31 @@ fn standby<'a>(candidates: &'a [Candidate], primary: &Hop) -> Option<&'a Candida
 }
 
 /// What shares least with the primary, however good it is otherwise: it is heard when the primary is not.
-fn witness<'a>(candidates: &'a [Candidate], primary: &Hop) -> Option<&'a Candidate> {
-    let current = candidates.iter().find(|candidate| candidate.hop == *primary);
-    let transit = current.map_or(&[][..], |current| &current.transit);
-    let others = candidates.iter().filter(|c| c.hop != *primary && c.carries());
+fn witness<'a>(
+    candidates: impl Iterator<Item = &'a Candidate>,
+    primary: &Candidate,
+) -> Option<&'a Candidate> {
+    let others = candidates.filter(|c| c.hop != primary.hop && c.carries());
     others.max_by(|a, b| {
-        let apart = |c: &Candidate| -c.shared_with(primary, transit);
+        let apart = |c: &Candidate| -c.shared_with(&primary.hop, &primary.transit);
         let by_score = a.score().total_cmp(&b.score());
         apart(a).total_cmp(&apart(b)).then(by_score).then(b.hop.cmp(&a.hop))
     })
 }
 
+/// Where copies go when the primary is silent: whatever silences it may silence what shares something
+/// with it, and what was not heard since. Anything is better than nothing.
+fn beside_silence<'a>(candidates: &'a [Candidate], primary: &Candidate) -> Option<&'a Candidate> {
+    let others = || candidates.iter().filter(|c| c.hop != primary.hop);
+    let fresh = || others().filter(|c| c.fresh);
+    let proven = witness(fresh(), primary).or_else(|| makeshift(fresh().filter(|c| c.heard)));
+    let hoped = || witness(others(), primary).or_else(|| makeshift(others().filter(|c| c.heard)));
+    proven.or_else(hoped).or_else(|| makeshift(fresh()))
+}
+
 /// The standby and the witness of `primary`, mostly one, for who schedules probes.
 pub(super) fn watched(candidates: &[Candidate], primary: &Hop) -> [Option<Hop>; 2] {
-    [standby(candidates, primary), witness(candidates, primary)]
-        .map(|found| found.map(|candidate| candidate.hop.clone()))
+    let current = candidates.iter().find(|candidate| candidate.hop == *primary);
+    let witness = current.and_then(|current| witness(candidates.iter(), current));
+    [standby(candidates, primary), witness].map(|found| found.map(|path| path.hop.clone()))
 }

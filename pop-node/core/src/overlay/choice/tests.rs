@@ -11,6 +11,7 @@ fn path(lower: u8, higher: u8, rtt_ms: u64) -> Candidate {
         hop: Hop::direct(PathId::direct(lower, higher).unwrap()),
         health: Health::Good,
         heard: true,
+        fresh: true,
         rtt: Some(Duration::from_millis(rtt_ms)),
         jitter: Duration::from_millis(1),
         queueing: Duration::ZERO,
@@ -26,6 +27,19 @@ fn path(lower: u8, higher: u8, rtt_ms: u64) -> Candidate {
 /// Four paths: 0-0 is the shortest, 1-1 shares nothing with it.
 fn four() -> Vec<Candidate> {
     vec![path(0, 0, 60), path(0, 1, 80), path(1, 0, 80), path(1, 1, 90)]
+}
+
+#[test]
+fn where_nothing_was_heard_since_the_primary_went_silent_nobody_goes() {
+    let (mut choice, mut paths) = (Choice::default(), four());
+    run(&mut choice, &paths, (0, 1_000));
+    paths[0].health = Health::Suspect(at(1_000));
+    paths[3].health = Health::Suspect(at(1_000));
+    // 0-1 is the better one, but a rare probe says little.
+    (paths[0].fresh, paths[1].fresh) = (false, false);
+    assert_eq!(run(&mut choice, &paths, (1_000, 1_800)), ["1000 0-0 + 1-0 suspect"]);
+    paths[0].health = Health::Down(at(1_800));
+    assert_eq!(run(&mut choice, &paths, (1_800, 1_900)), ["1800 1-0 down"]);
 }
 
 /// The route in words: primary, + copy, * again.
@@ -52,7 +66,7 @@ fn silent_gets_a_copy_on_the_path_that_shares_nothing_down_is_left() {
     paths[0].health = Health::Suspect(at(1_000));
     assert_eq!(run(&mut choice, &paths, (1_000, 1_800)), ["1000 0-0 + 1-1 suspect"]);
     paths[0].health = Health::Down(at(1_800));
-    assert_eq!(run(&mut choice, &paths, (1_800, 9_000)), ["1800 0-1 down"]);
+    assert_eq!(run(&mut choice, &paths, (1_800, 9_000)), ["1800 1-1 down"]);
     // It is back, and shorter by 10 ms: that is not worth a switch, R hardly changes.
     paths[0].health = Health::Good;
     assert!(run(&mut choice, &paths, (9_000, 100_000)).is_empty());
@@ -159,7 +173,7 @@ fn a_path_that_is_down_is_left_for_any_that_is_heard() {
     run(&mut choice, &paths, (0, 1_000));
     let down = |path: &mut Candidate, ms, heard| {
         path.health = Health::Down(at(ms));
-        path.heard = heard;
+        (path.heard, path.fresh) = (heard, heard);
     };
     down(&mut paths[0], 1_000, false);
     paths[1].health = Health::Unmeasured;
@@ -257,7 +271,7 @@ fn what_bgp_withdraws_is_left_at_once_with_copies_until_the_new_path_has_proven_
     );
     // What is to be left is better than nothing.
     for path in &mut paths[2..] {
-        (path.health, path.heard) = (Health::Down(at(9_000)), false);
+        (path.health, path.heard, path.fresh) = (Health::Down(at(9_000)), false, false);
     }
     assert_eq!(run(&mut choice, &paths, (9_000, 10_000)), ["9000 0-0 down"]);
     (paths[2].health, paths[2].heard) = (Health::Good, true);
