@@ -6,12 +6,14 @@
 //! - [`endpoint`]: SIP user agents that speak with a human voice and measure what they hear.
 //! - [`speech`]: the voice, and the proof that it arrived.
 //! - [`demo`]: all of it in one command.
+//! - [`live`]: a mesh that stays up, to be changed and hurt by hand.
 //! - [`drill`]: a fault under calls, written down in a file, and whether the calls survived it.
 
 pub mod demo;
 pub mod drill;
 pub mod endpoint;
 pub mod lab;
+pub mod live;
 mod quality;
 pub mod rng;
 pub mod screen;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use chaos::demo::{self, Screen};
-use chaos::{drill, lab};
+use chaos::{drill, lab, live};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,6 +21,8 @@ enum Command {
     Demo(demo::Options),
     /// Lists the drills
     Drills,
+    /// A mesh that stays up, to be changed and hurt by hand
+    Lab(live::Options),
     /// Runs a drill: a fault under calls, and whether they survive; exit code 0 if they do
     Run(drill::Options),
 }
@@ -67,6 +69,7 @@ async fn carry_out(command: &Command, screen: &mut Screen) -> anyhow::Result<boo
             drill::list()?.iter().for_each(|line| screen.line(line));
             Ok(true)
         }
+        Command::Lab(options) => live::run(options, screen).await,
         Command::Run(options) => drill::run(options, screen).await,
     }
 }

@@ -156,7 +156,7 @@ impl Cast {
 }
 
 /// Two trunks to each carrier, one over its own region and one over all others, and a route to it.
-pub(super) async fn provision(mesh: &Mesh) -> Result<()> {
+pub(crate) async fn provision(mesh: &Mesh) -> Result<()> {
     let client = mesh.client();
     let sites = mesh.sites();
     let mut revision = 0;

@@ -68,7 +68,7 @@ impl Verb {
         ("silence", Self::Silence),
     ];
 
-    pub(super) fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let found = Self::ALL.iter().find(|(name, _)| *name == text.trim());
         let names = Self::ALL.map(|(name, _)| name).join(", ");
         match found {
@@ -86,7 +86,7 @@ impl fmt::Display for Verb {
 }
 
 impl Target {
-    pub(super) fn parse(text: &str, mesh: &Regions) -> Result<Self> {
+    pub(crate) fn parse(text: &str, mesh: &Regions) -> Result<Self> {
         let words: Vec<&str> = text.split_whitespace().collect();
         let pops: Vec<&str> =
             mesh.regions.iter().flat_map(|r| &r.pops).map(String::as_str).collect();
@@ -146,7 +146,7 @@ impl fmt::Display for Fault {
 
 impl Fault {
     /// Verbs do not go with all targets.
-    pub(super) fn check(&self, mesh: &Regions) -> Result<()> {
+    pub(crate) fn check(&self, mesh: &Regions) -> Result<()> {
         use Target as T;
         let fits = match self.verb {
             Verb::Cut => matches!(self.target, T::Upstream(..)),

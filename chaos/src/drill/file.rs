@@ -209,7 +209,7 @@ struct RawDrill {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawMesh {
+pub(crate) struct RawMesh {
     rtt: String,
     loss: Option<String>,
     upstreams: Option<u8>,
@@ -295,14 +295,6 @@ impl Drill {
         read().with_context(|| format!("the drill {name} cannot be read"))
     }
 
-    /// All POPs, with their regions.
-    pub fn pops(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.mesh
-            .regions
-            .iter()
-            .flat_map(|region| region.pops.iter().map(|pop| (pop.as_str(), region.name.as_str())))
-    }
-
     /// When the first fault begins, after the load is up.
     pub fn first_fault(&self) -> Duration {
         self.faults.first().map_or(Duration::ZERO, |fault| fault.at)
@@ -334,7 +326,7 @@ impl RawDrill {
 }
 
 impl RawMesh {
-    fn checked(self) -> Result<Regions> {
+    pub(crate) fn checked(self) -> Result<Regions> {
         let mut pops = BTreeSet::new();
         let mut regions = Vec::new();
         for raw in self.region {

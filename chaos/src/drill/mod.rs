@@ -18,6 +18,7 @@ mod cast;
 pub mod fault;
 pub mod figures;
 pub mod file;
+mod hands;
 mod records;
 mod report;
 mod restart;
@@ -33,8 +34,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+pub(crate) use cast::provision;
 pub use file::Drill;
+pub(crate) use hands::Hands;
 pub use report::write;
+pub(crate) use words::{duration, percent};
 
 use crate::lab::{self, Topology};
 use crate::screen::Screen;
@@ -198,7 +202,7 @@ pub async fn perform(drill: Drill, settings: &Settings, screen: &mut Screen) -> 
             .keep_dir
             .as_ref()
             .map(|dir| if several { dir.join(format!("run-{number}")) } else { dir.clone() });
-        let topology = topology(&drill, settings, seed, keep_dir);
+        let topology = topology(&drill.mesh, settings, seed, keep_dir);
         let around = stage::Surroundings { topology: &topology, seed, label };
         let limit = drill.abort.longer_than + AROUND;
         let run = tokio::time::timeout(limit, stage::run(&drill, &around, screen));
@@ -208,19 +212,34 @@ pub async fn perform(drill: Drill, settings: &Settings, screen: &mut Screen) -> 
     Ok(Outcome { drill, runs, rows })
 }
 
-fn topology(drill: &Drill, settings: &Settings, seed: u64, keep_dir: Option<PathBuf>) -> Topology {
-    let regions = &drill.mesh.regions;
+/// One node after the other, as an operator would; nobody watches.
+pub(crate) async fn restart(mesh: &mut lab::Mesh, nodes: &[lab::Node]) -> Result<()> {
+    restart::all(mesh, nodes, &timeline::Notes::default(), &mut Screen::none()).await
+}
+
+/// What the lab builds for such a mesh.
+pub(crate) fn topology(
+    mesh: &file::Regions,
+    settings: &Settings,
+    seed: u64,
+    keep_dir: Option<PathBuf>,
+) -> Topology {
+    let regions = &mesh.regions;
     let control = regions
         .iter()
         .flat_map(|r| std::iter::repeat_n(r.name.clone(), usize::from(r.control)))
         .collect();
-    let wan = Profile { loss: drill.mesh.loss, ..Profile::delayed(drill.mesh.rtt / 2) };
+    let wan = Profile { loss: mesh.loss, ..Profile::delayed(mesh.rtt / 2) };
+    let pop = |region: &file::Region| {
+        let name = region.name.clone();
+        region.pops.clone().into_iter().map(move |pop| (pop, name.clone()))
+    };
     Topology {
         mesh: "drill".into(),
         control,
-        pops: drill.pops().map(|(pop, region)| (pop.to_owned(), region.to_owned())).collect(),
+        pops: regions.iter().flat_map(pop).collect(),
         wan: Some(wan),
-        upstreams: drill.mesh.upstreams,
+        upstreams: mesh.upstreams,
         seed,
         max_calls: 2_000,
         keep_dir,

@@ -15,6 +15,7 @@ use super::briefs::{self, Placed};
 use super::cast::{self, Cast, is_standing};
 use super::fault::{Fault, Target, Verb};
 use super::file::{Drill, Flow, Kind};
+use super::hands::Hands;
 use super::restart;
 use super::timeline::{self, Lookout, Notes};
 use super::verdict::Run;
@@ -24,7 +25,6 @@ use crate::lab::process::Signal;
 use crate::lab::provision::Client;
 use crate::lab::{Mesh, Node, Topology, admin};
 use crate::screen::Screen;
-use crate::wan::Profile;
 
 const TICK: Duration = Duration::from_millis(50);
 /// A side that heard something this short ago hears; news of agents are 250 ms old.
@@ -62,6 +62,7 @@ struct Step {
 pub(super) struct Stage<'a> {
     drill: &'a Drill,
     around: &'a Surroundings<'a>,
+    hands: Hands,
     // Dropped in this order: the endpoints go before the mesh they call through.
     cast: Arc<Cast>,
     mesh: Mesh,
@@ -131,9 +132,11 @@ impl<'a> Stage<'a> {
         cast::provision(&mesh).await?;
         let cast = Arc::new(Cast::start(&mesh, drill, around.seed)?);
         let now = endpoint::now();
+        let hands = Hands::new(around.topology);
         Ok(Self {
             drill,
             around,
+            hands,
             cast,
             mesh,
             notes: Notes::default(),
@@ -274,9 +277,9 @@ impl<'a> Stage<'a> {
     async fn perform(&mut self, step: &Step, screen: &mut Screen) -> Result<()> {
         let Step { fault, undo, .. } = step;
         if self.led.is_none() {
-            self.led = self.leader_region().await;
+            self.led = self.hands.leader_region(&self.mesh).await;
         }
-        let nodes = self.nodes(&fault.target).await;
+        let nodes = self.hands.nodes(&self.mesh, &fault.target, self.led.as_deref()).await;
         let at = endpoint::now();
         if self.begun.is_empty() {
             self.wall = SystemTime::now();
@@ -296,19 +299,8 @@ impl<'a> Stage<'a> {
         }
         self.notes.add("drill", words.clone());
         screen.line(&format!("  {}{words}", self.around.label));
-        match (fault.verb, undo) {
-            (Verb::Kill, false) => nodes.iter().try_for_each(|node| self.mesh.kill(node)),
-            (Verb::Kill, true) => nodes.iter().try_for_each(|node| self.mesh.restart(node)),
-            (Verb::Pause, _) => self.signal(&nodes, *undo),
-            (Verb::Silence, _) => {
-                self.hush(&nodes, *undo);
-                self.signal(&nodes, *undo)
-            }
-            (Verb::Cut, _) => {
-                self.cut(&fault.target, *undo);
-                Ok(())
-            }
-            (Verb::Drain, _) => {
+        match fault.verb {
+            Verb::Drain => {
                 let verb = if *undo { "uncordon" } else { "drain" };
                 for node in &nodes {
                     let done = self.mesh.meshctl_later(&["pop", verb, &node.to_string()]);
@@ -316,93 +308,9 @@ impl<'a> Stage<'a> {
                 }
                 Ok(())
             }
-            (Verb::Restart, _) => restart::all(&mut self.mesh, &nodes, &self.notes, screen).await,
+            Verb::Restart => restart::all(&mut self.mesh, &nodes, &self.notes, screen).await,
+            verb => self.hands.strike(&mut self.mesh, (verb, &fault.target), &nodes, *undo),
         }
-    }
-
-    fn signal(&mut self, nodes: &[Node], go: bool) -> Result<()> {
-        let signal = if go { Signal::CONT } else { Signal::STOP };
-        nodes.iter().try_for_each(|node| self.mesh.signal(node, signal))
-    }
-
-    /// Nothing reaches or leaves the overlay of these POPs, or all does again.
-    fn hush(&self, nodes: &[Node], over: bool) {
-        let Some(wan) = self.mesh.wan() else { return };
-        let profile = if over { self.profile() } else { Profile::cut() };
-        for pop in nodes.iter().filter_map(|node| match node {
-            Node::Pop(pop) => Some(pop),
-            Node::Control(_) => None,
-        }) {
-            for (a, b) in self.ways(pop, None) {
-                wan.set_both(&a, &b, profile);
-            }
-        }
-    }
-
-    fn cut(&self, target: &Target, over: bool) {
-        let (Some(wan), Target::Upstream(pop, number)) = (self.mesh.wan(), target) else { return };
-        let profile = if over { self.profile() } else { Profile::cut() };
-        for (a, b) in self.ways(pop, Some(*number)) {
-            wan.set_both(&a, &b, profile);
-        }
-    }
-
-    /// Names of the ends of all ways from a POP (or one upstream of it) to others.
-    fn ways(&self, pop: &str, only: Option<u8>) -> Vec<(String, String)> {
-        let name = |pop: &str, n: u8| if n == 0 { pop.to_owned() } else { format!("{pop}/{n}") };
-        let all = self.drill.mesh.upstreams;
-        let others = self.mesh.sites().iter().filter(|site| site.id != pop);
-        let mine: Vec<u8> = (0..all).filter(|n| only.is_none_or(|only| only == *n)).collect();
-        others
-            .flat_map(|other| {
-                let ways = mine.iter().flat_map(|a| (0..all).map(move |b| (*a, b)));
-                ways.map(|(a, b)| (name(pop, a), name(&other.id, b))).collect::<Vec<_>>()
-            })
-            .collect()
-    }
-
-    fn profile(&self) -> Profile {
-        self.around.topology.wan.unwrap_or_default()
-    }
-
-    /// The nodes that a target means now.
-    async fn nodes(&self, target: &Target) -> Vec<Node> {
-        let led = self.led.clone();
-        let in_region = |name: &str| {
-            let pops = self.mesh.sites().iter().filter(|site| site.region == name);
-            let mut nodes: Vec<Node> = pops.map(|site| Node::pop(&site.id)).collect();
-            let regions = (1..).zip(&self.around.topology.control);
-            nodes.extend(regions.filter(|(_, r)| *r == name).map(|(id, _)| Node::Control(id)));
-            nodes
-        };
-        match target {
-            Target::All => self.mesh.nodes().cloned().collect(),
-            Target::ControlPlane => {
-                let control = |node: &&Node| matches!(node, Node::Control(_));
-                self.mesh.nodes().filter(control).cloned().collect()
-            }
-            Target::Leader => self.leader().await.map(Node::Control).into_iter().collect(),
-            Target::Pop(pop) => vec![Node::pop(pop)],
-            Target::Region(region) => in_region(region),
-            Target::RegionOfLeader => led.map(|region| in_region(&region)).unwrap_or_default(),
-            Target::Upstream(..) => Vec::new(),
-        }
-    }
-
-    async fn leader(&self) -> Option<u64> {
-        for node in 0..self.mesh.api().len() {
-            if let Ok(status) = self.mesh.client().status(node).await
-                && status.leader_id != 0
-            {
-                return Some(status.leader_id);
-            }
-        }
-        None
-    }
-
-    async fn leader_region(&self) -> Option<String> {
-        let index = usize::try_from(self.leader().await?).ok()?.checked_sub(1)?;
-        self.around.topology.control.get(index).cloned()
     }
 
     /// Waits until every call that is still there was heard both ways for long enough, or until

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 /// A duration with its unit.
-pub(super) fn duration(text: &str) -> Result<Duration> {
+pub(crate) fn duration(text: &str) -> Result<Duration> {
     let text = text.trim();
     let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(at);
@@ -20,7 +20,7 @@ pub(super) fn duration(text: &str) -> Result<Duration> {
 }
 
 /// A share in percent.
-pub(super) fn percent(text: &str) -> Result<f64> {
+pub(crate) fn percent(text: &str) -> Result<f64> {
     let number = text.trim().strip_suffix('%').map(str::trim);
     let number = number.with_context(|| format!("{text:?} is no share: write 99.5 %"))?;
     let number: f64 = number.parse().with_context(|| format!("{text:?} begins with no number"))?;

@@ -11,6 +11,7 @@ pub mod pki;
 mod plan;
 pub mod process;
 pub mod provision;
+pub mod routers;
 #[cfg(test)]
 mod tests;
 

@@ -199,6 +199,23 @@ pub fn check_executable(path: &Path) -> Result<()> {
     })
 }
 
+/// Starts a Debian program in `dir`, its output in `dir/name.log`.
+pub fn start_in(dir: &Path, name: &str, program: &str, args: Vec<String>) -> Result<Process> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    // `env -C` becomes the program: its process id, its working directory.
+    let mut all = vec!["-C".into(), dir.display().to_string(), program.to_owned()];
+    all.extend(args);
+    let recipe = Recipe {
+        name: name.to_owned(),
+        program: "/usr/bin/env".into(),
+        args: all,
+        // They may look for a home; it must not be the user's.
+        env: vec![("HOME".into(), dir.display().to_string())],
+        log: dir.join(format!("{name}.log")),
+    };
+    Process::start(recipe)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -143,6 +143,11 @@ impl<T> Link<T> {
         self.queue.pop_front().map(|(_, packet)| packet)
     }
 
+    /// How bad it is.
+    pub const fn profile(&self) -> Profile {
+        self.profile
+    }
+
     /// The way gets better or worse. Packets under way arrive as they would have.
     pub fn set_profile(&mut self, profile: Profile) {
         self.profile = profile;

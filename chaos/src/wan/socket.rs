@@ -111,6 +111,11 @@ impl Wan {
         self.set(b, a, profile);
     }
 
+    /// How one direction between two POPs is.
+    pub fn profile(&self, from: &str, to: &str) -> Profile {
+        self.shared.lock().link(from, to).profile()
+    }
+
     /// What one direction did so far.
     pub fn counters(&self, from: &str, to: &str) -> Counters {
         self.shared.lock().link(from, to).counters()

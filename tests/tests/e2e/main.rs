@@ -10,6 +10,7 @@ mod check;
 mod drills;
 mod faults;
 mod garbage;
+mod lab;
 mod moved;
 mod paths;
 mod peers_alone;

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chaos::lab::process::{Process, Recipe};
+
+use super::process::{Process, Recipe, start_in};
 
 /// BGP without rights; FRR dials there, GoBGP listens.
 const PORT: u16 = 1790;
 const FRR_PORT: u16 = 1791;
-const API_PORT: u16 = 50_051;
+/// Where each GoBGP takes commands.
+pub const API_PORT: u16 = 50_051;
 /// The POP's own AS.
 const OWN: u32 = 65_001;
 
@@ -108,7 +110,7 @@ impl Edge {
         std::fs::write(&file, global + more).context("cannot write a router's configuration")?;
         let api = format!("{address}:{API_PORT}");
         let args = ["-f", &file.display().to_string(), "--api-hosts", &api, "--pprof-disable"];
-        super::start(&self.dir, &name, "gobgpd", args.map(str::to_owned).into())
+        start_in(&self.dir, &name, "gobgpd", args.map(str::to_owned).into())
     }
 
     /// One upstream, and a router that announces what `pop-node announce` says, which is started
@@ -133,7 +135,7 @@ impl Edge {
                 let mut all: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
                 all.extend(["--to", "frr", "--as", &OWN.to_string()].map(str::to_owned));
                 all.extend(["--vtysh".to_owned(), vtysh]);
-                edge.upstreams.push(super::start(&edge.dir, "announce", &pop_node, all)?);
+                edge.upstreams.push(start_in(&edge.dir, "announce", &pop_node, all)?);
             }
             Announcing::ExaBgp => {
                 let run = format!("{pop_node} {args} --to exabgp --next-hop {NEXT_HOP}");
@@ -158,7 +160,7 @@ impl Edge {
         // It would become nobody, who cannot read our files.
         let user = "exabgp_daemon_user=root";
         let more = ["exabgp_api_cli=false", "/usr/sbin/exabgp", &file.display().to_string()];
-        super::start(&self.dir, "exabgp", user, more.map(str::to_owned).into())
+        start_in(&self.dir, "exabgp", user, more.map(str::to_owned).into())
     }
 
     /// What the upstream has of a prefix.
@@ -213,7 +215,7 @@ impl Edge {
         ];
         let mut args = vec!["-S".to_owned(), "-n".to_owned()];
         args.extend(pairs.into_iter().flat_map(|(key, value)| [key.to_owned(), value]));
-        super::start(&self.dir, "bgpd", "/usr/lib/frr/bgpd", args)
+        start_in(&self.dir, "bgpd", "/usr/lib/frr/bgpd", args)
     }
 
     fn command(&self, upstream: u8, words: &[&str]) -> Result<()> {
