@@ -231,20 +231,30 @@ impl Pop {
         }
     }
 
-    /// Asks a guardian to take a half of ours now, and gives it; `None` if none has its capsule.
+    /// Asks a guardian to take a half of ours now, and gives it; `None` if none has its capsule. Of a
+    /// call with both halves here both must be there: they are taken together.
     pub(in crate::pop) fn hand_over(&mut self, name: Name) -> Option<PopId> {
+        let stream = self.fresh_at(name)?;
+        if self.core.guard.own.contains_key(&name.other()) {
+            self.fresh_at(name.other()).filter(|other| *other == stream)?;
+        }
+        let half = Some(name.write());
+        say(&stream, Guarding::Handover(Handover { half }), &mut self.core);
+        Some(stream.peer)
+    }
+
+    /// The stream to the first guardian that can be reached, if it has this half of ours as it is.
+    fn fresh_at(&self, name: Name) -> Option<CallStream> {
         let own = self.core.guard.own.get(&name)?;
-        // The first that can be reached: the same for both halves of a call. Of a call with another
-        // POP nobody but that one: it has the other half.
+        // The same for both halves of a call. Of a call with another POP nobody but that one: it has
+        // the other half.
         let local = self.core.guard.own.contains_key(&name.other());
         let few = if local { own.guardians.len() } else { 1 };
         let feed = |id: &PopId| self.core.guard.feeds.get(id).filter(|feed| feed.stream.is_some());
         let first = own.guardians.iter().take(few).find(|keeper| feed(&keeper.pop).is_some());
-        let fresh = first.filter(|keeper| keeper.is_fresh(own.version));
-        let stream = fresh.and_then(|keeper| feed(&keeper.pop)?.stream.clone())?;
-        let half = Some(name.write());
-        say(&stream, Guarding::Handover(Handover { half }), &mut self.core);
-        Some(stream.peer)
+        let fresh = first.filter(|keeper| keeper.is_fresh(own.version))?;
+        // Before all was said on a stream, what is offered is said again at its end.
+        feed(&fresh.pop).filter(|feed| feed.synced)?.stream.clone()
     }
 
     /// The stream to a guardian is gone.

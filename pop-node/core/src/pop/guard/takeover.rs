@@ -248,6 +248,7 @@ impl Pop {
             return self.answer_handover(&from, name, 404);
         };
         let existing = self.half(name.other());
+        let other = Owner { name: name.other(), ..owner.clone() };
         let lane = existing.map_or_else(|| self.core.ports.idlest(), |(.., leg)| Lane::of(leg));
         let at = self.pace(&kept, now);
         let taken = self.take((owner, kept), (lane, at, true), now);
@@ -256,6 +257,11 @@ impl Pop {
         // already has it from its old POP until the peer is here, too.
         if let Some(other) = existing.filter(|(_, key, _)| self.is_moving(*key)) {
             self.join((name, key, leg), other, now);
+        }
+        // Its POP has both and asks for both: the peer of this one may have followed before it asks
+        // for the other.
+        if existing.is_none() && self.core.guard.ward(&other).is_some() {
+            self.take_asked(other, now);
         }
     }
 

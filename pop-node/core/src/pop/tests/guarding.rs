@@ -10,14 +10,19 @@ use proto::time::{Duration, Instant};
 
 use super::script::act;
 use super::world::World;
-use crate::call::{Kept, Name};
+use crate::call::{Kept, Name, Side};
 use crate::pop::{CallStream, Initiator, PopCommand, Refusal, StreamEvent};
 
 /// Alice talks to Carol: a half at fra1, one at sin1.
 fn talking() -> World {
+    after(
+        "alice calls +6561234567 pcmu,dtmf\nwait 50ms\ncarol answers pcmu\nwait 50ms\nalice acks\n\
+         wait 1s\n",
+    )
+}
+
+fn after(script: &str) -> World {
     let mut world = World::new();
-    let script = "alice calls +6561234567 pcmu,dtmf\nwait 50ms\ncarol answers pcmu\nwait 50ms\nalice acks\n\
-                  wait 1s\n";
     for line in script.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         act(&mut world, &words).unwrap();
@@ -148,6 +153,22 @@ fn a_handover_of_what_is_not_here_is_refused() {
     let half = Some(HalfName { call_id: vec![9; 16], egress: false });
     let said = hears(&mut world, &s, Guarding::Handover(Handover { half }));
     assert!(matches!(said.as_slice(), [Guarding::Taken(taken)] if taken.status == 404), "{said:?}");
+}
+
+/// A peer that follows at once would be here before the other half of its call is asked for.
+#[test]
+fn both_halves_of_a_call_come_when_one_is_asked_for() {
+    let (fra1, sin1) = (PopId::new("fra1").unwrap(), PopId::new("sin1").unwrap());
+    let mut world = after("alice calls +4930901820 pcmu\nbob answers pcmu\nalice acks\nwait 1s\n");
+    let names = world.pops[&fra1].calls.values().map(|call| Name::of(&call.half));
+    let bob = names.into_iter().find(|name| name.side == Side::Egress).unwrap();
+    let s = world.pop(&sin1).core.guard.incoming_of(&fra1).unwrap();
+    let handover = |name: Name| Guarding::Handover(Handover { half: Some(name.write()) });
+    hears(&mut world, &s, handover(bob));
+    assert_eq!(world.pops[&sin1].calls.len(), 2);
+    // And when it is, nothing new happens.
+    assert_eq!(hears(&mut world, &s, handover(bob.other())), []);
+    assert_eq!(world.pops[&sin1].calls.len(), 2);
 }
 
 /// Nobody else's capsule is touched by a stream of fra1 that begins anew and says less.
