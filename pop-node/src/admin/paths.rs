@@ -107,6 +107,8 @@ fn peer(report: &PeerReport, now: Instant) -> Value {
         "again_ms": route.and_then(|route| route.again).map(millis),
         "why": report.why.map(|(why, _)| why.name()),
         "since_seconds": report.why.map(|(_, at)| seconds(now - at)),
+        "primary_why": report.chosen.map(|(why, _)| why.name()),
+        "primary_since_seconds": report.chosen.map(|(_, at)| seconds(now - at)),
         "contender": report.contender.as_ref().map(|(hop, at)| json!({
             "path": hop.to_string(), "in_seconds": seconds(*at - now),
         })),

@@ -109,10 +109,14 @@ pub struct PathReport {
 pub struct PeerReport {
     /// Which.
     pub peer: PopId,
+    /// It and this one, in the order in which paths name their upstreams.
+    pub ends: [PopId; 2],
     /// How media is sent to it.
     pub route: Option<Route>,
-    /// Why, since when.
+    /// Why its last change came, since when.
     pub why: Option<(Why, Instant)>,
+    /// Why its primary path is that one, since when.
+    pub chosen: Option<(Why, Instant)>,
     /// What would be taken if it stays better, and when.
     pub contender: Option<(Hop, Instant)>,
     /// Each path.
@@ -140,21 +144,29 @@ impl PeerReport {
                      is better by 4 of R and by 10 ms or half the loss."
                 .to_owned(),
         });
+        let [lower, higher] = &self.ends;
+        lines.push(format!(
+            "Path A-B uses upstream A of {lower} and upstream B of {higher}, counted from 0; via X: POP \
+             X passes it on. R is how good a G.711 call over the path can be (ITU-T G.107): 80 and \
+             more is good, below 60 poor."
+        ));
         lines
     }
 
     fn lead(&self, route: &Route, now: Instant) -> String {
         let mut line = format!("Media for {} goes by path {}", self.peer, route.primary);
-        if let Some(copy) = &route.copy {
-            line += &format!(", with a copy of everything by {copy}");
-        }
-        if let Some(again) = route.again {
-            line += &format!(", everything again after {} ms", again.as_millis());
-        }
-        if let Some((why, since)) = self.why {
-            line += &format!(" (for {} s: {})", (now - since).as_secs(), why.sentence());
-        }
-        line + "."
+        let because = |(why, since): (Why, Instant)| {
+            format!(" (for {} s: {})", (now - since).as_secs(), why.sentence())
+        };
+        line += &self.chosen.map(because).unwrap_or_default();
+        let twice = match (&route.copy, route.again) {
+            (Some(copy), _) => format!(", and a copy of everything by {copy}"),
+            (None, Some(again)) => {
+                format!(", and everything goes again after {} ms", again.as_millis())
+            }
+            (None, None) => return line + ".",
+        };
+        line + &twice + &self.why.map(because).unwrap_or_default() + "."
     }
 }
 

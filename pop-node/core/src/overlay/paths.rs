@@ -89,6 +89,8 @@ struct Peer {
     paths: BTreeMap<PathId, Path>,
     choice: Choice,
     why: Option<(Why, Instant)>,
+    /// The same of the primary path alone.
+    chosen: Option<(Why, Instant)>,
     changes: VecDeque<Change>,
     history: History,
     totals: BTreeMap<Why, u64>,
@@ -346,6 +348,7 @@ impl Paths {
             state.decide = deadline.map_or(state.decide, |at| at.min(state.decide));
         }
         let candidates: Vec<_> = state.paths.values().map(|path| path.candidate(now)).collect();
+        let before = state.choice.route().map(|route| route.primary.clone());
         let decided = state.choice.decide(&candidates, now);
         set_intervals(state, &candidates, busy, now);
         let reasons = state.paths.values().map(|path| path.against.reasons.as_slice());
@@ -354,6 +357,9 @@ impl Paths {
         let Some(why) = decided else { return };
         let Some(route) = state.choice.route().cloned() else { return };
         state.why = Some((why, now));
+        if before.as_ref() != Some(&route.primary) {
+            state.chosen = state.why;
+        }
         *state.totals.entry(why).or_default() += 1;
         if state.changes.len() >= CHANGES_MAX {
             state.changes.pop_front();
@@ -524,16 +530,18 @@ impl Paths {
 
     /// Everything about the paths to one POP, or to all.
     pub fn report(&self, now: Instant) -> Vec<PeerReport> {
-        self.peers.iter().map(|(id, peer)| report(id, peer, now)).collect()
+        self.peers.iter().map(|(id, peer)| report((&self.config.own, id), peer, now)).collect()
     }
 }
 
-fn report(id: &PopId, peer: &Peer, now: Instant) -> PeerReport {
+fn report((own, id): (&PopId, &PopId), peer: &Peer, now: Instant) -> PeerReport {
     let paths = peer.paths.values().filter(|path| path.up || !path.hop.path.is_relayed());
     PeerReport {
         peer: id.clone(),
+        ends: [own.min(id).clone(), own.max(id).clone()],
         route: peer.choice.route().cloned(),
         why: peer.why,
+        chosen: peer.chosen,
         contender: peer.choice.contender().map(|(hop, at)| (hop.clone(), at)),
         paths: paths
             .map(|path| PathReport {
