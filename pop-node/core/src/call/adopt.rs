@@ -189,7 +189,8 @@ impl Call {
         self.half.recount(core, |half| {
             half.link = Some(Link::Local(other.0));
             half.peer_leg = Some(other.1);
-            half.record.peer = None;
+            // Of one that came here, too, its own POP before is told.
+            half.record.other_from = half.record.peer.take();
         });
         if let Some(far) = self.half.far
             && self.half.leg.agreed.is_some()

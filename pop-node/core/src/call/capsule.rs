@@ -280,6 +280,7 @@ fn read_record(record: RecordState, their_now: u64, at: Instant) -> Option<Recor
         answered: record.answered_ms.map(then),
         attempts: record.attempts,
         moved_from: None,
+        other_from: None,
     })
 }
 

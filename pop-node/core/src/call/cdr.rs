@@ -121,7 +121,7 @@ pub struct Cdr {
     pub status: u16,
     /// Candidates tried.
     pub attempts: u32,
-    /// The POP that had the call (or its half) before this one took it over.
+    /// The POP that had a half of the call before this one took it over.
     pub moved_from: Option<PopId>,
     /// Codec towards the caller (for `Egress`: of the overlay).
     pub codec_in: Option<Codec>,

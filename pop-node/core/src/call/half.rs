@@ -30,6 +30,8 @@ pub(crate) struct Record {
     pub(crate) attempts: u32,
     /// The POP that had this half before.
     pub(crate) moved_from: Option<PopId>,
+    /// The POP that had the other half before it came here.
+    pub(crate) other_from: Option<PopId>,
 }
 
 impl Record {
@@ -42,7 +44,7 @@ impl Record {
         now: Instant,
     ) -> Cdr {
         let Self { from, to, trunk_in, trunk_out, peer, started, ringing, answered, .. } = self;
-        let Self { attempts, moved_from, .. } = self;
+        let Self { attempts, moved_from, other_from, .. } = self;
         let (cause, status) = end;
         Cdr {
             call_id,
@@ -60,7 +62,7 @@ impl Record {
             cause,
             status,
             attempts,
-            moved_from,
+            moved_from: moved_from.or(other_from),
             codec_in: None,
             codec_out: None,
             quality_in: None,

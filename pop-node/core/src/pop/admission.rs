@@ -212,6 +212,7 @@ fn record(arrival: &Arrival, to: E164, now: Instant) -> Record {
         answered: None,
         attempts: 0,
         moved_from: None,
+        other_from: None,
     }
 }
 

@@ -127,6 +127,7 @@ pub(super) fn begin(begin: Begin, core: &mut Core, now: Instant) -> Option<(Half
         answered: None,
         attempts: 1,
         moved_from: None,
+        other_from: None,
     };
     let begun = Begun { key, call_id, side: Side::Egress, link: Some(back), peer_leg };
     let half = Half::new(begun, leg, record, core);
