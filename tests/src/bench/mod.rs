@@ -16,6 +16,7 @@ mod sip;
 mod survive;
 mod table;
 mod voice;
+mod withdrawn;
 
 use anyhow::Result;
 
@@ -38,7 +39,7 @@ pub const BENCHES: [(&str, &str); 7] = [
     ),
     (
         "paths",
-        "what calls hear when an upstream falls silent, loses or flaps, how they sound, and what a full BGP table and a mesh of 200 POPs cost (about 12 min; [--quick] [silent loss sound clean overhead flap feed row poor])",
+        "what calls hear when an upstream falls silent, is withdrawn in BGP, loses or flaps, how they sound, and what a full BGP table and a mesh of 200 POPs cost (about 13 min; [--quick] [silent withdrawn loss sound clean overhead flap feed row poor])",
     ),
     (
         "survive",

@@ -10,6 +10,7 @@ use chaos::lab::Node;
 use chaos::speech::{self, Voice};
 use chaos::wan::Profile;
 use pop_core::codec::Codec;
+use serde_json::Value;
 
 use super::{Figure, Table, Target, percentile};
 use crate::peers::quality;
@@ -20,8 +21,8 @@ const OVERHEAD_CALLS: usize = 50;
 /// Both sides of each are recorded.
 const SCORED: usize = 8;
 const RATE_HZ: u32 = 8_000;
-const GROUPS: [&str; 9] =
-    ["silent", "loss", "sound", "clean", "overhead", "flap", "feed", "row", "poor"];
+const GROUPS: [&str; 10] =
+    ["silent", "withdrawn", "loss", "sound", "clean", "overhead", "flap", "feed", "row", "poor"];
 
 pub(super) async fn run(arguments: &[String]) -> Result<Table> {
     let quick = arguments.iter().any(|argument| argument == "--quick");
@@ -36,6 +37,7 @@ pub(super) async fn run(arguments: &[String]) -> Result<Table> {
     for group in GROUPS.into_iter().filter(|group| wanted(group)) {
         let done = match group {
             "silent" => silent(&mut table, of(3, 10)).await,
+            "withdrawn" => super::withdrawn::withdrawn(&mut table, of(2, 10)).await,
             "loss" => loss(&mut table, Duration::from_secs(of(10, 30))).await,
             "sound" => sound(&mut table).await,
             "clean" => clean(&mut table, Duration::from_secs(of(10, 60))).await,
@@ -76,6 +78,11 @@ async fn silent(table: &mut Table, rounds: u64) -> Result<()> {
     for round in 0..rounds {
         eprintln!("paths: upstream falls silent, round {} of {rounds}", round + 1);
         stage.call(CALLS).await?;
+        // What was lost the round before is answered with copies, which would hide the gap.
+        for pop in ["fra1", "sin1"] {
+            let once = |paths: &Value| paths["copy"].is_null() && paths["again_ms"].is_null();
+            stage.until(pop, "nothing is sent twice", once).await?;
+        }
         tokio::time::sleep(Duration::from_millis(500 + round * 37)).await;
         let (fra, sin) = (stage.paths("fra1").await?, stage.paths("sin1").await?);
         stage.cut(&fra["primary"])?;
@@ -119,8 +126,7 @@ async fn loss(table: &mut Table, span: Duration) -> Result<()> {
         stage.call(CALLS).await?;
         stage.wan()?.set_both("fra1", "sin1", profile);
         for pop in ["fra1", "sin1"] {
-            let answered =
-                |paths: &serde_json::Value| !paths["copy"].is_null() || paths["primary"] != "0-0";
+            let answered = |paths: &Value| !paths["copy"].is_null() || paths["primary"] != "0-0";
             stage.until(pop, "loss is answered", answered).await?;
         }
         let before = stage.counts();
@@ -146,8 +152,7 @@ async fn sound(table: &mut Table) -> Result<()> {
     let lossy = Profile { loss: 0.05, ..Profile::delayed(WAY) };
     stage.wan()?.set_both("fra1", "sin1", lossy);
     for pop in ["fra1", "sin1"] {
-        let answered =
-            |paths: &serde_json::Value| !paths["copy"].is_null() || paths["primary"] != "0-0";
+        let answered = |paths: &Value| !paths["copy"].is_null() || paths["primary"] != "0-0";
         stage.until(pop, "loss is answered", answered).await?;
     }
     let since = endpoint::now();

@@ -120,6 +120,9 @@ struct Peer {
     copy: Option<String>,
     why: Option<String>,
     since_seconds: Option<f64>,
+    /// Of the primary path alone; POPs of older builds do not say it.
+    primary_why: Option<String>,
+    primary_since_seconds: Option<f64>,
     paths: Vec<Measured>,
 }
 
@@ -147,6 +150,7 @@ fn row(pop: &str, peer: Peer) -> Vec<String> {
     let text = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let used = peer.paths.into_iter().find(|path| Some(&path.path) == peer.primary.as_ref());
     let used = used.as_ref();
+    let since = peer.primary_since_seconds.or(peer.since_seconds);
     vec![
         pop.to_owned(),
         peer.peer,
@@ -156,7 +160,7 @@ fn row(pop: &str, peer: Peer) -> Vec<String> {
         number(used.and_then(|path| path.rtt_ms)),
         number(used.map(|path| path.loss * 100.0)),
         number(used.map(|path| path.r_factor)),
-        peer.since_seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.0} s")),
-        text(peer.why),
+        since.map_or("-".to_owned(), |seconds| format!("{seconds:.0} s")),
+        text(peer.primary_why.or(peer.why)),
     ]
 }

@@ -21,6 +21,9 @@ pub(super) fn keys(theirs: &str) -> Result<SrtpKeys> {
     Ok(SrtpKeys { send: key(KEY)?, receive: key(theirs)? })
 }
 
+/// Between calls that come and go: 250 a second.
+const CHURN_EVERY: std::time::Duration = std::time::Duration::from_millis(4);
+
 /// How calls pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
@@ -107,7 +110,12 @@ impl Calls {
 
     /// Sets up and hangs up call after call, with these numbers.
     pub(super) async fn come_and_go(&mut self, calls: std::ops::Range<usize>) -> Result<()> {
+        let (begun, first) = (std::time::Instant::now(), calls.start);
         for call in calls {
+            // A transaction is remembered for 32 s (RFC 3261 §17.2.2): faster than this there would be
+            // no room for more.
+            let due = CHURN_EVERY * u32::try_from(call - first)?;
+            tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
             self.set_up(call, FRA).await?;
             let up = self.calls.pop().context("no call")?;
             self.targets.clear();

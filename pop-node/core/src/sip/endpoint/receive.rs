@@ -17,6 +17,8 @@ use crate::sip::value::Via;
 
 /// What a refused client is asked to wait when we are full, in seconds (§21.5.4).
 const RETRY_AFTER_S: u32 = 5;
+/// One transaction in so many is kept free for requests within dialogs.
+const RESERVED: usize = 8;
 
 impl Endpoint {
     /// Takes one received message: a datagram, or what [`crate::sip::framing::Stream`] cut out.
@@ -196,7 +198,10 @@ impl Endpoint {
         if !self.unsupported(request).is_empty() {
             return Some((420, Reason::ExtensionRequired));
         }
-        (self.transactions() >= self.max_transactions).then_some((503, Reason::Overload))
+        // What belongs to a call, a BYE above all, has room when nothing new has.
+        let most = self.max_transactions;
+        let most = if request.is_in_dialog() { most } else { most - most / RESERVED };
+        (self.transactions() >= most).then_some((503, Reason::Overload))
     }
 
     fn unsupported(&self, request: &Request) -> Vec<Text> {
