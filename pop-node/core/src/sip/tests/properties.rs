@@ -305,3 +305,27 @@ fn bounds_hold() {
     let error = parse(&Bytes::from(text), Transport::Udp).expect_err("too large");
     assert_eq!(error.answer.expect("answer").status, 513, "no body of it is too large");
 }
+
+/// Nothing new has room any more; what belongs to a call has.
+#[test]
+fn a_bye_has_room_when_nothing_new_has() {
+    let config = Config { max_transactions: 8, ..Config::default() };
+    let mut endpoint = Endpoint::new(config, Instant::ZERO);
+    let mut taken = |method: Method, n: u32| {
+        let mut message = request(INVITE);
+        let via = format!("SIP/2.0/UDP 192.0.2.9:5060;branch=z9hG4bK-{n}");
+        message.headers.set(HeaderName::Via, via);
+        message.headers.set(HeaderName::CallId, format!("call-{n}"));
+        message.headers.set(HeaderName::CSeq, format!("1 {method}"));
+        if method == Method::Bye {
+            message.headers.set(HeaderName::To, "<sip:+4930901820@192.0.2.1>;tag=ours");
+        }
+        message.method = method;
+        endpoint.handle_message(udp(), &message.serialize(), Instant::ZERO);
+        endpoint.poll_event().is_some()
+    };
+    let invites: Vec<bool> = (0..9).map(|n| taken(Method::Invite, n)).collect();
+    assert_eq!(invites.iter().filter(|taken| **taken).count(), 7);
+    assert!(taken(Method::Bye, 100));
+    assert!(!taken(Method::Bye, 101), "there is an end to everything");
+}
