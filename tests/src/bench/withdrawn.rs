@@ -1,6 +1,7 @@
 //! An upstream is withdrawn in BGP, by GoBGP through FRR, while its data path still carries: media must
 //! be elsewhere before a packet is lost.
 #![allow(clippy::indexing_slicing, reason = "JSON: what is not there is null")]
+#![allow(clippy::print_stderr, reason = "progress of a command")]
 
 use std::time::{Duration, Instant};
 

@@ -4,6 +4,7 @@ use proto::id::PopId;
 use proto::time::{Duration, Instant};
 
 use super::choice::Candidate;
+use super::health::Health;
 use super::route::{Hop, Route};
 use crate::bgp::{Drain, Reason};
 
@@ -65,11 +66,13 @@ impl Why {
             Self::Better => "it was better than the path before for 5 s",
             Self::Lossy => "the path before lost more than copies can repair",
             Self::Both => "media just moved: the old path carries copies for a moment",
-            Self::Suspect => "the path is silent: copies go another way until it answers",
-            Self::SomeLoss => "the path loses a little: each datagram is sent twice, 20 ms apart",
-            Self::Loss => "the path loses: copies go another way",
-            Self::Shaky => "BGP changed the path's route lately: copies go another way",
-            Self::Clean => "the path is clean: nothing is sent twice",
+            Self::Suspect => "the path in use does not answer: copies go another way until it does",
+            Self::SomeLoss => {
+                "the path in use loses a little: each datagram is sent twice, 20 ms apart"
+            }
+            Self::Loss => "the path in use loses: copies go another way",
+            Self::Shaky => "BGP changed the route of the path in use lately: copies go another way",
+            Self::Clean => "the path in use is clean: nothing is sent twice any more",
         }
     }
 }
@@ -140,15 +143,16 @@ impl PeerReport {
                 let wait = (*at - now).as_secs();
                 format!("Path {hop} is better; media moves there in {wait} s if it stays so.")
             }
-            None => "Another path is taken at once if this one falls silent, and after 5 s if it \
-                     is better by 4 of R and by 10 ms or half the loss."
+            None => "If the path in use does not answer, copies go by another one at once, and media \
+                     moves there after 0.8 s. It moves after 5 s to a path that is better by 4 of R or more, \
+                     and also 10 ms shorter or with half the loss."
                 .to_owned(),
         });
         let [lower, higher] = &self.ends;
         lines.push(format!(
             "Path A-B uses upstream A of {lower} and upstream B of {higher}, counted from 0; via X: POP \
-             X passes it on. R is how good a G.711 call over the path can be (ITU-T G.107): 80 and \
-             more is good, below 60 poor."
+             X passes it on. R is how good a G.711 call over the path can be, by its delay, queueing, \
+             jitter and loss of the last seconds (ITU-T G.107): 80 and more is good, below 60 poor."
         ));
         lines
     }
@@ -186,18 +190,19 @@ fn describe(path: &PathReport, route: &Route, now: Instant) -> String {
         if *risk > 0.0 { format!(", {risk:.1} of R against it") } else { String::new() };
     against += match drain {
         Drain::No => "",
-        Drain::Asked => ", to be left while there is another",
+        Drain::Asked => ", used only if there is no other",
         Drain::Invalid => {
-            ", by a route that may be somebody else's, to be left while there is any other"
+            ", by a route that may be somebody else's, used only if there is no other"
         }
-        Drain::Withdrawn => ", without a route, to be left while there is any other",
+        Drain::Withdrawn => ", without a route, used only if there is no other",
     };
     let reasons: Vec<String> = path.against.iter().map(|why| why.sentence(now)).collect();
     if !reasons.is_empty() {
         against += &format!(" ({})", reasons.join("; "));
     }
+    let last = if matches!(health, Health::Down(_)) { ", last measured:" } else { "," };
     format!(
-        "Path {hop}:{role} {}, {rtt}, jitter {:.1} ms, loss {:.2} %, R {:.1}{against}.",
+        "Path {hop}:{role} {}{last} {rtt}, jitter {:.1} ms, loss {:.2} %, R {:.1}{against}.",
         health.name(),
         milliseconds(*jitter),
         loss * 100.0,

@@ -303,6 +303,7 @@ const GROUPS: [&str; 9] = [
 ];
 
 /// All groups, or those named.
+#[allow(clippy::print_stderr, reason = "what could not be measured is told at once")]
 pub(super) async fn run(arguments: &[String]) -> Result<Table> {
     let (quick, groups): (Vec<&String>, Vec<_>) =
         arguments.iter().partition(|argument| *argument == "--quick");
