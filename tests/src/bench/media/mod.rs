@@ -273,9 +273,10 @@ async fn overlay(table: &mut Table, turns: usize, calls: usize, target: f64) -> 
     Ok(())
 }
 
-/// Calls that come and go one after the other; the first ones fill caches and pools.
+/// Calls that come and go one after the other; the first ones fill caches, pools, and the 32 s for which
+/// transactions are remembered.
 const CHURN: usize = 100_000;
-const CHURN_WARM: usize = 5_000;
+const CHURN_WARM: usize = 12_000;
 
 /// Memory after very many calls, beside that after the first ones.
 async fn churn(table: &mut Table) -> Result<()> {
